@@ -97,9 +97,10 @@ class Particles(NamedTuple):
         Weights are skewed, and a run that has drawn few of the large ones has too low a mean and too small a variance at once.
         The upper limit of a mean at two errors is ``2 s (1 + ¾ γ)``, with the skewness ``γ = Σ (f − 1 / n)³ / s³`` of the mean.
         N. J. Johnson, *Modified t tests and confidence intervals for asymmetrical populations*, 1978. Of heavy tails a sample
-        shows about half of their skewness, so that the error is ``s (1 + 1.5 |γ|)``; on problems drawn at random the truth is
-        then within one and two of it about as often as by a normal law. Where few families are left, `γ` is one over the root of
-        their number. Neither `s` nor `γ` knows of families that are lost: where one is left, both are one.
+        shows about half of their skewness, so that the error is ``s (1 + 1.5 |γ|)``; on problems drawn at random, where weights
+        are all that the evidence may be off by, the truth is then within one and two of it nearly as often as by a normal law.
+        Where few families are left, `γ` is one over the root of their number. Neither `s` nor `γ` knows of families that are
+        lost: where one is left, both are one.
 
         Parameters
         ----------
