@@ -46,7 +46,8 @@ def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Te
             f"net takes a noise level for each state alone, and a run gives it one for all {len(x)}, of shape (1,); let forward "
             "begin with level = level.expand(len(x))."
         ) from error
-    if _answers(net, x, torch.zeros_like(each, dtype=torch.long), **cond):
+    zero = torch.zeros_like(each)  # a level in the range of any network
+    if _answers(net, x, zero.long(), **cond) and not _answers(net, x, zero, **cond):
         raise ValueError(
             "net takes whole numbers for its noise level, as an embedding of steps does, and is given real ones; say by "
             "sdegen.from_network(net, sde, clock=...) how its steps are numbered, or let forward round them."

@@ -483,6 +483,17 @@ def test_a_network_that_wants_whole_numbers_is_told_so(kind: Any) -> None:
             kind(Numbered(), sdegen.VP()).score(x, t)
 
 
+def test_a_network_that_ends_before_a_level_is_not_told_of_whole_numbers() -> None:
+    class Narrow(torch.nn.Linear):
+        def forward(self, x: Tensor, level: Tensor) -> Tensor:
+            if (level > 1e-3).any():
+                raise ValueError("levels end at 0.001")
+            return super().forward(x)
+
+    with pytest.raises(ValueError, match=r"^levels end at 0\.001"):
+        sdegen.Model(Narrow(2, 2), sdegen.VP()).score(torch.ones(4, 2), 0.5)
+
+
 def test_a_network_that_fails_for_another_cause_is_not_told_of_levels() -> None:
     class Full(torch.nn.Linear):
         def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:

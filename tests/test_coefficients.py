@@ -244,6 +244,14 @@ def test_times_that_lack_the_axes_of_states_are_named_and_what_fails_of_the_stat
     with pytest.raises(ValueError, match=r"^Scaled\.drift answers for one time .* t\.reshape\(-1, 1, 1\)\.$"):
         drift_at(Scaled(lambda x, t: t * x), x, t)
     assert torch.equal(drift_at(Scaled(lambda x, t: t.reshape(-1, 1, 1) * x), x, t), t[:, None, None] * x)
+
+    def early(x: Tensor, t: Tensor) -> Tensor:
+        if (t > 0.5).any():
+            raise ValueError("times end at 0.5")
+        return x
+
+    with pytest.raises(ValueError, match=r"^times end at 0\.5"):
+        drift_at(Scaled(early), x, t)
     with pytest.raises(RuntimeError, match=r"^shape '\[1, 4\]' is invalid"):
         drift_at(Scaled(lambda x, t: x.reshape(1, 4)), x, t)
 

@@ -118,7 +118,7 @@ def at_times(process: Any, name: str, *given: Tensor) -> Any:
     Raises
     ------
     ValueError
-        If it fails, and answers for the same states at one of the times.
+        If it fails, and answers for the same states at the least and at the largest of the times alone.
     """
     coefficient = getattr(process, name)
     try:
@@ -126,7 +126,7 @@ def at_times(process: Any, name: str, *given: Tensor) -> Any:
     except (TypeError, ValueError, RuntimeError) as error:
         states, t = given[:-1], given[-1]
         told = SINGLE in str(error) or is_unknown(t)  # of a coefficient within this one
-        if t.numel() > 1 and not told and _answers(coefficient, *states, t.reshape(-1)[:1]):
+        if t.numel() > 1 and not told and all(_answers(coefficient, *states, u.reshape(1)) for u in t.aminmax()):
             beside = f"; beside x give t its axes, t.reshape(-1{', 1' * (states[0].ndim - 1)})" if states else ""
             raise ValueError(
                 f"{type(process).__name__}.{name} {SINGLE} ({error}); write it by elementwise torch "

@@ -137,9 +137,8 @@ def secant_variances(C: Tensor, clean: Tensor, pull: Tensor) -> Tensor:
     each, over = tuple(range(1, pull.ndim)), (-1, *[1] * (pull.ndim - 1))
     squares = pull.square()
     most = (squares * C).sum(each)
-    none = (most == 0).to(
-        most
-    )  # where nothing is learned: quotients of zeros, whose derivatives would be NaN, are zero
+    # Where nothing is learned the quotients below are of zeros, and their derivatives would be NaN.
+    none = (most == 0).to(most)
     seen = (-clean * pull).sum(each).maximum(FAINTEST * most).minimum(most) + none
     W, p = C, torch.zeros_like(most)
     for _ in range(ROUNDS):
