@@ -32,6 +32,7 @@ from .particles import (
     ChainStep,
     Particles,
     as_rows,
+    doubt,
     draw_again,
     log_evidence_of,
     noisy_times,
@@ -165,9 +166,10 @@ def anneal_product(
         swarm = swarm.reach(x, members.densities(x, 0.0), powers[-1], volume.expand(particles), times[-1])
     evidence, evaluations = log_evidence_of(swarm.log_weights).item(), len(times) + moves * (len(times) - 1)
     remedy = "take more particles, more steps, or powers nearer to those of one member"
-    return Particles.of_families(
+    found = Particles.of_families(
         sde.project(swarm.x), swarm.log_weights, swarm.family, swarm.resampled, evaluations, evidence, remedy
     )
+    return doubt(found)
 
 
 class _Swarm(NamedTuple):

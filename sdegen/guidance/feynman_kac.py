@@ -33,7 +33,7 @@ from ..samplers.start import check_conditions, check_known
 from ..warning import warn_caller
 from .base import require_clean_means
 from .improper import noised_members, refuse_improper
-from .particles import Particles, log_evidence_of, noisy_times, refuse_early, refuse_rows
+from .particles import Particles, doubt, log_evidence_of, noisy_times, refuse_early, refuse_rows
 from .product import Product
 from .swarm import Swarm, Told, stages_of
 
@@ -151,7 +151,7 @@ def corrected(
     error = _step_error(swarm, len(stages))
     first, last, excess = stages[0], stages[-1], model.power - 1
     constant = log_normaliser + excess * (first.spread - last.spread + last.volume) - excess * _log_units(sde, data)
-    return Particles.of_families(
+    found = Particles.of_families(
         data,
         swarm.log_weights,
         swarm.ancestors,
@@ -164,6 +164,7 @@ def corrected(
         swarm.taken,
         REST * abs(swarm.optimism),
     )
+    return doubt(found)
 
 
 def _step_error(swarm: Swarm, steps: int) -> float:

@@ -6,6 +6,7 @@ __all__ = [
     "ChainStep",
     "Particles",
     "as_rows",
+    "doubt",
     "draw_again",
     "draw_indices",
     "effective_size",
@@ -54,8 +55,9 @@ class Particles(NamedTuple):
         The logarithm of the normaliser of the law, in nats, as the function says that made the particles, such as of the density
         of what was measured for `twisted_smc`; None where it is not estimated.
     evidence_error
-        The error of `log_evidence`, within one of which the truth is in about 68 of 100 runs, and within two in 95: its standard
-        error, widened where weights are skewed. Infinite where a run cannot tell, as with few ancestors; None as above.
+        The error of `log_evidence`, meant to have the truth within one in 68 of 100 runs, and within two in 95: its standard
+        error, widened where weights are skewed. Of `corrected`, whose fits leave a bias, the truth may be within two in fewer.
+        Infinite where a run cannot tell, as of `corrected` and `anneal_product` with few ancestors; None as above.
     ancestors
         The effective number of first particles that the last ones descend from: ``1 / Σ f²`` of the weights `f` of families. Of
         few, neither the weights nor the error say much. None as above.
@@ -86,8 +88,8 @@ class Particles(NamedTuple):
         taken: Tensor | float = 0.0,
         bias: float = 0.0,
     ) -> Particles:
-        """Return particles with the error of the evidence that their descent tells; where few of the first ones are left to tell
-        it, warn, and state an infinite one.
+        """Return particles with the error of the evidence that their descent tells; warn where few of the first ones are left to
+        tell it.
 
         With the weights `f` of families, those who descend from one of `n` first particles, the relative variance of the evidence
         is estimated by ``s² = (n Σ f² − 1) / (n − 1)``. A. Lee, N. Whiteley, *Variance estimation in the particle filter*, 2018,
@@ -124,13 +126,12 @@ class Particles(NamedTuple):
         error = _skewed_error(_family_weights(log_weights + taken, family)) + bias
         shared = _family_weights(log_weights, family).square().sum().item()
         found = cls(x, weights, resampled, evaluations, log_evidence, math.hypot(error, besides), 1 / shared)
-        if not found.few:
-            return found
-        warn_caller(
-            f"about {1 / shared:.0f} of the first {n} particles, or their descendants, bear all of the weight, so that neither "
-            f"the law of the particles nor log_evidence is to be believed; {remedy}."
-        )
-        return found._replace(evidence_error=math.inf)
+        if found.few:
+            warn_caller(
+                f"about {1 / shared:.0f} of the first {n} particles, or their descendants, bear all of the weight: particles have "
+                f"the law of these few, and log_evidence may be further off than its error says; {remedy}."
+            )
+        return found
 
     @classmethod
     def pooled(cls, runs: Iterable[Particles]) -> Particles:
@@ -182,7 +183,7 @@ class Particles(NamedTuple):
     @property
     def few(self) -> bool:
         """Whether the last particles descend from fewer than twenty of the first ones, and from fewer than a tenth of them: then
-        neither their law nor `log_evidence` is to be believed. False where `ancestors` is None.
+        they have the law of those few, and `log_evidence` may be further off than its error says. False where `ancestors` is None.
         """
         return self.ancestors is not None and self.ancestors < min(FEW, FEW_OF * len(self.x))
 
@@ -242,6 +243,11 @@ class ChainStep:
     def mean(self, x_0: Tensor, eps: Tensor) -> Tensor:
         """Return the mean ``Phi_s x_0 + K R_t eps`` of the step."""
         return self.at_s.Phi(x_0) + self._gain(eps)
+
+
+def doubt(found: Particles) -> Particles:
+    """Return particles that descend from few first ones with an infinite error, and others as they are."""
+    return found._replace(evidence_error=math.inf) if found.few else found
 
 
 def refuse_rows(model: ScoreModel, cond: dict[str, Any], x: Tensor) -> None:
