@@ -128,7 +128,7 @@ class Particles(NamedTuple):
         found = cls(x, weights, resampled, evaluations, log_evidence, math.hypot(error, besides), 1 / shared)
         if found.few:
             warn_caller(
-                f"about {1 / shared:.0f} of the first {n} particles, or their descendants, bear all of the weight: particles have "
+                f"about {1 / shared:.0f} of the first {n} particles, or their descendants, bear all of the weight: they have "
                 f"the law of these few, and log_evidence may be further off than its error says; {remedy}."
             )
         return found
@@ -182,8 +182,9 @@ class Particles(NamedTuple):
 
     @property
     def few(self) -> bool:
-        """Whether the last particles descend from fewer than twenty of the first ones, and from fewer than a tenth of them: then
-        they have the law of those few, and `log_evidence` may be further off than its error says. False where `ancestors` is None.
+        """Whether the last particles descend from fewer than twenty of the first ones, and from fewer than a tenth of them:
+        then they have the law of those few, and `log_evidence` may be further off than its error says. False where `ancestors` is
+        None.
         """
         return self.ancestors is not None and self.ancestors < min(FEW, FEW_OF * len(self.x))
 
