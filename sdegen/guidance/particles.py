@@ -128,8 +128,8 @@ class Particles(NamedTuple):
         found = cls(x, weights, resampled, evaluations, log_evidence, math.hypot(error, besides), 1 / shared)
         if found.few:
             warn_caller(
-                f"about {1 / shared:.0f} of the first {n} particles, or their descendants, bear all of the weight: they have "
-                f"the law of these few, and log_evidence may be further off than its error says; {remedy}."
+                f"about {1 / shared:.0f} of the first {n} particles, or their descendants, bear all of the weight: what is "
+                f"drawn has the law of these few, and log_evidence may be further off than its error says; {remedy}."
             )
         return found
 
