@@ -48,8 +48,8 @@ images, with averaged weights. ± is over three seeds of the training; norms are
     "clip": """### How training ends without clipping
 
 The digits by their recipe, and Fashion-MNIST seen at every third pixel, 800 steps of a network of that size: bounds in
-continuous time of test images, with averaged weights. Both trainings of a pair begin with the same weights and see the same
-batches; differences are those of each image. ± of one seed is over images.""",
+continuous time, bits per number of the test images (500 of Fashion-MNIST), with averaged weights. Both trainings of a pair
+begin with the same weights and see the same batches; differences are those of each image. ± of one seed is over images.""",
     "dequantised": """### Noise in the cells that is learned
 
 Digits, bits per number of all test images by RealNVP after 600 steps in all: of the flow under uniform noise, the last third

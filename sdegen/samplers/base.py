@@ -52,9 +52,9 @@ class Sampler(Overridable, ABC, Generic[C, S]):
     or from torch's own generator, ``sample(..., noise=lambda seed, first, times: torch.randn_like)``. This holds for networks
     in a `Model` on scalar processes and for the samplers that ask all their questions in `plan`: `DDIM`, `Ancestral`,
     `EulerMaruyama`, `Heun`, `ProbabilityFlow` with the fixed steps of ``laws.odes.TABLEAUS``, `Multistep`, `Singlestep`,
-    `ExponentialSDE` and `ReverseDiffusion`. Not compiled as a whole: adaptive integrators, whose steps depend on the state;
-    learned variances; `Exact` models and nonlinear processes, which form coefficients in the step. Coefficients stay on the CPU,
-    so CUDA graphs (``mode="reduce-overhead"``) do not apply.
+    `ExponentialSDE`, `SecantSDE` and `ReverseDiffusion`. Not compiled as a whole: adaptive integrators, whose steps depend on the
+    state; learned variances; `Exact` models and nonlinear processes, which form coefficients in the step. Coefficients stay on
+    the CPU, so CUDA graphs (``mode="reduce-overhead"``) do not apply.
 
     Parameters
     ----------

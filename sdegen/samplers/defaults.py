@@ -56,7 +56,8 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
 
     With noise it is `SecantSDE` on the first kind of grid, of equal parts of the root of the error, and ``Angle(scale,
     power=0.75)`` with half that scale where no profile is known. Under conditions it is `ExponentialSDE` around the Gaussians
-    above on the second grid, of order two up to eight steps and three beyond.
+    above on the second grid, of order two up to eight steps and three beyond; around a point mass, of order two, where these or
+    the moments of the data are not known.
 
     A trained network of images errs by more than these methods do, and noise put back at every step repairs part of it: there,
     from six steps on, it is `ExponentialSDE` around a point mass, of order two, on that grid with 0.8 of the noise of the
@@ -80,7 +81,7 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     Raises
     ------
     ValueError
-        If `steps` is not positive, or `eta` is not 0 on a nonlinear process: choose `ExponentialSDE` or `EulerMaruyama` there.
+        If `steps` is not positive, or `eta` is not 0 on a nonlinear process: choose a sampler there, such as `EulerMaruyama`.
     """
     if steps is not None:
         check_count("steps", steps)
