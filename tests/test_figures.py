@@ -739,8 +739,10 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ),
     (
         "benchmarks/README.md",
-        "with ε = 0.02 it is right on 0.61 of them, the frozen one on 0.27",
+        "(0.90, the frozen one 0.86), and withstands more: with ε = 0.02 it is right on 0.40 of them, the frozen one on 0.27",
         lambda: [
+            *cells("latent_codes/fashion_mnist", "codes and head trained together", "ε = 0"),
+            *cells("latent_codes/fashion_mnist", "codes of the VAE", "ε = 0"),
             0.02,
             *cells("latent_codes/fashion_mnist", "codes and head trained together", "ε = 0.02"),
             *cells("latent_codes/fashion_mnist", "codes of the VAE", "ε = 0.02"),
