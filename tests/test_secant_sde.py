@@ -148,6 +148,17 @@ def test_directions_without_variance_are_points_that_have_derivatives() -> None:
         assert slope.isfinite().all() and slope[:, 0].abs().max() < (1e-6 if where is point else torch.inf)
 
 
+@pytest.mark.parametrize("process", [sdegen.VP, sdegen.EDM])
+def test_data_far_wider_than_the_noise_of_a_step_stay_finite(process: type) -> None:
+    """In float32, whose rounding is more than such a step changes variances by; and have their law."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([[1e12, 1.0]]))
+    model = sdegen.Exact(process(), law)
+    x_T = model.sde.prior(model.moments).sample(N, torch.Generator().manual_seed(0)).float()
+    x, true = end_of(model, SecantSDE(12), x_T)
+    widths = (x.double().var(0) / true.moments()[1].diagonal()).sqrt()
+    assert (widths - 1).abs().max() < 0.02  # 0.005 is a standard error
+
+
 def test_a_row_does_not_depend_on_others() -> None:
     """Nor on what its memory was of those before it: of a spoilt row the rest are as without it."""
     law = sdegen.GaussianMixture(

@@ -67,7 +67,7 @@ class SecantSDE(Sampler[SecantStep, SecantMemory]):
     S. Rissanen et al., *Free Hunch: denoiser covariance estimation for diffusion models without extra costs*, 2024,
     arXiv:2410.11149, who guide by them.
 
-    The width of a step depends on the state and on the step before, so its density is not told (`ExponentialSDE` has one).
+    The width of a step depends on the state and on the step before, so it has no known density (`ExponentialSDE` has).
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class SecantSDE(Sampler[SecantStep, SecantMemory]):
         self, model: ScoreModel, x: Tensor, c: SecantStep, noise: Noise, state: SecantMemory | None
     ) -> tuple[Tensor, SecantMemory]:
         """Evaluate the model once, find the width of the surroundings, and take the step that is exact for a Gaussian of it."""
-        (cos, cos_s), (sin, sin_s) = c.angles.cos(), c.angles.sin()
+        (start, end), (cos, cos_s), (sin, sin_s) = c.angles, c.angles.cos(), c.angles.sin()
         u, v = c.pieces.enter(x) / c.roots[0], c.pieces.enter(model.answer(x, c.question))
         seen = SecantMemory(cos * u - sin * v, -(cos / sin) * (sin * u + cos * v))
         C = c.C.to(x)
@@ -113,9 +113,10 @@ class SecantSDE(Sampler[SecantStep, SecantMemory]):
         if state is not None:
             mean = mean + c.ahead * (mean - state.clean - W * state.pull)
         P, P_s = W * cos**2 + sin**2, W * cos_s**2 + sin_s**2
-        kept = P_s / P * (cos / cos_s) ** 2
-        carry = (P_s / P).sqrt() * kept ** (0.5 * self.eta**2)
-        root = (P_s * -torch.expm1(self.eta**2 * kept.log())).sqrt()
+        # log(S_t / S_s), by the difference of both: where data are wide beside the noise, their ratio is 1 but for rounding.
+        fall = ((start - end).sin() * (start + end).sin() / (cos**2 * P_s)).log1p()
+        carry = (P_s / P).sqrt() * (-0.5 * self.eta**2 * fall).exp()
+        root = (P_s * -torch.expm1(-(self.eta**2) * fall)).sqrt()
         out = carry * u + (cos_s - carry * cos) * mean + root * c.pieces.enter(noise(x))
         return c.pieces.leave(c.roots[1] * out, x), seen
 
@@ -139,7 +140,7 @@ def secant_variances(C: Tensor, clean: Tensor, pull: Tensor) -> Tensor:
     most = (squares * C).sum(each)
     # Where nothing is learned the quotients below are of zeros, and their derivatives would be NaN.
     none = (most == 0).to(most)
-    seen = (-clean * pull).sum(each).maximum(FAINTEST * most).minimum(most) + none
+    seen = (-clean * pull).sum(each).maximum(FAINTEST * most) + none
     W, p = C, torch.zeros_like(most)
     for _ in range(ROUNDS):
         told, slope = (squares * W).sum(each), (squares * W.square()).sum(each) + none
