@@ -19,8 +19,8 @@ from .clocks import angle
 from .directions import Scalar
 from .references import Matched
 
-# Rounds of Newton's method, whose first is exact where all variances are equal. Where they fall like 1 / k⁴ over a thousand
-# directions the last leaves 0.7 of the precision.
+# Of Newton's method, whose first is exact where all variances are equal. Where they fall like 1 / k² over a thousand directions
+# the last may have come to 0.7 of the precision.
 ROUNDS = 4
 FAINTEST = 1e-9  # of the data's variances: no mode is taken for narrower
 
@@ -49,19 +49,21 @@ class SecantSDE(Sampler[SecantStep, SecantMemory]):
     """The reversed SDE, each step that of a Gaussian as wide as what two evaluations tell of the sample's surroundings: one
     evaluation a step.
 
-    Where the data are near a sample a Gaussian of covariance `W`, ``E[x_0 | x] + W s`` with the score `s` of ``y = x / alpha`` is
-    its mean, at every noise level. So `W` follows from two evaluations, as the secant of the posterior mean: of all covariances
-    that leave of the data's `C` what is likely at some precision `p`,
+    Near a sample, let the data be a Gaussian of covariance `W`. Its mean is ``E[x_0 | x] + W s`` at every noise level, with the
+    score `s` of ``y = x / alpha``. So `W` follows from two evaluations, as the secant of the posterior mean. It is sought among
+    the covariances that are left of the data's, `C`, by a measurement of precision `p` in all directions,
 
         W = (C⁻¹ + p)⁻¹,    p ≥ 0 with ⟨ΔE[x_0 | x] + W Δs, Δs⟩ = 0,
 
-    and `C` in the first step. The reversed process at the noise level `eta` is solved in law around it, with
-    ``S = W + sigma² / alpha²`` and the mean `m`, extrapolated over half of a step from where the evaluation before has it:
+    and is `C` where no `p` is positive, and in the first step. The reversed process at the noise level `eta` is solved in law
+    around it, with ``S = W + sigma² / alpha²`` and the mean `m`, extrapolated over half of a step from where the evaluation
+    before has it:
 
         y_s = m + (S_s / S_t)^((1 + eta²) / 2) (y_t − m) + √(S_s (1 − (S_s / S_t)^(eta²))) z.
 
-    Gaussian data are exact in law in every step, and so are modes of one width apart from others, once a step has begun and ended
-    in one. At ``eta = 1`` the mean of a step does not depend on `W` but for the extrapolation: it is that of `Ancestral`, and its
+    On Gaussian data every step is exact in law. So is one in a mode far from others, of one of these covariances, if the
+    evaluation before was in it too; and a mode that is narrow beside the data, and as wide in all directions, has nearly one.
+    At ``eta = 1`` the mean of a step does not depend on `W` but for the extrapolation: it is that of `Ancestral`, and its
     variance what F. Bao et al., *Analytic-DPM: an analytic estimate of the optimal reverse variance in diffusion probabilistic
     models*, 2022, arXiv:2201.06503, have in the mean over all states. Covariances from evaluations on the way are those of
     S. Rissanen et al., *Free Hunch: denoiser covariance estimation for diffusion models without extra costs*, 2024,
