@@ -378,7 +378,7 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ),
     (
         "docs/flow_maps.md",
-        "57.7 and 11.1 on two seeds of the sprites",
+        "57.7 and 10.9 on two seeds of the sprites",
         lambda: [fid for n in (2, 4) for fid in of_images(f"fitted, {n}", "sprites")],
     ),
     (
