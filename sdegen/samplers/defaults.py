@@ -22,7 +22,7 @@ from .ode import Heun, ProbabilityFlow
 from .profiles import known_profile
 from .references import Matched, MatchedConditional, Normal, PointMass, Reference
 from .secant_sde import SecantSDE
-from .trials import MOST, TURN, WIDER, choose_solver, ground_of, guess, level
+from .trials import TURN, WIDER, choose_solver, ground_of, guess, level
 
 USUAL = 20  # steps, where the tables compare solvers
 LONG = 500  # steps of a method whose error falls as one over them: the only one that asks nothing of the process
@@ -128,7 +128,7 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
 
 def _of_secants(model: ScoreModel, steps: int, eta: float, end: float | None) -> SecantSDE:
     """Return the default with noise for a law whose moments are known, on its profile where there is one."""
-    profile = known_profile(model, end, MOST + 1)  # without trials, which are of solvers of the flow
+    profile = known_profile(model, end, None)
     if profile is None or bool(profile.given):
         return SecantSDE(steps, Angle(end=end, scale=0.5 * level(model.state_moments()), power=0.75), eta)
     return SecantSDE(steps, EvenError(profile, end=end, power=0.5), eta)

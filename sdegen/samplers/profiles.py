@@ -229,7 +229,7 @@ def _look(
     return torch.stack([change, width])
 
 
-def known_profile(model: ScoreModel, end: float | None, steps: int) -> Profile | None:
+def known_profile(model: ScoreModel, end: float | None, steps: int | None) -> Profile | None:
     """Return the profile that a model has been given, or of a true score measure it once, as long as it stays the same, and try
     solvers once in each number of steps; None where there is none.
 
@@ -240,14 +240,15 @@ def known_profile(model: ScoreModel, end: float | None, steps: int) -> Profile |
     end
         The last time that is looked at.
     steps
-        Of the run that asks.
+        In which solvers of the flow are tried; None: in none.
     """
     about, profile = _about(model, end), model.profile
     of, measured = vars(model).get("_measured", (about, profile))
     if measured is profile and of != about:
         profile = None  # it was of the same model before that changed
-    tried = profile is not None and (steps > MOST or profile.choices[steps] >= 0)
-    if tried or model.moments is None or model.conditions.names:
+    few = steps if steps is not None and steps <= MOST else None  # of more steps the profile says enough
+    told = profile is not None and (few is None or profile.choices[few] >= 0)
+    if told or model.moments is None or model.conditions.names:
         return profile
     data = model.draw_standardised(DRAWS)
     if data is None:
@@ -255,10 +256,10 @@ def known_profile(model: ScoreModel, end: float | None, steps: int) -> Profile |
     x_0 = model.sde.embed(data).double()
     if profile is None:
         profile = _measure(model, x_0, end, {})
-    if steps <= MOST:
+    if few is not None:
         choices, moves = profile.choices.clone(), profile.stops.clone()
-        ((choices[steps], own),) = _try(model, x_0, profile, end, [steps], True, {})
-        moves[steps, : len(own)] = own
+        ((choices[few], own),) = _try(model, x_0, profile, end, [few], True, {})
+        moves[few, : len(own)] = own
         profile = profile._replace(choices=choices, stops=moves)
     model.profile = profile
     vars(model)["_measured"] = about, profile
