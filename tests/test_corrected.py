@@ -208,15 +208,18 @@ def test_what_a_row_adds_to_its_own_fit_is_the_difference_to_the_fit_without_it(
 
 
 @pytest.mark.slow
-def test_the_stated_error_is_nominal_at_least() -> None:
-    """Of few particles, whose fitted drift takes more from their weights than they may lose: .08 nats on the ring."""
+def test_the_stated_error_holds_the_bias_that_is_left() -> None:
+    """Of few particles, whose fitted drift takes more from their weights than they may lose: .08 nats on the ring, of which half
+    is given back. Without the other half in their error, 78 of 100 runs are within two; with it no fewer than three binomial
+    errors below 95.
+    """
     drawn = MODE.sample(100_000, torch.Generator().manual_seed(1))
     share = RING.component_log_prob(drawn).softmax(1)[:, 0] ** 2
     truth, model = share.mean().log().item() + 2 * math.log(8), product(sdegen.VP(), [(MODE, 3.0), (RING, -2.0)])
     runs = [corrected(model, 500, seed=seed, progress=False) for seed in range(40)]
     ratio = torch.tensor([abs((run.log_evidence or 0.0) - truth) / (run.evidence_error or 0.0) for run in runs])
     one, two = ((ratio < k).double().mean().item() for k in (1, 2))
-    assert one > 0.68 - 0.15 and two > 0.89, (one, two)
+    assert one > 0.68 - 0.15 and two > 0.95 - 3 * (0.95 * 0.05 / len(runs)) ** 0.5, (one, two)
 
 
 @pytest.mark.parametrize("gentle", [True, False])
