@@ -6,7 +6,17 @@ computed, in float32. Nothing that is float32 or finer is changed.
 
 from __future__ import annotations
 
-__all__ = ["all_finite", "at_least_single", "dtype_of", "is_finer", "apply_matrix", "narrowed", "uncast", "widened"]
+__all__ = [
+    "all_finite",
+    "at_least_single",
+    "dtype_of",
+    "is_finer",
+    "apply_matrix",
+    "is_cast",
+    "narrowed",
+    "uncast",
+    "widened",
+]
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -50,6 +60,11 @@ def all_finite(x: Tensor) -> bool:
     return math.isfinite(x.sum().item()) or bool(x.isfinite().all())
 
 
+def is_cast(x: Tensor) -> bool:
+    """Tell whether an autocast casts products with a tensor; none does on the device meta."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
 def uncast(x: Tensor) -> AbstractContextManager[Any]:
     """Return a context in which products with a tensor keep the precision of their arguments, also under an autocast, which is
     for networks.
@@ -60,9 +75,7 @@ def uncast(x: Tensor) -> AbstractContextManager[Any]:
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
     torch.float32
     """
-    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
-        return _AS_IT_IS
-    return torch.autocast(x.device.type, enabled=False)
+    return torch.autocast(x.device.type, enabled=False) if is_cast(x) else _AS_IT_IS
 
 
 _AS_IT_IS: AbstractContextManager[Any] = nullcontext()

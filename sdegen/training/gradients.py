@@ -15,6 +15,7 @@ from ..answers import check_answer
 from ..conditions import conditions_of, has_rows
 from ..data import Batch
 from ..data.parts import part_of
+from ..precision import is_cast
 from .copies import FloatCopies
 from .finite import NonFiniteLoss
 from .score_loss import ScoreLoss
@@ -96,7 +97,7 @@ class Gradient:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Leave the gradient in the parameters; returns the mean loss."""
-        if torch.is_autocast_enabled(batch.x.device.type):
+        if is_cast(batch.x):
             raise ValueError(
                 "training was called under torch.autocast, which would cast losses and gradients too; call it outside of that, "
                 "with autocast=torch.bfloat16, which reaches the network alone."
