@@ -20,9 +20,9 @@ from sdegen import VP, Model, fit, guidance, nets, sample
 from sdegen.data import Batch
 from sdegen.guidance import measurements
 from sdegen.models import Conditioned
+from sdegen.models.far import warn_of_far
 from sdegen.nets import Fields, Label, Set, Vector
 from sdegen.nets.entries import Conditioning, ConditionUnits, SetEntry, VectorEntry
-from sdegen.nets.far import warn_of_far
 from sdegen.training.dropping import Drop
 
 N = 5

@@ -447,12 +447,13 @@ def test_a_loss_without_a_gradient_is_refused(how: Any) -> None:
         value = model.score(x, 0.5).square().sum(1)
         return value.detach() if how == "detached" else value
 
+    model = small()
     with (
         pytest.raises(ValueError, match=r"the loss has no gradient; train outside torch\.no_grad"),
         nullcontext() if how == "detached" else how(),
     ):
         fit(
-            small(),
+            model,
             torch.zeros(8, 2) + torch.arange(8)[:, None],
             steps=1,
             batch_size=4,

@@ -26,13 +26,13 @@ from ..laws.mixtures import Moments
 from ..laws.operators import Operator
 from ..laws.units import Units
 from ..levels import check_levels
-from ..nets.far import warn_of_far
 from ..precision import at_least_single
 from ..processes.linear import LinearSDE
 from ..processes.scalar import is_scalar
 from ..processes.validity import check_process
 from ..recall import recall
 from ..signatures import check_call
+from .far import warn_of_far
 from .parametrizations import Coefficients, EDMParametrization, MatchedParametrization, Parametrization
 from .score import ScoreModel, VelocityModel, check_dtype, rotated
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..data.source import SOME
 from ..fixed import is_unknown
+from ..nets.entries import ROWS, Conditioning
 from ..warning import warn_caller
-from .entries import ROWS, Conditioning
 
 FAR = (SOME * ROWS) ** 0.5  # of so many rows none has a root mean square over so many of their standard deviations
 
