@@ -12,7 +12,6 @@ __all__ = [
     "dtype_of",
     "is_finer",
     "apply_matrix",
-    "is_cast",
     "narrowed",
     "uncast",
     "widened",
@@ -60,11 +59,6 @@ def all_finite(x: Tensor) -> bool:
     return math.isfinite(x.sum().item()) or bool(x.isfinite().all())
 
 
-def is_cast(x: Tensor) -> bool:
-    """Tell whether an autocast casts products with a tensor; none does on the device meta."""
-    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
-
-
 def uncast(x: Tensor) -> AbstractContextManager[Any]:
     """Return a context in which products with a tensor keep the precision of their arguments, also under an autocast, which is
     for networks.
@@ -75,7 +69,9 @@ def uncast(x: Tensor) -> AbstractContextManager[Any]:
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
     torch.float32
     """
-    return torch.autocast(x.device.type, enabled=False) if is_cast(x) else _AS_IT_IS
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return _AS_IT_IS
+    return torch.autocast(x.device.type, enabled=False)
 
 
 _AS_IT_IS: AbstractContextManager[Any] = nullcontext()

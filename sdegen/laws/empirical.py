@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_tensor
-from ..precision import is_cast, widened
+from ..precision import widened
 from .draws import check_draws
 from .embedding import WHOLE, Embedding
 from .kernels import Transition
@@ -128,7 +128,7 @@ def pooled(data: Tensor, y: Tensor, C: Operator, S: Operator, block: int = BLOCK
     if not noisy:
         raise ValueError("an Empirical law has no density at sigma = 0; ask at a time with sigma(t) > 0.")
     # Half the digits are lost in a difference of distances.
-    if y.dtype.itemsize <= 2 or is_cast(y):
+    if y.dtype.itemsize <= 2 or torch.is_autocast_enabled(y.device.type):
         with torch.autocast(y.device.type, enabled=False):
             mean, score = pooled(data, widened(y), C, S, block)
         return mean.to(y.dtype), score.to(y.dtype)
