@@ -57,8 +57,8 @@ def pair_of(name: str, steps: int | None, seed: int) -> Values:
     done = recipe.steps if steps is None else steps
     with_, without = (bounds_of(recipe, seen, test, done, clip, seed) for clip in KINDS.values())
     cells: Values = {kind: mean(bounds[-1]) for kind, bounds in zip(KINDS, (with_, without))}
-    moments = {"not clipped − clipped": -1} | ({f"after {EARLY} steps": 0} if len(with_) > 1 else {})
-    return cells | {at: mean(without[k] - with_[k]) for at, k in moments.items()} | {"steps": [done, None]}
+    looks = {"not clipped − clipped": -1} | ({f"after {EARLY} steps": 0} if len(with_) > 1 else {})
+    return cells | {at: mean(without[k] - with_[k]) for at, k in looks.items()} | {"steps": [done, None]}
 
 
 def clip_block(table: Table) -> str:

@@ -18,6 +18,7 @@ from sdegen import nets
 from sdegen.baselines import Logit, RealNVP
 from sdegen.data import Dequantisation, Images, Scaling
 from sdegen.likelihood import Dequantiser
+from sdegen.likelihood.draws import log_mean
 
 DRAWS = (1, 4, 16, 64)
 CELLS = Dequantisation(0, 1, 17)  # of flows, the first map of which is a logit
@@ -69,7 +70,7 @@ def bits(
         with torch.no_grad():
             singles = noise.bound(x.repeat_interleave(draws, 0), log_prob, generator=seeded).value
         of_draws = singles.reshape(-1, draws).double()
-        of = {k: of_draws.unflatten(1, (-1, k)).logsumexp(2) - math.log(k) for k in DRAWS if k <= draws}
+        of = {k: log_mean(of_draws.reshape(-1, k))[0].reshape(len(x), -1) for k in DRAWS if k <= draws}
         cells |= {f"{name}: {k}": mean(-value.mean(1) / unit) for k, value in of.items()}
     return cells
 

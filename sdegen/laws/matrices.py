@@ -134,9 +134,8 @@ class Matrix(Operator):
 
     def sqrt(self) -> Matrix:
         values, vectors = torch.linalg.eigh(0.5 * (self.M + self.M.mT))
-        return Matrix(
-            apply_matrix(vectors * values.clamp_min(0).sqrt()[..., None, :], vectors.mT)
-        )  # rounding alone is below 0
+        roots = values.clamp_min(0).sqrt()  # rounding alone is below 0
+        return Matrix(apply_matrix(vectors * roots[..., None, :], vectors.mT))
 
     def cholesky(self) -> Matrix:
         return Matrix(torch.linalg.cholesky(self.M))

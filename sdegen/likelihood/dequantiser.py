@@ -146,9 +146,8 @@ class Dequantiser(nn.Module):
         """
         middle, seen = self._cells(self._checked("y", y))
         noise = (y.to(middle) - middle) / self._side + 0.5
-        rounded = torch.finfo(y.dtype).eps * (
-            1 + y.to(middle).abs() / self._side
-        )  # off the edge, as numbers drawn there may be
+        # Numbers that were drawn at an edge may have been rounded over it by so much.
+        rounded = torch.finfo(y.dtype).eps * (1 + y.to(middle).abs() / self._side)
         outside = ((noise < -rounded) | (noise > 1 + rounded)).flatten(1).any(1)
         noise = noise.clamp(0, 1).to(seen)
         end = SIGMOID.inv(noise if self.squeeze is None else self.squeeze(noise)[0])

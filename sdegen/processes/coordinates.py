@@ -131,7 +131,7 @@ class CoordinateSDE(ElementwiseSDE):
             return value_and_slope(self.log_snr, t, torch.ones_like(t))
         levels = self.levels(t).reshape(len(t), -1)
         level = mean_log_snr(levels)
-        rates = (self._map("g", at_times(self, "g", t), t).c / self._sigma_at(t)).square().reshape(len(t), -1)
+        rates = (self._map("g", at_times(self, "g", t), t).c / self._values("sigma", t)).square().reshape(len(t), -1)
         return level, -(rates * (levels.sigmoid() / level.sigmoid()[:, None])).mean(1)
 
     def flow(self, model: Read) -> CoordinateFlow:
@@ -161,7 +161,7 @@ class CoordinateSDE(ElementwiseSDE):
         t = t.clamp(NEAREST * self.T, self.t_max)
         levels = self.levels(t)
         clock, fall = (v.reshape(*t.shape, *[1] * (levels.ndim - t.ndim)) for v in self._fall(t.reshape(-1)))
-        pull = (self.diffusion_operator(t).c.reshape(levels.shape) / self._sigma_at(t)).square()
+        pull = (self.diffusion_operator(t).c.reshape(levels.shape) / self._values("sigma", t)).square()
         turns = (levels.sigmoid() * (-levels).sigmoid() / (clock.sigmoid() * (-clock).sigmoid())).sqrt()
         return -pull / fall * turns
 

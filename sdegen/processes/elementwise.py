@@ -150,35 +150,30 @@ class ElementwiseSDE(LinearSDE):
         digits when the times are close.
         """
         s, t = check_order(as_time(s, self.T, "s"), as_time(t, self.T))
-        sigma_s, sigma_t = self._sigma_at(s), self._sigma_at(t)
+        sigma_s, sigma_t = self._values("sigma", s), self._values("sigma", t)
         ratio = (self._log_alpha(t) - self._log_alpha(s)).exp()
         ratio = torch.where(ratio.isnan(), sigma_t / sigma_s, ratio)  # no signal at either: the noise is carried on
         left = (-torch.expm1(self._fall_of_each(s, t))).clamp_min(0).sqrt()
         both = torch.broadcast_tensors(s, t)[0]
         return Transition(self._map("alpha", ratio, both), self._map("sigma", sigma_t * left, both))
 
-    def _sigma_at(self, t: Tensor) -> Tensor:
-        """Return `sigma` at checked times, ``(*t.shape, *coefficient_shape)``."""
-        return torch.as_tensor(at_times(self, "sigma", t), dtype=torch.float64).expand(
-            (*t.shape, *self.coefficient_shape)
-        )
+    def _values(self, name: str, t: Tensor) -> Tensor:
+        """Return a coefficient at checked times, float64 ``(*t.shape, *coefficient_shape)``."""
+        value = torch.as_tensor(at_times(self, name, t), dtype=torch.float64)
+        return value.expand((*t.shape, *self.coefficient_shape))
 
     def _log_alpha(self, t: Tensor) -> Tensor:
         """Return ``log alpha`` at checked times, also where `alpha` is too small for a number."""
         if type(self).alpha is ElementwiseSDE.alpha:
             return self._quadrature(t)[0]
-        return (
-            torch.as_tensor(at_times(self, "alpha", t), dtype=torch.float64)
-            .expand((*t.shape, *self.coefficient_shape))
-            .log()
-        )
+        return self._values("alpha", t).log()
 
     def levels(self, t: Tensor | float) -> Tensor:
         """Return ``2 log(alpha / sigma)`` of each coordinate, ``(*t.shape, *coefficient_shape)``; −inf where no signal is left,
         inf where there is no noise.
         """
         t = as_time(t, self.T)
-        return 2 * (self._log_alpha(t) - torch.as_tensor(at_times(self, "sigma", t), dtype=torch.float64).log())
+        return 2 * (self._log_alpha(t) - self._values("sigma", t).log())
 
     def _fall_of_each(self, s: Tensor, t: Tensor) -> Tensor:
         """Return by how much `levels` fall from `s` to `t`: 0 where both are infinite alike."""

@@ -105,10 +105,7 @@ class ScalarSDE(ElementwiseSDE):
 
     def _fall(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``log snr`` and its derivative ``−g² / sigma²``."""
-        g, sigma = (
-            torch.as_tensor(c, dtype=torch.float64) for c in (at_times(self, "g", t), at_times(self, "sigma", t))
-        )
-        return self.log_snr(t), -(g / sigma).square().expand(t.shape)
+        return self.log_snr(t), -(self._values("g", t) / self._values("sigma", t)).square()
 
     def flow(self, model: Read) -> AngleFlow:
         """Return the probability flow with the angle ``atan2(sigma, alpha)`` as time."""
