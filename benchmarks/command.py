@@ -186,8 +186,13 @@ def summary(table: Table, seconds: float) -> str:
     """Return a line that says how many rows were read and computed, and where the table is."""
     spent = f" in {seconds:.0f} s" if table.computed else ""
     without = f", {len(table.left)} missing" if table.left else ""
+    like = "of the rows read are of earlier code, whose changes since moved no row that was computed again"
+    vouched = f"\n{len(table.vouched)} {like}" if table.vouched else ""
     aged = f"\n{older(table)}" if table.aged else ""
-    return f"{len(table.read)} rows read, {len(table.computed)} computed{spent}{without}; written to {relative(table.out)}{aged}"
+    return (
+        f"{len(table.read)} rows read, {len(table.computed)} computed{spent}{without}; "
+        f"written to {relative(table.out)}{vouched}{aged}"
+    )
 
 
 def older(table: Table) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from functools import _lru_cache_wrapper as Keeper  # what `functools.cache` makes of a function
 from pathlib import Path, PurePosixPath
 from types import CodeType, FrameType, TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from benchmarks import parts
 from benchmarks.files import keep_lines, read_lines
@@ -27,11 +27,29 @@ WHAT = "record of code"
 STEP = Training.step.__code__
 # These modules and packages have no say in what a row holds: they read, share out, write and show.
 SILENT = {
-    f"benchmarks/{name}" for name in ("command", "files", "origins", "pages", "parts", "rows", "tables", "tickets")
+    f"benchmarks/{name}"
+    for name in ("alike", "command", "files", "origins", "pages", "parts", "rows", "tables", "tickets")
 } | {f"sdegen/{name}" for name in ("plots", "progress", "show")}
 
 Digests = dict[str, str]
 Code = dict[str, Digests]  # by the path of each module, the digests of its parts
+
+
+class Change(NamedTuple):
+    """A part of a module that has other statements than it had: a function, or what stands outside functions.
+
+    Attributes
+    ----------
+    path, part
+        The module, and the part of it.
+    was, now
+        The digests; `now` is None where there is no such part any more.
+    """
+
+    path: str
+    part: str
+    was: str
+    now: str | None
 
 
 class Watch:
@@ -123,15 +141,15 @@ def silent(name: str) -> bool:
     return not SILENT.isdisjoint({path.as_posix(), *(parent.as_posix() for parent in path.parents)})
 
 
-def changed(code: Code) -> list[str]:
+def changed(code: Code) -> frozenset[Change]:
     """Return the functions and modules that have other statements now."""
-    return [
-        f"{path}: {part}" if part else path
+    return frozenset(
+        Change(path, part, was, now)
         for path, found in code.items()
         if not silent(path)
         for part, was in found.items()
-        if parts.digest(path, part) != was
-    ]
+        if (now := parts.digest(path, part)) != was
+    )
 
 
 class Origins:
@@ -160,12 +178,17 @@ class Origins:
         self.codes |= new
         return key_for(modules)
 
-    def current(self, key: str | None) -> bool:
-        """Tell whether a row that refers to `key` is of today's code; one that refers to none is not known to be."""
+    def code(self, key: str | None) -> Code | None:
+        """Return the digests that a row refers to; None where it refers to none, or not all are kept."""
         modules = self.codes.get(key or "")
         if modules is None or not set(modules.values()) <= self.codes.keys():
-            return False
-        return not changed({path: self.codes[one] for path, one in modules.items()})
+            return None
+        return {path: self.codes[one] for path, one in modules.items()}
+
+    def current(self, key: str | None) -> bool:
+        """Tell whether a row that refers to `key` is of today's code; one that refers to none is not known to be."""
+        code = self.code(key)
+        return code is not None and not changed(code)
 
 
 def key_for(found: Digests) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import origins
+from benchmarks import alike, origins
+from benchmarks.alike import Evidence
 from benchmarks.devices import called
 from benchmarks.origins import Origins, Watch
 from benchmarks.rows import FILE, Key, Rows, Values
@@ -45,8 +46,12 @@ class Table:
         Whether the modules that a row calls are found by watching; those of what is timed are all.
     read, computed, left
         Rows met so far: read from a file, computed in this run, and not there.
+    vouched
+        Those of the rows read that are of earlier code whose changes were seen to move no row (`benchmarks.alike`).
     aged
-        Those of the rows read that are of earlier code, or do not say.
+        Those that are of other earlier code, or do not say.
+    evidence
+        What rows that were computed again say of changes of the code.
     """
 
     folder: Path
@@ -58,7 +63,13 @@ class Table:
     read: set[Who] = field(default_factory=set)
     computed: set[Who] = field(default_factory=set)
     left: set[Who] = field(default_factory=set)
+    vouched: set[Who] = field(default_factory=set)
     aged: set[Who] = field(default_factory=set)
+    evidence: Evidence = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look for evidence where rows are read."""
+        self.evidence = Evidence([self.args.out, *([] if self.args.own else [COMMITTED])])
 
     @property
     def quick(self) -> bool:
@@ -152,8 +163,17 @@ class Table:
         """Tell whether a row that exists is to be computed again."""
         if self.done is not None:
             return False
-        old = self.args.stale and not self.origins.current(self.rows.lines[key].get("code"))
+        old = self.args.stale and not (self.current(key) or self.vouches(key))
         return (self.args.fresh or old) and self.chosen(key.name)
+
+    def current(self, key: Key) -> bool:
+        """Tell whether a row that exists is of today's code."""
+        return self.origins.current(self.rows.lines[key].get("code"))
+
+    def vouches(self, key: Key) -> bool:
+        """Tell whether all that changed in the code of a row was seen to move no row."""
+        code = self.origins.code(self.rows.lines[key].get("code"))
+        return code is not None and self.evidence.covers(self.folder, origins.changed(code))
 
     def chosen(self, name: str) -> bool:
         """Whether `only` lets a row be computed."""
@@ -165,10 +185,9 @@ class Table:
         new = who in (self.done or ()) or who in self.computed
         if key in self.rows.lines and (new or not self.again(key)):
             (self.computed if new else self.read).add(who)
-            line = self.rows.lines[key]
-            if not new and not self.origins.current(line.get("code")):
-                self.aged.add(who)
-            return line["values"]
+            if not new and not self.current(key):
+                (self.vouched if self.vouches(key) else self.aged).add(who)
+            return self.rows.lines[key]["values"]
         if self.tickets is None or not self.tickets.take(*who):
             self.left.add(who)
             return {}
@@ -176,6 +195,8 @@ class Table:
         began = time.perf_counter()
         values, source = self.watch(compute, key.seed)
         seconds = time.perf_counter() - began
+        if self.watched:  # else the code is all there is, called or not
+            source |= alike.compare(before, values, source["code"])
         device = self.device if device is None else device
         where = {} if device == "cpu" else {"device": called(device)}
         self.rows.add(
