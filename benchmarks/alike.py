@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import origins, parts, rows
+from benchmarks import origins, rows
 from benchmarks.files import Line
 from benchmarks.origins import Change, Code
 from benchmarks.rows import Values
@@ -107,17 +107,13 @@ def earlier(line: Line) -> list[tuple[str, bool]]:
 
 
 def between(was: Code, now: Code) -> frozenset[Change]:
-    """Return what a row calls by other statements than before, and what it called before that is gone."""
-    changes = [
-        Change(path, part, digest, now.get(path, {}).get(part))
+    """Return what a row calls by other statements than before; what it calls no more is nothing now."""
+    return frozenset(
+        Change(path, part, digest, became)
         for path, found in was.items()
         if not origins.silent(path)
         for part, digest in found.items()
-    ]
-    return frozenset(
-        change
-        for change in changes
-        if change.now != change.was and (change.now or parts.digest(change.path, change.part) is None)
+        if (became := now.get(path, {}).get(part)) != digest
     )
 
 
