@@ -128,9 +128,9 @@ def compare(before: Line | None, values: Values, code: str) -> dict[str, list[st
 
 
 def are_alike(before: Values, now: Values) -> bool:
-    """Tell whether the values of a row are what they were, but for rounding and times."""
-    names = [name for name in {**before, **now} if not is_time(name)]
-    return bool(names) and all(is_close(before.get(name), now.get(name)) for name in names)
+    """Tell whether the values that a row has had before are what they were, but for rounding and times."""
+    names = [name for name in before if name in now and not is_time(name)]
+    return bool(names) and all(is_close(before[name], now[name]) for name in names)
 
 
 def is_time(name: str) -> bool:

@@ -124,7 +124,8 @@ def test_a_value_is_alike_within_rounding_and_no_further(value: float, error: fl
     ("before", "now", "expected"),
     [
         ({"KL": 1.0, "train s": 5.0}, {"KL": 1.0, "train s": 9.0}, True),
-        ({"KL": 1.0}, {"KL": 1.0, "W2": 1.0}, False),
+        ({"KL": 1.0, "rank": 2.0}, {"KL": 1.0, "W2": 1.0}, True),
+        ({"KL": 1.0}, {"W2": 1.0}, False),
         ({"train s": 5.0, "s per 100": 2.0, "time ratio": 1.0}, {"train s": 5.0, "s per 100": 2.0}, False),
         ({"loss": 1.0, "its terms": 2.0}, {"loss": 1.0, "its terms": 3.0}, False),
         ({"seen": "yes"}, {"seen": "no"}, False),
