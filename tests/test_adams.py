@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import sdegen
 from sdegen.likelihood.adams import ORDER, adams, after
 
 
@@ -81,6 +83,24 @@ def test_steps_that_never_keep_the_tolerance_are_given_up() -> None:
         ArithmeticError, match="asks for steps shorter than 1e-10 of the way"
     ):  # to infinity before the end
         adams(lambda u, y: y**2, torch.full((1, 1), 1.5, dtype=torch.float64), 1e-6, (1,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("model", ["VP", "VE"])
+def test_points_whose_rounding_is_larger_than_the_data_are_told_of_before_long(
+    model: str, dtype: torch.dtype, monkeypatch: Any
+) -> None:
+    """In double precision their densities are those of the law, but for what the prior is off."""
+    monkeypatch.setattr("sdegen.likelihood.path.MOST", 1000)
+    ring = sdegen.data.gaussian_ring()
+    x = 1e6 * torch.tensor([[1.0, 2.0]], dtype=dtype)
+    exact = sdegen.Exact(getattr(sdegen, model)(), ring)
+    if dtype == torch.float64:
+        found = sdegen.estimate_log_prob(exact, x)
+        assert abs(found.value / ring.log_prob(x) - 1) < 5e-3 and found.evaluations < 200
+        return
+    with pytest.raises(ValueError, match=r"asks for steps shorter than 1\.19e-07 of the way"):
+        sdegen.log_prob(exact, x)
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])

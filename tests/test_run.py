@@ -358,3 +358,5 @@ def test_a_start_of_unit_noise_where_noise_is_larger_is_warned_of() -> None:
         sample(model, x_T=z, sampler=DDIM(2, grid=grids.Given(torch.tensor([1.0, 0.1]))), seed=0)
         sample(sdegen.Exact(sdegen.VP(), RING), x_T=z, steps=3, seed=0)
         sample(model, x_T=z, sampler=Langevin(3, t=10.0), seed=0)
+        found = [sample(model, x_T=x, sampler=samplers.AnnealedLangevin(10), seed=0) for x in (z, 80 * z)]
+    torch.testing.assert_close(*found, rtol=0, atol=0.1)  # the first level has forgotten where they began

@@ -25,7 +25,8 @@ from ..processes.linear import LinearSDE
 from ..processes.times import AngleTimes, TimeLaw
 from ..show import show_call
 from ..signatures import check_call
-from .base import Tilted, check_same_process, check_units
+from .alone import data_near, refuse_mixing
+from .base import Tilted, check_same_process, check_units, require_clean_means
 
 
 class ClassifierGuidance(Tilted):
@@ -52,7 +53,7 @@ class ClassifierGuidance(Tilted):
         If the process is not linear.
     ValueError
         If the scale is not finite, or the interval out of order; at a call, if there is no label, or none of a class, or the
-        classifier's process has the data in other units.
+        classifier's process has the data in other units; in a run, if the classifier returns probabilities, or mixes rows.
     """
 
     @check_arguments
@@ -83,7 +84,26 @@ class ClassifierGuidance(Tilted):
         classifier: Any = self.classifier
         if getattr(classifier, "sde", None) is not None:
             check_same_process(self.model, classifier, "the classifier")
+        if self.model.moments is not None:
+            self._check_answers(data_near(self.model.moments))
         super().check_run(**cond)
+
+    def _check_answers(self, data: Tensor) -> None:
+        """Refuse, by a ValueError, a classifier that answers of data in probabilities, or of one by another."""
+        sde = require_clean_means(self)
+        t = torch.tensor(sde.T / 2, dtype=torch.float64)
+        x = self.model.cast_states(sde.marginal(t).Phi(sde.lift(data)))
+
+        def answer(x: Tensor) -> Tensor:
+            return check_logits("classifier", self.classifier(x.to(dtype_of(self.classifier, x)), t), x)
+
+        with torch.no_grad():
+            p = answer(x)
+        if (p >= 0).all() and (p.sum(1) - 1).abs().max() < 1e-3:
+            raise ValueError(
+                "classifier returned probabilities, rows of sum one; it must return logits, such as their logarithms."
+            )
+        refuse_mixing("classifier", answer, x)
 
     def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's clean state and noise, and ``∇ log p(label | x)``."""

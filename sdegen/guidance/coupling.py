@@ -63,7 +63,7 @@ class NoisedData(ABC):
     TypeError
         If the process is not scalar, or has data in other coordinates.
     ValueError
-        If `y` is not finite.
+        If `y` is not finite, or the measurement does not measure each datum alone.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class NoisedData(ABC):
         self.generator, self.steps, self.batch, self.cond = generator, steps, batch, cond
         self.sde = _require_plain(model)
         check_conditions(model, {"y": self.y})
+        measurement.check_alone(model)
         self.asked = 0  # evaluations of the model so far, of each sample
 
     @property

@@ -64,9 +64,7 @@ class GivenMeasurement(Guided):
         return [*named, "y"] if y.ndim == one.ndim and len(y) == n else named
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return the moments that Gaussian data of the model's moments have given a linear measurement; None for others, and for
-        many numbers.
-        """
+        """Return the moments of Gaussian data with the model's moments given a linear measurement of few numbers, else None."""
         known, A = self.model.conditional_moments(**self.passed_on(**cond)), self.measurement
         if known is None or "y" not in cond or known.mean.numel() > MANY or not isinstance(A, LinearMeasurement):
             return None
@@ -81,6 +79,11 @@ class GivenMeasurement(Guided):
     def is_whole(self) -> bool:
         """Tell whether the law that is meant is the posterior, and no weaker tilt."""
         return True
+
+    def check_run(self, /, **cond: Any) -> None:
+        """Refuse a run as the model inside does, and a measurement that does not measure each datum alone."""
+        self.measurement.check_alone(self)
+        super().check_run(**cond)
 
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the conditions without `y`."""
@@ -292,11 +295,7 @@ class PiGDM(CovarianceGuidance):
             v = float(self.require_moments(", or give variance=..., that of a coordinate of the data").variance())
         v = v / units.scale**2
         r_squared = v / (1 + v * self.sde.snr(t))
-
-        def product(u: Tensor) -> Tensor:
-            return rows(r_squared, u) * forth(units.stretch(units.stretch(transpose(u))))
-
-        return product
+        return lambda u: rows(r_squared, u) * forth(units.stretch(units.stretch(transpose(u))))
 
 
 class MomentMatching(CovarianceGuidance):

@@ -22,9 +22,11 @@ from ..arguments import asked_as, check_arguments
 from ..checks import kind_of
 from ..fixed import is_unknown
 from ..laws.products import pull_back, value_and_slope
-from ..precision import uncast
+from ..models.score import ScoreModel
+from ..precision import dtype_of, uncast
 from ..show import show_call
 from ..signatures import Overridable
+from .alone import data_near, refuse_mixing
 from .conjugate_gradients import Map
 from .noises import GaussianNoise, LocalGaussian, NoiseLaw
 
@@ -72,6 +74,13 @@ class Measurement(Overridable, ABC):
         if y.shape != seen.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; expected that of what is measured, {tuple(seen.shape)}.")
         return self.noise.log_prob(y, seen)
+
+    def check_alone(self, model: ScoreModel) -> None:
+        """Refuse, by a ValueError, a map that does not measure each datum of a model alone; say nothing where nothing is known
+        of the data.
+        """
+        if model.moments is not None:
+            refuse_mixing(self._name, self.measure, model.cast_states(data_near(model.moments)))
 
     def local_gaussian(self, y: Tensor, seen: Tensor) -> LocalGaussian:
         """Return a Gaussian in place of the likelihood of `y` where ``f(x)`` is near `seen`; an error if that is not finite."""
@@ -209,8 +218,8 @@ class Nonlinear(Measurement):
         self.operator = operator
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return ``operator(x)``."""
-        return self.operator(x)
+        """Return ``operator(x)``, of a network in the dtype of its weights."""
+        return self.operator(x.to(dtype_of(self.operator, x)))
 
 
 def as_measured(y: Any) -> Tensor:

@@ -16,11 +16,13 @@ from ..checks import check_count, check_number
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..models.score import ScoreModel
+from ..precision import dtype_of
 from ..processes.grids import Grid
 from ..processes.linear import as_linear
 from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed
 from ..samplers.start import check_conditions, check_known, start
+from .alone import data_near, refuse_mixing
 from .particles import ChainStep, Particles, draw_again, log_evidence_of, noisy_times, refuse_early, refuse_rows
 
 FORBIDDEN = 2.0  # nats that a forbidden prediction is below the least of the others
@@ -108,6 +110,8 @@ def tilted_smc(
         check_known(model)
         x = start(model, particles, seed, times=times)
         refuse_rows(model, cond, x)
+        near = model.cast_states(data_near(model.require_moments()))
+        refuse_mixing("reward", lambda x: _asked(reward, x), near)
         others = torch.zeros(particles, dtype=torch.float64)  # logarithms of weights, but for what is promised
         family, resampled = torch.arange(particles), 0
         for i, t in enumerate(times):
@@ -139,9 +143,15 @@ def _softened(promised: Tensor) -> Tensor:
     return promised.clamp_min(finite.min() - FORBIDDEN) if len(finite) else torch.zeros_like(promised)
 
 
+def _asked(reward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the rewards of data, ``(n,)``; those of a network in the dtype of its weights."""
+    given = x.to(dtype_of(reward, x))
+    return check_answer("reward", ask("reward", reward, given), x.shape[:1], x, "one number for each datum")
+
+
 def _rewarded(reward: Callable[[Tensor], Tensor], x: Tensor, t: Tensor) -> Tensor:
     """Return the rewards of data, ``(n,)`` float64 on the CPU; refuse NaN and inf."""
-    found = check_answer("reward", ask("reward", reward, x), x.shape[:1], x, "one number for each datum").double().cpu()
+    found = _asked(reward, x).double().cpu()
     if found.isnan().any() or found.isposinf().any():
         raise ValueError(
             f"the reward is NaN or inf of {int((found.isnan() | found.isposinf()).sum())} data predicted at t = {t.item():.6g}; "

@@ -31,6 +31,7 @@ from ..samplers.exponential_sde import ExponentialSDE
 from ..samplers.references import Matched
 from ..samplers.rollout import Rollout, log_prob_of_steps
 from ..samplers.run import sample
+from .alone import data_near, refuse_mixing
 from .base import check_same_process
 from .particles import Particles, log_evidence_of
 
@@ -230,6 +231,8 @@ def importance_sample(
         raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
     n, steps = check_count("n", n, at_least=2), STEPS if steps is None else check_count("steps", steps)
     target = PathTarget(log_prob, base, sampler, steps)
+    near = model.cast_states(data_near(model.require_moments()))
+    refuse_mixing("log_prob", lambda x: ask_numbers("log_prob", log_prob, x), near)
     run = target.draw(model, n, generator, seed, batch)
     log_weights = target.log_weights(model, run).cpu()
     remedy = "take a model nearer to the law, as by a longer training, or more steps"

@@ -53,6 +53,7 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
     """
     places, slopes = [0.0], [slope(0.0, y)]
     h, longest = FIRST, LONGEST * tolerance ** (1 / (ORDER + 1))
+    shortest = max(SHORTEST, torch.finfo(y.dtype).eps)  # of single precision: less is lost in the rounding of the state
     while (s := places[-1]) < 1:
         h = min(h, longest, 1 - s)
         if h < 1 - s < 2 * h:
@@ -68,10 +69,10 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
         factor = 0.9 * error ** (-1 / (len(slopes) + 1)) if error > 0 else math.inf
         if not error <= 1:  # NaN too
             h *= min(max(factor, 0.2), 0.8) if math.isfinite(error) else 0.2
-            if h < SHORTEST:
+            if h < shortest:
                 finite = math.isfinite(error)
                 raise ArithmeticError(
-                    f"asks for steps shorter than {SHORTEST:g} of the way" if finite else "is not finite"
+                    f"asks for steps shorter than {shortest:.3g} of the way" if finite else "is not finite"
                 )
             continue
         y = end

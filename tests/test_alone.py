@@ -1,0 +1,127 @@
+"""Functions of data that a caller gives answer for each datum alone: what mixes the rows of a batch is refused before a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import sdegen
+from sdegen import guidance
+from sdegen.guidance.alone import data_near, refuse_mixing
+from sdegen.guidance.measurements import Linear, LinearMeasurement, Nonlinear
+
+RING = sdegen.data.gaussian_ring()
+MODEL = sdegen.Exact(sdegen.VP(), RING)
+WIDE = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([9.0]))
+TOLD = "answers otherwise of a datum when another stands beside it in the batch"
+
+# From data to data of the same shape, along an axis: of the batch they mix rows, along another they do not.
+ALONG: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "mean": lambda x, axis: x - x.mean(axis, keepdim=True),
+    "spread": lambda x, axis: x / (1 + x.square().mean(axis, keepdim=True)),
+    "softmax": lambda x, axis: x.softmax(axis),
+    "sum": lambda x, axis: x.cumsum(axis).flip(axis),
+    "sort": lambda x, axis: x + x.sort(axis).values.flip(axis),
+    "largest": lambda x, axis: x / x.abs().amax(axis, keepdim=True),
+}
+Door = Callable[[Callable[[Tensor], Tensor]], Any]
+DOORS: dict[str, Door] = {
+    "pigdm": lambda f: sdegen.sample(guidance.PiGDM(MODEL, Nonlinear(f, 0.5)), 4, y=[1.0, 0.0], steps=2, seed=0),
+    "dps": lambda f: sdegen.sample(guidance.DPS(MODEL, Nonlinear(f, 0.5)), 4, y=[1.0, 0.0], steps=2, seed=0),
+    "annealed_smc": lambda f: guidance.annealed_smc(MODEL, Nonlinear(f, 3.0), 8, y=[1.0, 0.0], steps=2, seed=0),
+    "split_gibbs": lambda f: guidance.split_gibbs(
+        MODEL, Nonlinear(f, 0.5), 4, y=[1.0, 0.0], levels=[3.0], steps=2, seed=0
+    ),
+    "decoupled": lambda f: guidance.decoupled_annealing(
+        MODEL, Nonlinear(f, 0.5), 4, y=[1.0, 0.0], levels=[3.0], steps=2, seed=0
+    ),
+    "twisted_smc": lambda f: guidance.twisted_smc(
+        guidance.DPS(MODEL, Nonlinear(f, 0.5)), 8, y=[1.0, 0.0], steps=3, seed=0
+    ),
+    "tilted_smc": lambda f: guidance.tilted_smc(MODEL, lambda x: f(x)[:, 0], 8, steps=3, seed=0),
+    "anneal_density": lambda f: guidance.anneal_density(lambda x: WIDE.log_prob(f(x)), WIDE, 8, levels=2, seed=0),
+    "importance_sample": lambda f: guidance.importance_sample(MODEL, lambda x: RING.log_prob(f(x)), 8, steps=3, seed=0),
+    "classifier": lambda f: sdegen.sample(
+        guidance.ClassifierGuidance(MODEL, lambda x, t: f(x)), 4, label=1, steps=2, seed=0
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("kind", ALONG)
+def test_what_mixes_the_rows_of_a_batch_is_refused_and_what_mixes_numbers_of_a_row_is_not(kind: str, door: str) -> None:
+    with pytest.raises(ValueError, match=TOLD):
+        DOORS[door](lambda x: ALONG[kind](x, 0))
+    DOORS[door](lambda x: 0.1 * x + ALONG[kind](x, 1))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(list(ALONG)),
+    st.sampled_from([(), (1,), (3,), (2, 5), (1, 4, 4)]),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.floats(-4, 4),
+    st.floats(-3, 3),
+    st.integers(0, 99),
+)
+def test_data_of_any_size_and_place_tell(
+    kind: str, shape: tuple[int, ...], dtype: torch.dtype, size: float, offset: float, seed: int
+) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    x = 10**size * (torch.randn(50, *shape, dtype=torch.float64, generator=draws) + offset)
+    near = data_near(sdegen.moments_of(x)).to(dtype)
+    size_of = 10**size
+    with pytest.raises(ValueError, match=f"^it {TOLD}"):
+        refuse_mixing("it", lambda x: ALONG[kind](x / size_of, 0), near)
+    weights = torch.randn(math.prod(shape), 7, dtype=torch.float64, generator=draws).to(dtype)
+    refuse_mixing("it", lambda x: (x.flatten(1) if x.ndim > 1 else x[:, None]) @ weights, near)
+    refuse_mixing("it", lambda x: x + torch.randn(x.shape), near)  # which no answer tells
+
+
+def test_a_batch_normalisation_mixes_rows_until_it_is_put_to_eval_mode_and_networks_have_their_own_dtype() -> None:
+    net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))  # float32, the model float64
+    for door in (DOORS["pigdm"], lambda f: guidance.tilted_smc(MODEL, nn.Sequential(net, First()), 8, steps=3, seed=0)):
+        net.train()
+        with pytest.raises(ValueError, match=TOLD + ".*eval mode"):
+            door(net)
+        net.eval()
+        door(net)
+
+
+class First(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0]
+
+
+def test_what_is_known_of_no_data_is_not_asked_and_linear_maps_of_users_are() -> None:
+    class Centred(LinearMeasurement):
+        def __call__(self, x: Tensor) -> Tensor:
+            return (x - x.mean(0))[:, :1]
+
+    with pytest.raises(ValueError, match=f"^Centred {TOLD}"):
+        sdegen.sample(guidance.PiGDM(MODEL, Centred(0.1)), 4, y=[1.0], steps=2, seed=0)
+    Linear(torch.eye(2), 0.1).check_alone(MODEL)
+    bare = sdegen.Model(sdegen.nets.MLP(2), sdegen.VP())
+    Centred(0.1).check_alone(bare)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.integers(2, 6), st.floats(0.01, 3.0), st.integers(0, 99))
+def test_a_classifier_that_returns_probabilities_is_refused(classes: int, sharp: float, seed: int) -> None:
+    W = sharp * torch.randn(2, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+    def guided(answer: Callable[[Tensor], Tensor]) -> Tensor:
+        model = guidance.ClassifierGuidance(MODEL, lambda x, t: answer(x @ W))
+        return sdegen.sample(model, 3, label=classes - 1, steps=2, seed=0)
+
+    with pytest.raises(ValueError, match=r"^classifier returned probabilities, rows of sum one"):
+        guided(lambda logits: logits.softmax(1))
+    torch.testing.assert_close(guided(lambda logits: logits.log_softmax(1)), guided(lambda logits: logits))
