@@ -156,7 +156,12 @@ def test_there_and_back_is_the_same_network() -> None:
     torch.testing.assert_close(again.alphas_cumprod, scheduler.alphas_cumprod, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.DDPM()], ids=lambda s: type(s).__name__)
+SPREAD = sdegen.Units(0.3, 0.4)  # of data as `fit` would find it
+
+
+@pytest.mark.parametrize(
+    "sde", [sdegen.VP(), sdegen.DDPM(), sdegen.VP().in_units(SPREAD)], ids=["VP", "DDPM", "VP in units of a spread"]
+)
 @torch.no_grad()
 def test_our_model_in_their_loop_gives_our_samples(sde: Any) -> None:
     torch.manual_seed(0)
@@ -168,7 +173,10 @@ def test_our_model_in_their_loop_gives_our_samples(sde: Any) -> None:
     for step in loop.timesteps:
         x = loop.step(net(x, step).sample, step, x).prev_sample
     times = (loop.timesteps.double() + 1) / 1000
-    ours = sdegen.sample(model, x_T=z, sampler=DDIM(10, grids.Given(times)), progress=False)
+    s, alpha = sde.units.scale, sde.alpha(times[0])
+    a = alpha / (alpha**2 + s**2 * sde.sigma(times[0]) ** 2).sqrt()  # the signal of their first state
+    z = alpha / s * (z / a - sde.units.mean)  # the same data and the same noise, as our process has them
+    ours = sdegen.sample(model, x_T=z.float(), sampler=DDIM(10, grids.Given(times)), progress=False)
     assert (ours - x).abs().max() / x.square().mean().sqrt() < 1e-3  # their table is in float32
 
 
@@ -311,6 +319,25 @@ def test_a_network_of_half_precision_is_told_every_step(dtype: torch.dtype) -> N
 def test_what_has_no_counterpart_is_refused(make: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_units_that_differ_from_number_to_number_have_no_counterpart() -> None:
+    model = sdegen.Exact(sdegen.VP().in_units(sdegen.Units(torch.zeros(2), torch.tensor([1.0, 2.0]))), RING)
+    with pytest.raises(ValueError, match=r"one schedule for all; train it in one unit: .*in_units"):
+        sdegen.to_diffusers(model)
+
+
+@torch.no_grad()
+def test_the_noise_of_a_model_in_units_is_that_of_the_law_of_the_data() -> None:
+    """In their states ``x_t = a x_0 + b z`` of Gaussian data ``E[z | x_t]`` is a line."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.full((1, 2), 0.3), torch.tensor([0.16]))
+    net, scheduler = sdegen.to_diffusers(sdegen.Exact(sdegen.VP().in_units(sdegen.Units(0.1, 0.5)), law))
+    x = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for k in (0, 300, 999):
+        a2 = scheduler.alphas_cumprod[k].double()
+        b = (1 - a2).sqrt()
+        exact = b * (x - 0.3 * a2.sqrt()) / (0.16 * a2 + b**2)
+        torch.testing.assert_close(net(x, k).sample, exact, rtol=1e-4, atol=1e-5)  # their table is in float32
 
 
 @pytest.mark.parametrize("name", ["DDPMPipeline", "DDIMPipeline"])

@@ -16,7 +16,8 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_kind, kind_of
 from ..data.files import optional
 from ..laws.mixtures import Moments
-from ..processes.linear import as_linear
+from ..laws.operators import rows
+from ..processes.linear import LinearSDE, as_linear
 from ..processes.scalar import is_scalar
 from ..processes.tables import DDPM, AngleTable
 from .foreign import StepIndex, from_network
@@ -34,6 +35,8 @@ PREDICTIONS: dict[str, Callable[[], Parametrization]] = {
     "sample": DataParametrization,
     "v_prediction": VelocityParametrization,
 }
+
+ELSEWHERE = ": diffusers' schedulers have no such process. Train on VP or DDPM, or sample here."
 
 
 class UNetOf(nn.Module):
@@ -168,10 +171,14 @@ class UNetConfig:
 class AsUNet(nn.Module):
     """A score model wrapped so that networks and pipelines of diffusers take it for a network that predicts the noise.
 
+    Their states are ``x_t = a x_0 + √(1 − a²) z`` with the data as they are, those of a process in units of mean `m` and spread
+    `s` are ``u_t = alpha (x_0 − m) / s + sigma z``. Where both have one ratio of signal to noise, ``a² = alpha² / k²`` with
+    ``k² = alpha² + s² sigma²``, they hold the same noise `z`, and the model is asked at ``u_t = (k x_t − alpha m) / s``.
+
     Parameters
     ----------
     model
-        A score model of a scalar process.
+        A score model of a scalar process, whose units have one spread for all numbers.
     N
         Number of steps: step `k` is the time ``(k + 1) T / N``.
     """
@@ -220,25 +227,40 @@ class AsUNet(nn.Module):
         if class_labels is not None:
             cond["label"] = class_labels
         t = (torch.as_tensor(timestep, dtype=torch.float64).cpu() + 1) * self.model.sde.T / self.N
-        noise = self.model.noise(sample, t, **cond)
+        alpha, _, k = _kernel(as_linear(self.model.sde, ELSEWHERE), t.reshape(-1))
+        units, s = self.model.sde.units, self.model.sde.units.scale
+        u = rows(k / s, sample) * sample - rows(alpha / s, sample) * units.mean.to(sample)
+        noise = self.model.noise(u, t, **cond)
         return Predicted(noise) if return_dict else (noise,)
+
+
+def _kernel(sde: LinearSDE, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``alpha``, ``sigma`` and ``k = √(alpha² + s² sigma²)`` of a process that preserves variance at times ``(n,)``, each
+    ``(n,)``; in the data's own units `k` is 1 exactly.
+    """
+    at = sde.marginal(t)
+    alpha, sigma = (v.matrix()[:, 0, 0] for v in (at.Phi, at.R))
+    return alpha, sigma, (1 + (sde.units.scale**2 - 1) * sigma.square()).sqrt()
 
 
 @check_arguments
 def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
     """Wrap a score model as a network and a scheduler of diffusers, to use the samplers there.
 
+    Data there are in their own units: a model that `fit` has given the data's spread as unit gets the schedule that has the same
+    signal to noise in these. Pipelines make pictures of data in [−1, 1].
+
     Parameters
     ----------
     model
         A score model of a process that preserves variance, ``alpha² + sigma² = 1``.
     steps
-        The number of steps of the scheduler; that of a `DDPM` for an exact copy.
+        The number of steps of the scheduler; that of a `DDPM` in the data's own units for an exact copy.
 
     Returns
     -------
     tuple
-        The network, which predicts the noise, and a ``DDPMScheduler`` with the process's betas; others are made
+        The network, which predicts the noise, and a ``DDPMScheduler`` with the betas that go with it; others are made
         ``from_config(scheduler.config)``.
 
     Raises
@@ -248,15 +270,14 @@ def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
     TypeError
         If the process is not linear.
     ValueError
-        If the process does not preserve variance, has no signal left at T, where the noise says nothing of the data, or has the
-        data in other units.
+        If the process does not preserve variance, has no signal left at T, where the noise says nothing of the data, or has units
+        that differ from number to number.
     """
     schedulers = optional("diffusers", "diffusers", "its schedulers")
-    sde = as_linear(model.sde, ": diffusers' schedulers have no such process. Train on VP or DDPM, or sample here.")
+    sde = as_linear(model.sde, ELSEWHERE)
     check_count("steps", steps)
     t = torch.arange(1, steps + 1, dtype=torch.float64) * sde.T / steps
-    at = sde.marginal(t)
-    alpha, sigma = (v.matrix()[:, 0, 0] for v in (at.Phi, at.R))
+    alpha, sigma, k = _kernel(sde, t)
     if (
         not is_scalar(sde)
         or not torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-9)
@@ -266,12 +287,12 @@ def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
             f"{type(sde).__name__} is no process of diffusers' schedulers, which preserve variance and keep some signal: "
             "alpha² + sigma² = 1 and alpha(T) > 0. Train on VP or DDPM, or sample here."
         )
-    if not sde.units.plain:
+    if not (sde.units.std == sde.units.std.mean()).all():
         raise ValueError(
-            "the model has its data in units of their spread, which diffusers' schedulers do not know; train it in the data's "
-            "own: Model(net, sde.in_units(Units()))."
+            "the model has each number of its data in a unit of its own, and diffusers' schedulers have one schedule for all; "
+            "train it in one unit: Model(net, sde.in_units(Units(mean, std))) with two numbers, or Units() for the data's own."
         )
-    table = torch.cat([torch.ones(1, dtype=torch.float64), alpha.square()])
+    table = torch.cat([torch.ones(1, dtype=torch.float64), (alpha / k).square()])
     betas = (1 - table[1:] / table[:-1]).tolist()
     scheduler = schedulers.DDPMScheduler(num_train_timesteps=steps, trained_betas=betas, clip_sample=False)
     return AsUNet(model, steps), scheduler
