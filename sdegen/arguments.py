@@ -13,7 +13,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +43,7 @@ EXAMPLES: dict[type, str] = {
     nn.Module: "a network, such as nets.MLP(2)",
     Path: "a path, such as 'model.safetensors'",
     dict: "a dict",
+    Mapping: "a dict",
     str: "a word",
 }
 
@@ -231,6 +232,7 @@ def _check_protocol(kind: type) -> Check:
         n for base in kind.__mro__ for n, v in vars(base).items() if inspect.isfunction(v) and not n.startswith("_")
     ]
     own = [n for n in methods if n not in vars(typing.Protocol)]
+    example = vars(kind).get("_example", f"an object with {' and '.join(own)}")
     asked = {}
     for n in own:
         parameters = list(inspect.signature(getattr(kind, n)).parameters.values())[1:]
@@ -239,7 +241,7 @@ def _check_protocol(kind: type) -> Check:
     def check(name: str, value: Any) -> Any:
         lacking = [method for method in own if not callable(getattr(value, method, None))]
         if lacking or isinstance(value, type):
-            raise TypeError(f"{name} {kind_of(value)}; give an object with {' and '.join(own)}.")
+            raise TypeError(f"{name} {kind_of(value)}; give {example}.")
         for method in () if isinstance(value, Distribution) else own:  # those of torch are called in another way
             check_call(f"{name}.{method}", getattr(value, method), asked[method], conditions=True)
         return value

@@ -277,7 +277,8 @@ def check_tensor(
     ValueError: x has shape (5, 3); give a tensor of shape (*, 2).
     """
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} {kind_of(value)}; give a tensor.")
+        how = f": torch.from_numpy({name})" if isinstance(value, np.ndarray) else ""
+        raise TypeError(f"{name} {kind_of(value)}; give a tensor{how}.")
     check_dense(name, value)
     if value.is_complex() or (floating and not value.is_floating_point()):
         raise TypeError(f"{name} has dtype {value.dtype}; give floating-point numbers: {name}.double().")

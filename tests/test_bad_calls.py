@@ -72,7 +72,36 @@ bad(
     r"yields 3 values",
     r"a datum and a label",
 )
-bad("an array, fit", TypeError, fitted(lambda w: w.x.cpu().numpy()), r"^data is a ndarray", r"give a tensor")
+bad("a setting of no name, fit", TypeError, fitted(law, epochs=5), r"no setting 'epochs'", r"has steps, .*batch_size")
+bad(
+    "an array, log_prob",
+    TypeError,
+    lambda w: log_prob(w.model(), w.x.cpu().numpy()),
+    r"^x is a ndarray",
+    r"torch.from_numpy\(x\)",
+)
+bad(
+    "samples, kl",
+    TypeError,
+    lambda w: sdegen.metrics.kl(w.x, RING),
+    r"^generated is a Tensor",
+    r"Density\(model\) .* knn_kl",
+)
+bad(
+    "a function, DPS",
+    TypeError,
+    lambda w: sdegen.guidance.DPS(Exact(VP(), RING), torch.relu),
+    r"^measurement is a",
+    r"measurements.Nonlinear\(function, std\)",
+)
+bad(
+    "the entries of a table",
+    TypeError,
+    lambda w: sdegen.data.Table({"age": [30, 40]}),
+    r"^columns\['age'\] is a list",
+    r"Table.of\(frame\)",
+)
+bad("an array, fit", TypeError, fitted(lambda w: w.x.cpu().numpy()), r"^data is a ndarray", r"torch.from_numpy\(data\)")
 bad(
     "conditions of another number",
     ValueError,

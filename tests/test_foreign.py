@@ -340,6 +340,15 @@ def test_the_noise_of_a_model_in_units_is_that_of_the_law_of_the_data() -> None:
         torch.testing.assert_close(net(x, k).sample, exact, rtol=1e-4, atol=1e-5)  # their table is in float32
 
 
+def test_a_configuration_is_no_scheduler_and_a_network_of_classes_needs_one() -> None:
+    scheduler = diffusers.DDPMScheduler()
+    with pytest.raises(TypeError, match=r"DDPMScheduler.from_config\(config\)"):
+        sdegen.from_diffusers(unet(), scheduler.config)
+    model = sdegen.from_diffusers(unet(), scheduler)
+    with pytest.raises(ValueError, match=r"needs a class: pass label=.*null="):
+        sdegen.sample(sdegen.guidance.ClassifierFree(model, 2.0), 2, steps=2, label=1, progress=False)
+
+
 @pytest.mark.parametrize("name", ["DDPMPipeline", "DDIMPipeline"])
 def test_a_pipeline_of_diffusers_draws_from_a_score_model(name: str) -> None:
     """N(0.2, 0.01) pixels are 0.6 ± 0.05 on the pipeline's scale of images; its own fifty steps take some of the width."""

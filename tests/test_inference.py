@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -415,6 +416,16 @@ bad(
     "same in all pairs",
 )
 bad("two conditions", ValueError, lambda w: ConditionalDensity(two_conditions()), "conditions a, b", "Conditioned")
+bad(
+    "one datum in a row", ValueError, lambda w: POSTERIOR.sample(5, torch.zeros(1, 2)), r"x has shape \(1, 2\)", "_each"
+)
+bad(
+    "the prior where pairs are",
+    TypeError,
+    lambda w: fit_posterior((w.theta, w.x), BOX, steps=1),
+    "pairs is a Uniform",
+    "what draw_pairs returned",
+)
 bad("another datum", ValueError, lambda w: POSTERIOR.sample(5, torch.zeros(3)), r"x has shape")
 bad("a datum for each", ValueError, lambda w: POSTERIOR.sample(5, torch.zeros(5, 2)), r"x has shape")
 bad("a datum that is NaN", ValueError, lambda w: POSTERIOR.sample(5, torch.tensor([0.0, math.nan])), "x .*NaN")
@@ -469,6 +480,16 @@ POSTERIOR = AmortisedPosterior(
     LinearGuess.of(torch.randn(50, 2), torch.randn(50, 2))[0],
 )
 POSTERIOR.model.moments = sdegen.Moments(torch.zeros(2), torch.eye(2))
+
+
+@pytest.mark.parametrize(("batched", "note"), [(True, r"\(20, 2\): batched=False"), (False, r"theta = \[.*return NaN")])
+def test_what_a_simulator_raises_has_a_note_of_what_can_be_done(batched: bool, note: str) -> None:
+    def diverges(theta: Tensor) -> Tensor:
+        raise ArithmeticError("no solution")
+
+    with pytest.raises(ArithmeticError, match=r"^no solution") as raised:
+        draw_pairs(BOX, diverges, 20, batched=batched, seed=0)
+    assert re.search(note, "".join(raised.value.__notes__))
 
 
 @pytest.mark.parametrize(("call", "error", "says"), bad.rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -48,6 +49,21 @@ def test_arrays_of_all_layouts_are_the_same_images(images, tmp_path):
     assert torch.equal(from_arrays(images.x).x, images.x)
     assert from_arrays(images.x[:, 0]).x.shape == (12, 1, 4, 5)
     assert from_arrays(images.x).x.data_ptr() == images.x.data_ptr()  # no copy where none is needed
+
+
+def test_images_whose_channels_come_last_are_told_of():
+    x = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
+    with pytest.warns(UserWarning, match="8 channels and 8×3 pixels; .* channels_last=True"):
+        from_arrays(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_arrays(x, channels_last=True), from_arrays(x.permute(0, 3, 1, 2)), from_arrays(x[..., 0])
+
+
+def test_an_archive_of_arrays_is_refused_by_their_names(tmp_path):
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.zeros(2))
+    with np.load(tmp_path / "x.npz") as held, pytest.raises(TypeError, match=r"images, labels; .*numpy.load\(path\)"):
+        from_arrays(held)
 
 
 def test_pickles_are_not_read(tmp_path):

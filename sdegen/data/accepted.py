@@ -6,6 +6,7 @@ __all__ = ["check_finite", "check_rows", "loses_digits"]
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,8 +37,8 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
     """
     if not isinstance(x, Tensor):
         raise TypeError(
-            f"{what} is a {type(x).__name__}; give a tensor, (tensor, conditions), a Dataset, an iterable of batches such as a "
-            "DataLoader, or anything with sample(n)."
+            f"{what} is a {type(x).__name__}; give a tensor{', torch.from_numpy(data)' if isinstance(x, np.ndarray) else ''}, "
+            "(tensor, conditions), a Dataset, an iterable of batches such as a DataLoader, or anything with sample(n)."
         )
     check_dense(what, x)
     if not x.is_floating_point():

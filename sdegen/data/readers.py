@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import kind_of
+from ..warning import warn_caller
 from .images import Images
 from .scaling import Scaling
 
@@ -60,6 +61,11 @@ def from_arrays(
         images = images[:, None]
     elif channels_last and images.ndim == 4:
         images = images.permute(0, 3, 1, 2)
+    elif images.ndim == 4 and images.shape[1] == images.shape[2] > 4 and images.shape[3] in (1, 3, 4):
+        C, H, W = images.shape[1:]
+        warn_caller(
+            f"these are images of {C} channels and {H}×{W} pixels; if the last axis is the channels, pass channels_last=True."
+        )
     number = None if labels is None else _numbers(_tensor(labels))
     if label_names is None:
         label_names = [] if number is None else [str(k) for k in range(int(number.max()) + 1 if len(number) else 0)]
@@ -236,7 +242,12 @@ def _tensor(x: Any) -> Tensor:
         raise TypeError(f"x {kind_of(x)}; give an array, a tensor, or the path of one.")
     if isinstance(x, (str, Path)) and not Path(x).is_file():
         raise FileNotFoundError(f"{x} is no file; give an array, a tensor, or the path of a .npy file.")
-    array = _numeric(np.load(x, allow_pickle=False) if isinstance(x, (str, Path)) else x, "an argument")
+    held = np.load(x, allow_pickle=False) if isinstance(x, (str, Path)) else x
+    if isinstance(held, np.lib.npyio.NpzFile):
+        raise TypeError(
+            f"an .npz file holds the arrays {', '.join(held.files)}; give one of them, numpy.load(path)[name]."
+        )
+    array = _numeric(held, "an argument")
     return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
 
 

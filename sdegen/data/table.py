@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments, check_law
-from ..checks import check_count, check_tensor
+from ..checks import check_count, check_kind, check_tensor
 from ..laws.columns import Columns
 from .columns import CategoryColumn, Column, CountColumn, NumberColumn, PositiveColumn
 from .entries import find_gaps, read_frame
@@ -35,6 +35,8 @@ class Table:
 
     Raises
     ------
+    TypeError
+        If one is no column: of the entries themselves make the table by `Table.of`.
     ValueError
         If there are no columns.
 
@@ -56,6 +58,10 @@ class Table:
     def __init__(self, columns: Mapping[str, Column]) -> None:
         if not columns:
             raise ValueError("a table of no columns; give one at least, such as {'age': data.PositiveColumn()}.")
+        for name, column in columns.items():
+            check_kind(
+                f"columns[{name!r}]", column, Column, "a column, such as data.NumberColumn(), or Table.of(frame)"
+            )
         self.columns = dict(columns)
 
     @classmethod
@@ -64,7 +70,8 @@ class Table:
 
         Words and truth values are categories, those that occur; whole numbers counts, from 0 on if none is negative; other
         numbers positive if all of them are. A column in which entries are missing has gaps. Times are no numbers: subtract the
-        first, and divide by a unit.
+        first, and divide by a unit. What it took for another kind is put right so:
+        ``Table(Table.of(frame).columns | {"share": IntervalColumn(0, 1)})``.
 
         Parameters
         ----------

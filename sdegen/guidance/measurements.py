@@ -29,7 +29,7 @@ from .noises import BernoulliNoise, GaussianNoise, LaplaceNoise, NoiseLaw, Poiss
 
 
 class Linear(LinearMeasurement):
-    """A measurement by any matrix, ``y = A x + std n``.
+    """A measurement by any matrix, ``y = A x + std n``; for a linear map that is a function derive from `LinearMeasurement`.
 
     Parameters
     ----------
@@ -112,7 +112,8 @@ class Mask(LinearMeasurement):
         """Return the seen coordinates in order, ``(B, m)``."""
         if x.shape[1:] != self.mask.shape:
             raise ValueError(
-                f"x has shape {tuple(x.shape)}; the mask is for (B, {', '.join(map(str, self.mask.shape))})."
+                f"x has shape {tuple(x.shape)}; the mask is for (B, {', '.join(map(str, self.mask.shape))}): give a mask of the "
+                "shape of a datum, of images mask.expand(C, H, W)."
             )
         return x.flatten(1)[:, self.places.to(x.device)]
 

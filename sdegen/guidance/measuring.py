@@ -31,7 +31,7 @@ from .conjugate_gradients import Map
 from .noises import GaussianNoise, LocalGaussian, NoiseLaw
 
 
-@asked_as("a measurement, such as measurements.random_projection(1, 2, std=0.1)")
+@asked_as("a measurement, such as measurements.Nonlinear(function, std)")
 class Measurement(Overridable, ABC):
     """The base class of measurements: ``y ~ p(y | f(x))`` with any map `f` that torch can differentiate, and any noise.
 
@@ -137,7 +137,7 @@ class Measurement(Overridable, ABC):
         return type(self).__name__
 
 
-@asked_as("a linear measurement, such as measurements.random_projection(1, 2, std=0.1)")
+@asked_as("a linear measurement, such as measurements.Linear(A, std)")
 class LinearMeasurement(Measurement):
     """The base class of linear measurements with Gaussian noise: ``y = A x + std n``, `n` standard normal.
 
@@ -152,6 +152,15 @@ class LinearMeasurement(Measurement):
     ------
     ValueError
         If `std` is not positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Differences(LinearMeasurement):
+    ...     def __call__(self, x):
+    ...         return x.diff(dim=1)
+    >>> Differences(std=0.1)(torch.tensor([[1.0, 2.0, 4.0]]))
+    tensor([[1., 2.]])
     """
 
     @check_arguments

@@ -83,7 +83,7 @@ class ConditionalDensity:
 
     def sample(self, n: int, x: Tensor, *, steps: int | None = None, seed: int | None = None) -> Tensor:
         """Draw `n` values given one `x`, and return them, ``(n, *)``; arguments and refusals are those of `sample_each`."""
-        return self.sample_each(n, check_tensor("x", x, finite=False)[None], steps=steps, seed=seed)[0]
+        return self.sample_each(n, self._as_row(x), steps=steps, seed=seed)[0]
 
     def sample_each(self, n: int, x: Tensor, *, steps: int | None = None, seed: int | None = None) -> Tensor:
         """Draw `n` values given each of several `x`, and return them, ``(K, n, *)``.
@@ -135,7 +135,7 @@ class ConditionalDensity:
         ValueError
             If one has another shape than the model was trained on, or holds NaN or infinite values.
         """
-        return self.log_prob_each(self._check_values(y)[None], check_tensor("x", x, finite=False)[None])[0]
+        return self.log_prob_each(self._check_values(y)[None], self._as_row(x))[0]
 
     def log_prob_each(self, y: Tensor, x: Tensor) -> Tensor:
         """Return the log-densities in nats of values ``(K, n, *)`` given each of several `x`, ``(K, n)``, by one integration.
@@ -168,6 +168,14 @@ class ConditionalDensity:
             value = log_prob(Conditioned(self.model, **{self.name: given}), states, batch=self.batch)
             found[inside] = value.to(found) + self.log_volume(own)
         return found.unflatten(0, y.shape[:2])
+
+    def _as_row(self, x: Tensor) -> Tensor:
+        """Return one `x` as the only row; refuse rows of several."""
+        kind = self.model.conditions.kinds.get(self.name)
+        hint = (
+            "" if kind is None else f": one of {kind.what}; of several, a row for each, there is the method with _each"
+        )
+        return check_tensor("x", x, ndim=None if kind is None else kind.ndim, finite=False, hint=hint)[None]
 
     def check_rows(self, x: Tensor) -> Tensor:
         """Return what values are given, a row for each; refuse another shape, and what is not finite."""

@@ -33,10 +33,10 @@ Density = TypeVar("Density", bound=ConditionalDensity)
 @check_arguments
 def fit_posterior(
     prior: Any,
-    pairs: Sequence[Any],
+    pairs: Pairs | Sequence[Any],
     net: nn.Module | None = None,
     *,
-    validation: Sequence[Any] | None = None,
+    validation: Pairs | Sequence[Any] | None = None,
     progress: bool | None = None,
     **settings: Any,
 ) -> AmortisedPosterior:
@@ -110,11 +110,11 @@ def fit_posterior(
 
 @check_arguments
 def fit_likelihood(
-    pairs: Sequence[Any],
+    pairs: Pairs | Sequence[Any],
     net: nn.Module | None = None,
     *,
     coordinates: Coordinates | None = None,
-    validation: Sequence[Any] | None = None,
+    validation: Pairs | Sequence[Any] | None = None,
     progress: bool | None = None,
     **settings: Any,
 ) -> ConditionalDensity:

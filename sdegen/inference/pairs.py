@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..answers import ask_draws
-from ..arguments import check_arguments, check_law
+from ..arguments import asked_as, check_arguments, check_law
 from ..checks import check_count, check_tensor
 from ..laws.draws import seeded
 from ..laws.outside import as_law
@@ -23,6 +23,7 @@ from ..signatures import check_call
 from ..warning import warn_caller
 
 
+@asked_as("what draw_pairs returned, or (theta, x)")
 class Pairs(NamedTuple):
     """Parameters, and the data simulated from each.
 
@@ -102,7 +103,8 @@ def draw_pairs(
     prior
         A law of vectors, of ``torch.distributions`` or of this library, or a `Truncated` one.
     simulator
-        Called as ``simulator(theta)`` with parameters ``(n, d)``, it returns data ``(n, *)``, a tensor or an array.
+        Called as ``simulator(theta)`` with parameters ``(n, d)``, it returns data ``(n, *)``, a tensor or an array: NaN for a
+        simulation that failed. What it raises ends the run, with a note of the parameters.
     n
         How many.
     batched
@@ -143,9 +145,24 @@ def draw_pairs(
         )
     with seeded(generator):  # the simulator gets parameters of its own, which it may change in place
         if batched:
-            return Pairs.of(theta, _as_data(simulator(theta.clone())))
+            return Pairs.of(theta, _simulate(simulator, theta))
         each = tqdm(theta, desc="simulations", disable=not should_show(progress))
-        return Pairs.of(theta, torch.stack([_as_data(simulator(one.clone())) for one in each]))
+        return Pairs.of(theta, torch.stack([_simulate(simulator, one) for one in each]))
+
+
+def _simulate(simulator: Callable[..., Any], theta: Tensor) -> Tensor:
+    """Run the simulator on a copy of parameters ``(n, d)`` or ``(d,)``; what it raises gets a note of what can be done."""
+    try:
+        x = simulator(theta.clone())
+    except Exception as failure:
+        failure.add_note(
+            f"The simulator was called with all parameters at once, {tuple(theta.shape)}: batched=False calls it with one vector."
+            if theta.ndim == 2
+            else f"The simulator failed at theta = {theta.tolist()}: have it return NaN there, of the shape of its data, and the "
+            "simulation is left out and counted."
+        )
+        raise
+    return _as_data(x)
 
 
 def _as_data(x: Any) -> Tensor:

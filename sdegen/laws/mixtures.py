@@ -87,7 +87,7 @@ class Moments(NamedTuple):
         return Moments(units.standardise(self.mean.double()), C)
 
 
-@asked_as("a law, such as data.gaussian_ring()")
+@asked_as("a law in closed form, such as data.gaussian_ring()")
 class Distribution(Fixed, ABC):
     """The interface of a distribution with closed forms: samples, moments, denoiser, score, and its law after diffusion."""
 

@@ -111,7 +111,7 @@ def as_law(law: Any) -> Any:
     if hasattr(law, "sample") and hasattr(law, "to_numpy"):
         raise TypeError(
             f"a {type(law).__name__} of {type(law).__module__.split('.')[0]} is a table, no law; give its numbers as a tensor, "
-            "torch.from_numpy(table.to_numpy())."
+            "torch.from_numpy(table.to_numpy()), or of columns of many kinds data.Table.of(table).encode(table)."
         )
     if not isinstance(law, D.Distribution):
         return law

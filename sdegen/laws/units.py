@@ -87,7 +87,7 @@ class Units:
         if self.mean.ndim and x.ndim and x.shape[1:] != self.mean.shape and x.shape != self.mean.shape:
             raise ValueError(
                 f"data have rows of shape {tuple(x.shape[1:])}, and the units, or the model, are of "
-                f"{tuple(self.mean.shape)}; give rows of that shape."
+                f"{tuple(self.mean.shape)}; give rows of that shape, or make a new model for these data."
             )
         # The shape is checked above: a step of training looks up what was prepared, without another call.
         mean, rest, std = self._prepared.get((x.dtype, x.device)) or self._parts(x)

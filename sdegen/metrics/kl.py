@@ -16,7 +16,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 from ..answers import ask_draws, ask_log_prob
-from ..arguments import check_arguments, check_law
+from ..arguments import asked_as, check_arguments, check_law
 from ..checks import check_count, check_tensor
 from ..laws.mixtures import GaussianMixture
 from ..laws.outside import ClosedLaw, as_closed, as_law
@@ -24,6 +24,7 @@ from ..processes.linear import LinearSDE
 from .estimate import Estimate, as_generator, check_samples
 
 
+@asked_as("an object with log_prob: sdegen.Density(model) of a score model; of samples alone there is knn_kl")
 class KnownDensity(Protocol):
     """Anything with a method ``log_prob(x)``, the normalised log-density."""
 

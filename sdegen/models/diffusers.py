@@ -58,11 +58,16 @@ class UNetOf(nn.Module):
         Raises
         ------
         ValueError
-            If a condition has neither one row, for all, nor one for each of `x`.
+            If a condition has neither one row, for all, nor one for each of `x`, or there is no class for a network of classes.
         """
         cond = {name: _as_rows(name, value, len(x)) for name, value in cond.items()}
         if label is not None:
             cond["class_labels"] = torch.as_tensor(label, device=x.device).expand(len(x))
+        elif getattr(self.unet, "class_embedding", None) is not None and "class_labels" not in cond:
+            raise ValueError(
+                "the network of diffusers needs a class: pass label=...; to guide it along classes, name the one that its "
+                'training took for none, ClassifierFree(model, scale, null={"label": 10}).'
+            )
         return self.unet(x, clock.expand(len(x)), return_dict=False, **cond)[0]
 
 
@@ -104,7 +109,10 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
     """
     check_kind("unet", unet, nn.Module, "a network of diffusers, such as UNet2DModel(...)")
     if isinstance(scheduler, type) or not hasattr(scheduler, "config"):
-        raise TypeError(f"scheduler {kind_of(scheduler)}; give a scheduler of diffusers, such as DDPMScheduler().")
+        raise TypeError(
+            f"scheduler {kind_of(scheduler)}; give a scheduler of diffusers, such as DDPMScheduler(), or of a configuration "
+            "DDPMScheduler.from_config(config)."
+        )
     kind = getattr(scheduler.config, "prediction_type", "epsilon")
     if not hasattr(scheduler, "alphas_cumprod") or kind not in PREDICTIONS:
         raise ValueError(

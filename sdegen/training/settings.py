@@ -170,7 +170,8 @@ class Settings:
         for name in changes.keys() - set(names):
             near = difflib.get_close_matches(name, names, 1)
             raise TypeError(
-                f"there is no setting {name!r}; {f'did you mean {near[0]}?' if near else 'see training.Settings.'}"
+                f"there is no setting {name!r}; "
+                + (f"did you mean {near[0]}?" if near else f"training.Settings has {', '.join(names)}.")
             )
         return cls(**changes) if settings is None else replace(settings, **changes)
 
