@@ -15,6 +15,7 @@ __all__ = [
     "ask_log_prob",
     "ask_numbers",
     "ask_score",
+    "check_unmixed",
     "check_answer",
     "check_pair",
     "check_each",
@@ -31,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+ROUNDING = 64.0  # units of rounding of the largest number, which is more than the order of a sum makes
 FAILURES = RuntimeError, ValueError, IndexError  # what a network raises that was written for other shapes
 
 
@@ -257,6 +259,49 @@ def ask_score(scored: Any, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tens
     """
     who = f"{type(scored).__name__}.score"
     return check_answer(who, ask(who, scored.score, x, t, **cond), x.shape, x)
+
+
+def check_unmixed(who: str, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Refuse a function whose answer for one datum depends on the other in its batch, as where it subtracts their mean or has
+    batch normalisation in training mode; one that draws its answers passes.
+
+    Parameters
+    ----------
+    who
+        Whose answers they are.
+    function
+        From data ``(2, *)`` to an answer of each, ``(2, *)``.
+    x
+        Two data that differ, ``(2, *)``.
+
+    Raises
+    ------
+    ValueError
+        If it does.
+
+    Examples
+    --------
+    >>> x = torch.eye(2)
+    >>> check_unmixed("f", lambda x: x - x.mean(1, keepdim=True), x)
+    >>> check_unmixed("f", lambda x: x - x.mean(0), x)
+    Traceback (most recent call last):
+    ValueError: f answers otherwise of a datum when another stands beside it in the batch, as where it subtracts a mean over the \
+batch; let each row depend on its own datum alone, and networks of it be in eval mode.
+    """
+    with torch.no_grad():
+        together, turned = function(x).double(), function(x.flip(0)).flip(0).double()
+        alone = torch.cat([function(x[[i, i]])[i : i + 1] for i in (0, 1)]).double()
+        size = together[together.isfinite()].abs().amax() if together.isfinite().any() else 0.0
+        most = ROUNDING * torch.finfo(x.dtype).eps * size
+
+        def differ(others: Tensor) -> bool:
+            return bool(((others - together).abs() > most).any())
+
+        if (differ(alone) or differ(turned)) and not differ(function(x).double()):
+            raise ValueError(
+                f"{who} answers otherwise of a datum when another stands beside it in the batch, as where it subtracts a mean "
+                "over the batch; let each row depend on its own datum alone, and networks of it be in eval mode."
+            )
 
 
 def _described(answer: Any) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .show import show_value
 from .signatures import Overridable
+from .warning import warn_caller
 
 T = TypeVar("T")
 _MAKING = "_making"
@@ -31,13 +32,20 @@ class _OfFixed(ABCMeta):
         Raises
         ------
         AttributeError
-            If it is a public value, and there are objects of the class, or of one derived from it, which may have used it.
+            If it is a public value, and there are objects of the class, or of one derived from it, which may have used it. Of a
+        method that is replaced there is a warning.
         """
-        free = (
-            name.startswith("_") or name in getattr(cls, "settable", ()) or callable(value) or hasattr(value, "__get__")
-        )
+        free = name.startswith("_") or name in getattr(cls, "settable", ())
         # Seen where it is asked for, and never in use: classes are hardly ever changed.
         if not free and any(cls in type(thing).__mro__ for thing in gc.get_objects()):
+            method = callable(value) or hasattr(value, "__get__")
+            if method and hasattr(cls, name):
+                warn_caller(
+                    f"{cls.__name__}.{name} is replaced while there are objects of it, which may go on with what they remember "
+                    "of the one before; make them anew."
+                )
+            if method:
+                return super().__setattr__(name, value)
             raise AttributeError(
                 f"{cls.__name__}.{name} = {show_value(value)} cannot be set for the whole class, since there are objects of it, "
                 f"and what follows from {name} is remembered; derive a class that has it, or set it before the first is made."
@@ -49,9 +57,9 @@ class Fixed(Overridable, metaclass=_OfFixed):
     """The base class of objects whose public attributes cannot be set once the constructor is done.
 
     What such an object derives from its attributes, tables and end times, it derives once. An attribute set afterwards, of the
-    object or of its class, would change one part of it and not the others, so that is refused; a method that is replaced is not
-    seen. Attributes whose names begin with an underscore are the class's
-    own affair, and so are the parameters of a module, whose changes are seen (`remembered`).
+    object or of its class, would change one part of it and not the others, so that is refused; a method of the class that is
+    replaced is warned of. Attributes whose names begin with an underscore are the class's own affair, and so are the parameters
+    of a module, whose changes are seen (`remembered`).
 
     Attributes
     ----------

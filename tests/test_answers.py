@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sdegen
-from sdegen import VP, Exact, Model, fit, sample
+from sdegen import VP, Exact, Model, data, fit, guidance, inference, measurements, plots, sample
 from sdegen.baselines import GAN, VAE, Autoencoder, ContinuousFlow
 from sdegen.baselines.likelihoods import Gaussian
 from sdegen.guidance import ClassifierGuidance, CleanState, NoisyClassifier, PiGDM, Replacement, Tilted
@@ -26,6 +26,8 @@ from sdegen.samplers import DDIM, EulerMaruyama, Heun, Langevin
 from sdegen.training import losses, weightings
 
 RING = sdegen.data.gaussian_ring()
+NORMAL = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
+PLANE = data.Table({"a": data.NumberColumn(), "b": data.NumberColumn()})
 X = RING.sample(5, torch.Generator().manual_seed(0))  # float64
 Answer = Callable[[Tensor], Any]
 
@@ -187,6 +189,15 @@ class Observed(sdegen.GaussianMixture):
         return self.answer(mean), score
 
 
+class Likely(measurements.GaussianNoise):
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(1.0)
+        self.answer = answer
+
+    def log_prob(self, y: Tensor, z: Tensor) -> Any:
+        return self.answer(super().log_prob(y, z))
+
+
 def exact(sde: sdegen.LinearSDE) -> Exact:
     return Exact(sde, RING)
 
@@ -235,6 +246,16 @@ DOORS: dict[str, Callable[[Answer], Any]] = {
     "prior's density, chain": lambda a: sdegen.discrete_elbo(exact(VP()), X, 3, prior=Law(a)),
     "prior's density, variational loss": lambda a: losses.Variational(5)(exact(Prior(a)), X),
     "a law's density": lambda a: sdegen.metrics.kl(Law(a), RING, 50, seed=0),
+    "a law's density, beside kernels": lambda a: sdegen.metrics.kde_kl_once(X, Law(a)),
+    "a law's density, drawn": lambda a: plots.density(Law(a), points=3),
+    "a law's density, of a table": lambda a: PLANE.log_prob(Law(a), {"a": [0.0, 1.0, 2.0], "b": [0.0, 1.0, 2.0]}, 1),
+    "a prior's density, fitted": lambda a: inference.fit_posterior(
+        Law(a), (X, X + X.flip(0)), steps=1, progress=False, seed=0
+    ),
+    "noise of a measurement": lambda a: measurements.Nonlinear(torch.tanh, Likely(a)).log_prob(X, X),
+    "reward": lambda a: guidance.tilted_smc(exact(VP()), lambda x: a(x[:, 0]), 5, steps=2, seed=0),
+    "density, annealed": lambda a: guidance.anneal_density(lambda x: a(NORMAL.log_prob(x)), NORMAL, 5, levels=2),
+    "density, weighted": lambda a: guidance.importance_sample(exact(VP()), lambda x: a(RING.log_prob(x)), 5, steps=2),
     "a law's draws": lambda a: fit(Model(Net(lambda y: y), VP()), Law(draws=a), steps=1, batch_size=4, seed=0),
     "a law's posterior mean": lambda a: Exact(VP(), Observed(a)).score(X, 0.5),
     "drift, simulated": lambda a: sdegen.simulate(Pull(a), X, 0.0, 0.5, steps=2),

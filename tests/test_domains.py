@@ -204,3 +204,31 @@ def test_no_step_of_any_sampler_leaves_a_domain_silently(name: str) -> None:
             assert path.isfinite().all() and model.sde.data_domain.check(path).all(), (kind, steps)
             inside += 1
     assert inside >= 12
+
+
+STARTS = {
+    "VP": sdegen.VP, "CLD": sdegen.CLD, "OU": sdegen.OU, "geometric": sdegen.GeometricBrownianMotion, "CIR": sdegen.CIR,
+    "Bessel": sdegen.SquaredBessel, "Jacobi": sdegen.Jacobi, "reflected": sdegen.ReflectedBrownianMotion,
+    "circle": sdegen.CircularBrownianMotion, "double well": sdegen.DoubleWell,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("share", [1e-4, 0.02, 0.6])
+def test_states_have_the_derivative_of_their_quantile_by_the_data_or_it_is_refused(name: str, share: float) -> None:
+    sde, draws = STARTS[name](), torch.Generator().manual_seed(3)
+    x = 0.3 + 0.4 * torch.rand(6, 2, dtype=torch.float64, generator=draws)
+    z = torch.randn(sde.embed(x).shape, dtype=torch.float64, generator=draws)
+    where, t = x.clone().requires_grad_(), share * sde.T
+    if name in ("CIR", "Bessel", "Jacobi"):
+        with pytest.raises(
+            ValueError, match=r"^draws of \w+ have no derivative by their start or noise; give x.detach"
+        ):
+            sde.perturb(where, t, z)
+        with torch.no_grad():
+            assert torch.equal(sde.perturb(where, t, z).x, sde.perturb(x, t, z).x)
+        return
+    (slope,) = torch.autograd.grad(sde.perturb(where, t, z).x.sum(), where)
+    up, down = (sde.perturb(x + e, t, z).x for e in (1e-6, -1e-6))
+    rise = (up - down).reshape(6, -1, 2).sum(1) / 2e-6  # over the channels of a state
+    torch.testing.assert_close(slope, rise, rtol=1e-5, atol=1e-5)

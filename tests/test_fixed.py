@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -139,6 +140,35 @@ def test_a_value_of_a_class_cannot_be_set_once_there_are_objects_of_it() -> None
 
     assert Faster().marginal(0.5).snr < before
     Shared.lag, Shared.note = 0.1, lambda self: "a method"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["process", "law"])
+def test_a_method_of_a_class_that_is_replaced_is_warned_of_once_there_are_objects_of_it(kind: str) -> None:
+    base: type = sdegen.ScalarSDE if kind == "process" else sdegen.GaussianMixture
+
+    class Shared(base):  # type: ignore[misc, valid-type]
+        def f(self, t: Tensor) -> Tensor:
+            return -t
+
+        def g(self, t: Tensor) -> Tensor:
+            return (2 * t).sqrt()
+
+    class Derived(Shared): ...
+
+    def other(self: Any, t: Tensor) -> Tensor:
+        return -2 * t
+
+    Shared.f = other  # before the first
+    held = Derived() if kind == "process" else Derived(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
+    for cls in (Shared, Derived):
+        with pytest.warns(
+            UserWarning, match=rf"^{cls.__name__}\.f is replaced while there are objects .* make them anew"
+        ):
+            cls.f = other
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Shared.note, Shared._own = other, other  # no object has used the one, and the other is the class's affair
+    assert held.f(torch.ones(())) == -2
 
 
 OTHERS: dict[str, Callable[[], Any]] = {

@@ -354,7 +354,7 @@ def test_a_start_of_unit_noise_where_noise_is_larger_is_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for start in (80 * z, z[:3], 0 * z):
-            sample(model, x_T=start, steps=3, seed=0)
+            sample(model, x_T=start, steps=3, seed=0), sample(model, x_T=start, steps=1, seed=0)
         sample(model, x_T=z, sampler=DDIM(2, grid=grids.Given(torch.tensor([1.0, 0.1]))), seed=0)
         sample(sdegen.Exact(sdegen.VP(), RING), x_T=z, steps=3, seed=0)
         sample(model, x_T=z, sampler=Langevin(3, t=10.0), seed=0)

@@ -87,7 +87,7 @@ def _is_missing(entry: Any) -> bool:
         return True
     try:
         return bool(entry != entry)
-    except TypeError:  # as pandas.NA
+    except (TypeError, ArithmeticError):  # as pandas.NA, and a signalling NaN of decimal
         return True
     except ValueError:  # an array, which is no entry, but is there
         return False

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..answers import ask_log_prob
 from ..arguments import check_arguments, check_law
 from ..checks import check_count, check_kind, check_tensor
 from ..laws.columns import Columns
+from ..laws.outside import as_law
 from .columns import CategoryColumn, Column, CountColumn, NumberColumn, PositiveColumn
 from .entries import find_gaps, read_frame
 from .gaps import GappedColumn
@@ -254,11 +256,12 @@ class Table:
         ValueError
             If names or lengths do not fit, or entries are not of their column's kind.
         """
-        check_law("law", law, "log_prob"), check_count("draws", draws)
+        law = as_law(check_law("law", law, "log_prob"))
+        check_count("draws", draws)
         found = []
         for _ in range(draws):
             x, log_volume = self._encode(frame, generator)
-            found.append(law.log_prob(x).double() + log_volume)
+            found.append(ask_log_prob(law, x).double() + log_volume)
         return torch.stack(found).logsumexp(0) - math.log(draws)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..answers import check_answer, check_each
+from ..answers import check_answer, check_each, check_unmixed
 from ..arguments import check_arguments
 from ..checks import check_function
 from ..conditions import Conditions, check_labels
@@ -25,8 +25,8 @@ from ..processes.linear import LinearSDE
 from ..processes.times import AngleTimes, TimeLaw
 from ..show import show_call
 from ..signatures import check_call
-from .alone import data_near, refuse_mixing
 from .base import Tilted, check_same_process, check_units, require_clean_means
+from .near import data_near
 
 
 class ClassifierGuidance(Tilted):
@@ -103,7 +103,7 @@ class ClassifierGuidance(Tilted):
             raise ValueError(
                 "classifier returned probabilities, rows of sum one; it must return logits, such as their logarithms."
             )
-        refuse_mixing("classifier", answer, x)
+        check_unmixed("classifier", answer, x)
 
     def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's clean state and noise, and ``∇ log p(label | x)``."""

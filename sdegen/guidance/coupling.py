@@ -80,7 +80,7 @@ class NoisedData(ABC):
         self.generator, self.steps, self.batch, self.cond = generator, steps, batch, cond
         self.sde = _require_plain(model)
         check_conditions(model, {"y": self.y})
-        measurement.check_alone(model)
+        measurement.refuse_mixing(model)
         self.asked = 0  # evaluations of the model so far, of each sample
 
     @property

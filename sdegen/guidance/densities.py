@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..answers import ask_log_prob, ask_numbers
+from ..answers import ask_log_prob, ask_numbers, check_unmixed
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.mixtures import GaussianMixture
@@ -20,7 +20,7 @@ from ..precision import uncast
 from ..progress import show_bar
 from ..samplers.noise import as_seed
 from ..warning import warn_caller
-from .alone import data_near, refuse_mixing
+from .near import data_near
 from .particles import Particles, as_rows, draw_again, log_evidence_of
 
 TAKEN = 0.5  # share of the proposals that is to be taken, by which the largest step is set
@@ -100,7 +100,7 @@ def anneal_density(
     check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
     check_count("levels", levels), check_count("settle", settle, at_least=0), check_number("spread", spread, at_least=0)
     draws = torch.Generator().manual_seed(as_seed(seed, generator))
-    refuse_mixing("log_prob", lambda x: ask_numbers("log_prob", log_prob, x), data_near(gaussian.moments()))
+    check_unmixed("log_prob", lambda x: ask_numbers("log_prob", log_prob, x), data_near(gaussian.moments()))
     x = gaussian.sample(particles, draws)
     at, step = _look(log_prob, gaussian, x), _first_step(gaussian)
     log_weights, family = torch.zeros(particles, dtype=torch.float64), torch.arange(particles)

@@ -82,7 +82,7 @@ class GivenMeasurement(Guided):
 
     def check_run(self, /, **cond: Any) -> None:
         """Refuse a run as the model inside does, and a measurement that does not measure each datum alone."""
-        self.measurement.check_alone(self)
+        self.measurement.refuse_mixing(self)
         super().check_run(**cond)
 
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..answers import check_each
+from ..answers import check_answer, check_each, check_unmixed
 from ..arguments import asked_as, check_arguments
 from ..checks import kind_of
 from ..fixed import is_unknown
@@ -26,8 +26,8 @@ from ..models.score import ScoreModel
 from ..precision import dtype_of, uncast
 from ..show import show_call
 from ..signatures import Overridable
-from .alone import data_near, refuse_mixing
 from .conjugate_gradients import Map
+from .near import data_near
 from .noises import GaussianNoise, LocalGaussian, NoiseLaw
 
 
@@ -73,14 +73,15 @@ class Measurement(Overridable, ABC):
         seen = self.measure(x)
         if y.shape != seen.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; expected that of what is measured, {tuple(seen.shape)}.")
-        return self.noise.log_prob(y, seen)
+        who, must = f"{type(self.noise).__name__}.log_prob", "one number for each datum"
+        return check_answer(who, self.noise.log_prob(y, seen), y.shape[:1], seen, must)
 
-    def check_alone(self, model: ScoreModel) -> None:
+    def refuse_mixing(self, model: ScoreModel) -> None:
         """Refuse, by a ValueError, a map that does not measure each datum of a model alone; say nothing where nothing is known
         of the data.
         """
         if model.moments is not None:
-            refuse_mixing(self._name, self.measure, model.cast_states(data_near(model.moments)))
+            check_unmixed(self._name, self.measure, model.cast_states(data_near(model.moments)))
 
     def local_gaussian(self, y: Tensor, seen: Tensor) -> LocalGaussian:
         """Return a Gaussian in place of the likelihood of `y` where ``f(x)`` is near `seen`; an error if that is not finite."""

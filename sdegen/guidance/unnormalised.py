@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..answers import ask_log_prob, ask_numbers
+from ..answers import ask_log_prob, ask_numbers, check_unmixed
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..laws.embedding import WHOLE
@@ -31,8 +31,8 @@ from ..samplers.exponential_sde import ExponentialSDE
 from ..samplers.references import Matched
 from ..samplers.rollout import Rollout, log_prob_of_steps
 from ..samplers.run import sample
-from .alone import data_near, refuse_mixing
 from .base import check_same_process
+from .near import data_near
 from .particles import Particles, log_evidence_of
 
 STEPS = 100  # of a run whose number of steps nobody named
@@ -232,7 +232,7 @@ def importance_sample(
     n, steps = check_count("n", n, at_least=2), STEPS if steps is None else check_count("steps", steps)
     target = PathTarget(log_prob, base, sampler, steps)
     near = model.cast_states(data_near(model.require_moments()))
-    refuse_mixing("log_prob", lambda x: ask_numbers("log_prob", log_prob, x), near)
+    check_unmixed("log_prob", lambda x: ask_numbers("log_prob", log_prob, x), near)
     run = target.draw(model, n, generator, seed, batch)
     log_weights = target.log_weights(model, run).cpu()
     remedy = "take a model nearer to the law, as by a longer training, or more steps"

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from ..answers import ask_log_prob
 from ..arguments import check_arguments, check_law
 from ..checks import check_tensor
 from ..laws.coordinates import Coordinates
@@ -93,7 +94,7 @@ def fit_posterior(
 
     def read(name: str, given: Sequence[Any]) -> tuple[Tensor, Tensor]:
         theta, x = _read(name, given)
-        outside = int(law.log_prob(theta.double()).isneginf().sum())
+        outside = int(ask_log_prob(law, theta.double()).isneginf().sum())
         if outside:
             raise ValueError(
                 f"{name} has {outside} of {len(theta)} parameters where the prior has no density; give pairs whose parameters "

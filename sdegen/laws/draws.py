@@ -11,6 +11,7 @@ __all__ = [
     "check_noising",
     "noise_like",
     "rademacher_like",
+    "refuse_derivatives",
     "resample_systematically",
     "seeded",
     "uniform_like",
@@ -42,6 +43,21 @@ def check_draws(n: int, generator: torch.Generator | None) -> int:
             "generator", generator, torch.Generator, "a source of randomness, such as torch.Generator(), or None"
         )
     return n if type(n) is int and n > 0 else check_count("n", n)
+
+
+def refuse_derivatives(law: object, *given: Tensor) -> None:
+    """Refuse to draw from a law whose quantiles are not differentiated, by what is being differentiated.
+
+    Raises
+    ------
+    ValueError
+        If a tensor requires a gradient.
+    """
+    if torch.is_grad_enabled() and any(value.requires_grad for value in given):
+        raise ValueError(
+            f"draws of {type(law).__name__} have no derivative by their start or noise; give x.detach(), or draw under "
+            "torch.no_grad()."
+        )
 
 
 def check_noising(x: Tensor, z: Tensor | None, generator: torch.Generator | None) -> None:

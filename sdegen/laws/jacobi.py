@@ -18,6 +18,7 @@ from torch import distributions as D
 from ..arguments import check_arguments
 from ..precision import at_least_single
 from ..show import show_call
+from .draws import refuse_derivatives
 from .jacobi_series import JacobiSeries, inside, terms_needed
 from .jacobi_short import log_density_and_slope, quantile
 from .kernels import check_noise
@@ -60,6 +61,7 @@ class JacobiLaw:
 
         Below `LEAST_CLOCK`, where the series would need too many terms, it is that of `jacobi_short`; without noise the state.
         """
+        refuse_derivatives(self, self.x_s, z)
         x = self._start.clone(memory_format=torch.contiguous_format)
         clock = self.clock.to(x).expand(x.shape)
         short = clock < LEAST_CLOCK

@@ -22,7 +22,7 @@ from ..precision import widened
 from ..show import show_call
 from .bessel import bessel_ratio
 from .chi_square import log_density_of_root, quantile_of_root
-from .draws import check_draws
+from .draws import check_draws, refuse_derivatives
 from .kernels import Kernel, check_noise
 from .mixtures import GaussianMixture
 
@@ -129,6 +129,7 @@ class NoncentralChiSquare:
 
         A number below the least that its dtype holds with all digits is rounded up to that.
         """
+        refuse_derivatives(self, self.start, z)
         distance = (self.start / self.scale).sqrt().nan_to_num(0.0, posinf=math.inf)
         a = distance.clamp_max(FARTHEST)
         s = quantile_of_root(self.df.cpu(), a.cpu(), z.double().cpu()).to(a)

@@ -107,9 +107,9 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
 
 def _checked(logits: Any, n: int) -> Tensor:
     """Return the logits of `n` samples; refuse what are none."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n or logits.shape[1] < 2:
         found = f"has shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else kind_of(logits)
-        raise ValueError(f"what net gives for {n} samples {found}; expected logits, ({n}, classes).")
+        raise ValueError(f"what net gives for {n} samples {found}; expected logits, ({n}, classes), of two or more.")
     if logits.isnan().any():
         raise ValueError("net gives logits that are NaN, of which none is the largest; check it, or the samples.")
     return logits

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..answers import ask_log_prob
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.outside import as_law
@@ -107,7 +108,7 @@ def kde_kl_once(x: Tensor, distribution: KnownDensity, h: float = 0.1) -> float:
     distribution = as_law(distribution)
     points = as_points(x, "x")
     q = KernelDensity(points, h).log_prob(points).cpu().exp() + 1e-10
-    p = distribution.log_prob(x.detach()).detach().cpu().double().exp() + 1e-10
+    p = ask_log_prob(distribution, x.detach()).detach().cpu().double().exp() + 1e-10
     return (q * (q / p).log()).sum().item()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..answers import check_unmixed
 from ..arguments import check_arguments
 from ..checks import check_tensor
 from .estimate import Estimate, check_samples
@@ -84,7 +85,7 @@ def predictive_check(observed: Tensor, replicated: Tensor, statistic: Callable[[
     TypeError
         If a dtype is not floating point.
     ValueError
-        If shapes do not fit, or the statistic is not one finite number a row.
+        If shapes do not fit, or the statistic is not one finite number a row, or that of a row depends on others.
 
     Examples
     --------
@@ -115,10 +116,12 @@ def find_statistics(
             f"observed has shape {tuple(observed.shape)} and replicated {tuple(replicated.shape)}; give (*) and (n, *), n "
             "at least 2."
         )
-    values = statistic(torch.cat([observed[None].to(replicated), replicated]))
+    x = torch.cat([observed[None].to(replicated), replicated])
+    values = statistic(x)
     check_tensor("statistic(x)", values)
     if values.shape != (len(replicated) + 1,):
         raise ValueError(f"statistic(x) has shape {tuple(values.shape)}; it must return a number for each row of x.")
+    check_unmixed("statistic", statistic, x[:2])
     return values[0], values[1:]
 
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ..animation import INK
+from ..answers import ask_log_prob
 from ..arguments import check_arguments, check_law
 from ..checks import check_count, check_number, check_tensor
 from ..data.sheet import sheet
+from ..laws.outside import as_law
 from ..likelihood import Density
 from ..models import ScoreModel
 from .axes import RED, axis_for
@@ -42,7 +44,7 @@ def density(
         Above the picture.
     """
     if not isinstance(law, ScoreModel):
-        check_law("law", law, "log_prob")
+        law = as_law(check_law("law", law, "log_prob"))
     check_count("points", points, at_least=2)
     if extent is not None:
         check_number("extent", extent, above=0)
@@ -54,7 +56,7 @@ def density(
     side = torch.linspace(-extent, extent, points, dtype=torch.float64)
     grid = torch.cartesian_prod(side, side)
     shown = Density(law) if isinstance(law, ScoreModel) else law
-    values = torch.cat([shown.log_prob(block).detach().double().cpu() for block in grid.split(5000)]).exp()
+    values = torch.cat([ask_log_prob(shown, block).detach().double().cpu() for block in grid.split(5000)]).exp()
     image = values.reshape(points, points).T.numpy()
     edge = extent * points / (points - 1)  # the outer pixels are centred on the outer points
     ax.imshow(image, origin="lower", extent=(-edge, edge, -edge, edge), cmap="magma")

@@ -278,7 +278,7 @@ def _choose(
         times = chosen.times(model.sde, denoise)
         judged = times[-1].item() == model.sde.t_min and (denoise or not is_linear(model.sde))
         spread = spread_at(model, times[-1]) if judged else None
-        leaves = bool(times[0] > times[1])  # a run that stays at its first time forgets where it began
+        leaves = bool(times[0] > times[:2][-1])  # a run that stays at its first time forgets where it began
         return chosen, times, spread, noise_at(model.sde, times[0]) if leaves else None
 
     return recall(choose, "choose", whole.planned_by(), sampler, steps, denoise)

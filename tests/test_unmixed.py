@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import guidance
-from sdegen.guidance.alone import data_near, refuse_mixing
+from sdegen.answers import check_unmixed
 from sdegen.guidance.measurements import Linear, LinearMeasurement, Nonlinear
+from sdegen.guidance.near import data_near
 
 RING = sdegen.data.gaussian_ring()
 MODEL = sdegen.Exact(sdegen.VP(), RING)
@@ -48,6 +49,9 @@ DOORS: dict[str, Door] = {
     "tilted_smc": lambda f: guidance.tilted_smc(MODEL, lambda x: f(x)[:, 0], 8, steps=3, seed=0),
     "anneal_density": lambda f: guidance.anneal_density(lambda x: WIDE.log_prob(f(x)), WIDE, 8, levels=2, seed=0),
     "importance_sample": lambda f: guidance.importance_sample(MODEL, lambda x: RING.log_prob(f(x)), 8, steps=3, seed=0),
+    "predictive_check": lambda f: sdegen.metrics.predictive_check(
+        torch.ones(2), torch.randn(9, 2, generator=torch.Generator().manual_seed(0)), lambda x: f(x)[:, 0]
+    ),
     "classifier": lambda f: sdegen.sample(
         guidance.ClassifierGuidance(MODEL, lambda x, t: f(x)), 4, label=1, steps=2, seed=0
     ),
@@ -80,10 +84,10 @@ def test_data_of_any_size_and_place_tell(
     near = data_near(sdegen.moments_of(x)).to(dtype)
     size_of = 10**size
     with pytest.raises(ValueError, match=f"^it {TOLD}"):
-        refuse_mixing("it", lambda x: ALONG[kind](x / size_of, 0), near)
+        check_unmixed("it", lambda x: ALONG[kind](x / size_of, 0), near)
     weights = torch.randn(math.prod(shape), 7, dtype=torch.float64, generator=draws).to(dtype)
-    refuse_mixing("it", lambda x: (x.flatten(1) if x.ndim > 1 else x[:, None]) @ weights, near)
-    refuse_mixing("it", lambda x: x + torch.randn(x.shape), near)  # which no answer tells
+    check_unmixed("it", lambda x: (x.flatten(1) if x.ndim > 1 else x[:, None]) @ weights, near)
+    check_unmixed("it", lambda x: x + torch.randn(x.shape), near)  # which no answer tells
 
 
 def test_a_batch_normalisation_mixes_rows_until_it_is_put_to_eval_mode_and_networks_have_their_own_dtype() -> None:
@@ -108,9 +112,9 @@ def test_what_is_known_of_no_data_is_not_asked_and_linear_maps_of_users_are() ->
 
     with pytest.raises(ValueError, match=f"^Centred {TOLD}"):
         sdegen.sample(guidance.PiGDM(MODEL, Centred(0.1)), 4, y=[1.0], steps=2, seed=0)
-    Linear(torch.eye(2), 0.1).check_alone(MODEL)
+    Linear(torch.eye(2), 0.1).refuse_mixing(MODEL)
     bare = sdegen.Model(sdegen.nets.MLP(2), sdegen.VP())
-    Centred(0.1).check_alone(bare)
+    Centred(0.1).refuse_mixing(bare)
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

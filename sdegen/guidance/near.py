@@ -1,0 +1,20 @@
+"""Two data near the mean of a law, of which functions from outside are asked before a run: `data_near`."""
+
+from __future__ import annotations
+
+__all__ = ["data_near"]
+
+import torch
+from torch import Tensor
+
+from ..laws.mixtures import Moments
+
+NEAR = 0.1  # standard deviations from the mean, where every function of data has values
+SEED = 577_215_664_901
+
+
+def data_near(moments: Moments) -> Tensor:
+    """Return two data near the mean, ``(2, *)`` float64 on the CPU, always the same ones."""
+    z = torch.randn(2, moments.mean.numel(), dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
+    mean, std = moments.mean.detach().cpu().double(), moments.variances().detach().cpu().double().sqrt()
+    return mean + NEAR * (std.flatten() * z).reshape(2, *mean.shape)
