@@ -30,7 +30,7 @@ def fit_solver(
     steps: int = 6,
     eta: float = 0.0,
     paths: int | None = None,
-    rounds: int = 20,
+    rounds: int = 40,
     seed: int = 0,
     final: str = "denoise",
     end: float | None = None,

@@ -37,6 +37,9 @@ from .start import check_known, start
 from .student import Student
 from .trials import WIDER, level
 
+TRIES = 20  # dampings of a round, each four times the last: near the border of a basin only short ways lead down
+PATIENCE = 8  # rounds that may gain less than 1 % before the fit ends: a gain of a third came after six
+
 
 class TeacherPaths(NamedTuple):
     """Trajectories of the teacher, from some of the starting states."""
@@ -158,7 +161,7 @@ class Search:
             w = (CUT * size.median() / size).clamp(max=1).square()
             J = self.jacobian(knobs, p, rest, trail)
             H, slope = torch.einsum("b,bdi,bdj->ij", w, J, J), torch.einsum("b,bdi,bd->i", w, J, rest)
-            for _ in range(8):
+            for _ in range(TRIES):
                 scale = H.diagonal() + 1e-12 * H.trace()
                 q = p - torch.linalg.solve(H + damping * scale.diag(), slope).cpu()
                 there, way = self.rest(knobs, q)
@@ -173,7 +176,7 @@ class Search:
             if error < least:
                 best, least = knobs.sampler(p), error
             bar.update()
-            if idle == 3:
+            if idle == PATIENCE:
                 break
         return best
 
