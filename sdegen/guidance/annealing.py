@@ -18,6 +18,7 @@ from ..laws.marginals import Marginal
 from ..laws.matrices import single_matrix
 from ..laws.mixtures import GaussianMixture
 from ..laws.powers import multiply_components
+from ..laws.vectors import as_vectors
 from ..models.densities import ask_log_density
 from ..models.modes import evaluating
 from ..models.named import read_conditions
@@ -155,7 +156,7 @@ def anneal_product(
                 pace *= math.exp(taken - TAKEN)
             mean, root, spread = _plan(sde, swarm, seen, s, t, powers[i + 1], spread)
             z = noise(swarm.x)
-            moved = mean + (z.flatten(1).double() @ root.T.to(z.device)).reshape(mean.shape)
+            moved = mean + (as_vectors(z).double() @ root.T.to(z.device)).reshape(mean.shape)
             change = _log_ratio(sde, swarm.x, moved, s, t, z, root)
             moved = model.cast_states(moved)
             swarm = swarm.reach(moved, members.densities(moved, s), powers[i + 1], change, s)
@@ -281,7 +282,7 @@ def _move(
     def off(end: Tensor, start: Tensor, e: Tensor) -> Tensor:
         """Return minus the logarithm of the density of a step, up to a constant."""
         whitened = at.R_inv(end.double() - start.double()) + pace * e
-        return (whitened.flatten(1).square().sum(1) / (4 * pace)).cpu()
+        return (as_vectors(whitened).square().sum(1) / (4 * pace)).cpu()
 
     ratio = target - before + off(moved, x, e) - off(x, moved, _combine(powers, new[1]))
     taken = torch.rand(len(x), generator=draws, dtype=torch.float64).log() < ratio
@@ -297,7 +298,7 @@ def _plan(
     """Return mean and root of the covariance of the step from `t` to `s`, and the covariance of clean states given a state."""
     clean, eps = (_combine(powers, v) for v in seen)
     step, d = ChainStep(sde, s, t), clean[0].numel()
-    weights, flat = swarm.log_weights.softmax(0), clean.flatten(1).cpu()
+    weights, flat = swarm.log_weights.softmax(0), as_vectors(clean).cpu()
     apart = flat - weights @ flat
     whole = apart.T @ (weights[:, None] * apart) + spread  # of clean states, by the law of total variance
     Phi, Sigma = single_matrix(step.at_t.Phi, d), single_matrix(step.at_t.covariance, d)
@@ -314,7 +315,7 @@ def _log_ratio(sde: LinearSDE, x: Tensor, moved: Tensor, s: Tensor, t: Tensor, z
     """Return ``log p(x_t | x_s) − log q(x_s | x_t)``, ``(n,)``."""
     forward, d = sde.transition(s, t), moved[0].numel()
     R = torch.linalg.cholesky(single_matrix(forward.covariance, d))
-    off = (x.double() - forward.Phi(moved)).flatten(1).cpu()
+    off = as_vectors(x.double() - forward.Phi(moved)).cpu()
     back = torch.linalg.solve_triangular(R, off.T, upper=False)
-    own = 0.5 * z.flatten(1).double().square().sum(1).cpu() + root.diagonal().log().sum()
+    own = 0.5 * as_vectors(z).double().square().sum(1).cpu() + root.diagonal().log().sum()
     return own - 0.5 * back.square().sum(0) - R.diagonal().log().sum()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..laws.operators import rows
+from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from .base import CleanState
 
@@ -94,7 +95,7 @@ class DynamicThreshold(CleanState):
         x_0, eps = self.model.estimate(x, t, **cond)
         middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
         centred = self.sde.project(x_0) - middle
-        size = centred.flatten(1).abs()
+        size = as_vectors(centred).abs()
         k = max(1, math.ceil(self.quantile * size.shape[1] - 1e-9))  # a product that is whole may round up
         s = rows(size.kthvalue(k, 1).values.clamp_min(half), centred)
         data = middle + half * (centred / s).clamp(-1, 1)

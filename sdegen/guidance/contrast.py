@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..laws.operators import rows
+from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from .base import CleanState, Guided
 from .free import AgainstNull
@@ -128,8 +129,8 @@ def contrast(given: Tensor, data: Tensor, rescale: float) -> Tensor:
             f"data of shape {tuple(data.shape)} have one number a sample, whose standard deviation is not defined; use "
             "ClassifierFree."
         )
-    own, spread = given.flatten(1).std(1), data.flatten(1).std(1)
-    rounding = ROUNDING * torch.finfo(data.dtype).eps * data.flatten(1).abs().amax(1)
+    own, spread = as_vectors(given).std(1), as_vectors(data).std(1)
+    rounding = ROUNDING * torch.finfo(data.dtype).eps * as_vectors(data).abs().amax(1)
     ratio = torch.where(spread > rounding, own / spread, 1.0)
     return rows(1 + rescale * (ratio - 1), data)
 

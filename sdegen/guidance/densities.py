@@ -16,6 +16,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.mixtures import GaussianMixture
 from ..laws.operators import rows
+from ..laws.vectors import as_vectors
 from ..precision import uncast
 from ..progress import show_bar
 from ..samplers.noise import as_seed
@@ -183,7 +184,7 @@ def _first_step(gaussian: GaussianMixture) -> float:
 def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Tensor) -> _Seen:
     """Return both densities and their slopes at points; slopes are 0 where the density is."""
     with torch.inference_mode(False), torch.enable_grad():
-        _refuse_far(gaussian, x, ~x.isfinite().flatten(1).all(1))
+        _refuse_far(gaussian, x, ~as_vectors(x.isfinite()).all(1))
         x = x.detach().clone().requires_grad_()  # no tensor of inference, which has no slope
         log_f = ask_numbers("log_prob", log_prob, x).double()
         bad = log_f.isnan() | (log_f == torch.inf)
@@ -201,7 +202,7 @@ def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Te
     slope = torch.where(as_rows(known, slope), slope, 0.0)
     if not slope.isfinite().all():
         raise ValueError(
-            f"the slope of log_prob is not finite at {x[~slope.isfinite().flatten(1).all(1)][0].tolist()}."
+            f"the slope of log_prob is not finite at {x[~as_vectors(slope.isfinite()).all(1)][0].tolist()}."
         )
     x = x.detach()
     return _Seen(x, log_f.detach(), ask_log_prob(gaussian, x), slope, gaussian.score(x))
@@ -210,7 +211,7 @@ def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Te
 def _refuse_far(gaussian: GaussianMixture, x: Tensor, bad: Tensor) -> None:
     """Refuse points without a value if one lies so far out that particles are on their way to infinity."""
     begun = gaussian.moments()
-    far = bad & ~((x - begun.mean).flatten(1).norm(dim=1) < FAR * begun.variance().sqrt().item())
+    far = bad & ~(as_vectors(x - begun.mean).norm(dim=1) < FAR * begun.variance().sqrt().item())
     if far.any():
         raise ValueError(
             f"{int(far.sum())} of {len(x)} particles have left for infinity: the density rises there without bound, and has no "
@@ -235,5 +236,5 @@ def _move(
     z = torch.randn(at.x.shape, generator=draws, dtype=torch.float64)
     new = _look(log_prob, gaussian, at.x + size * at.slope(beta) + (2 * size).sqrt() * z)
     back = (at.x - new.x - size * new.slope(beta)).square() / (4 * size) - 0.5 * z.square()
-    taken = u[1].log() < new.value(beta) - at.value(beta) - back.flatten(1).sum(1)
+    taken = u[1].log() < new.value(beta) - at.value(beta) - as_vectors(back).sum(1)
     return at.where(taken, new), taken.double().mean().item()

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_tensor
 from ..laws.mixtures import Moments
+from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from ..warning import warn_caller
 from .base import CleanState
@@ -106,7 +107,7 @@ class KalmanUpdate(GivenMeasurement, CleanState):
         """
         values, basis = torch.linalg.eigh(C) if C.ndim == 2 else (C, torch.eye(len(C)).to(C))
         directions = self.sde.units.stretch(basis.T.reshape(-1, *data.shape[1:]))  # (d, *)
-        seen, values = self.measurement.measure(directions).flatten(1).T / self.measurement.std, values.clamp_min(0)
+        seen, values = as_vectors(self.measurement.measure(directions)).T / self.measurement.std, values.clamp_min(0)
 
         def correct(level: Tensor, r: Tensor) -> Tensor:
             root = (1 / values + level).rsqrt()  # 0 also of data that do not vary, at a time without noise
@@ -114,10 +115,10 @@ class KalmanUpdate(GivenMeasurement, CleanState):
             return (r @ U * (sizes / (1 + sizes.square()))) @ Wt * root
 
         levels, which = snr.unique(return_inverse=True)
-        which, r = which.expand(len(data)), residual.flatten(1)
+        which, r = which.expand(len(data)), as_vectors(residual)
         moved = torch.cat([correct(level, r[which == k]) for k, level in enumerate(levels)])
         back = which.argsort(stable=True).argsort()
-        return (moved[back] @ directions.flatten(1)).reshape(data.shape)
+        return (moved[back] @ as_vectors(directions)).reshape(data.shape)
 
     def _iterate(self, residual: Tensor, variances: Tensor, snr: Tensor, data: Tensor) -> Tensor:
         """Return the correction for variances, by conjugate gradients; a warning where these do not arrive."""
@@ -135,7 +136,7 @@ class KalmanUpdate(GivenMeasurement, CleanState):
         iterations = min(2 * residual[0].numel(), MOST) if self.iterations is None else self.iterations
         u = conjugate_gradients(lambda u: scale * (scale * u + forth(back(scale * u))), scale * residual, iterations)
         v = back(scale * u)
-        missed = (residual - scale * u - forth(v)).square().flatten(1).mean(1).amax().sqrt().item()
+        missed = as_vectors((residual - scale * u - forth(v)).square()).mean(1).amax().sqrt().item()
         if missed > MISSED and self.iterations is None and len(variances) <= SMALL:
             return self._solve(residual, variances, snr, data)
         if missed > MISSED:

@@ -23,6 +23,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_number, check_tensor
 from ..laws.conditioning import update_gaussians
 from ..laws.mixtures import GaussianMixture, Moments
+from ..laws.vectors import as_vectors
 from ..precision import apply_matrix, uncast
 from .measuring import LinearMeasurement, Measurement, Nonlinear
 from .noises import BernoulliNoise, GaussianNoise, LaplaceNoise, NoiseLaw, PoissonNoise, QuantisedNoise, StudentNoise
@@ -54,7 +55,7 @@ class Linear(LinearMeasurement):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``A x``, ``(B, m)``."""
-        flat = x.flatten(1)
+        flat = as_vectors(x)
         if flat.shape[1] != self.A.shape[1]:
             raise ValueError(
                 f"x has {flat.shape[1]} coordinates, A takes {self.A.shape[1]}; give data and a matrix of the same dimension."
@@ -115,7 +116,7 @@ class Mask(LinearMeasurement):
                 f"x has shape {tuple(x.shape)}; the mask is for (B, {', '.join(map(str, self.mask.shape))}): give a mask of the "
                 "shape of a datum, of images mask.expand(C, H, W)."
             )
-        return x.flatten(1)[:, self.places.to(x.device)]
+        return as_vectors(x)[:, self.places.to(x.device)]
 
 
 class Downsample(LinearMeasurement):

@@ -18,6 +18,7 @@ from ..conditions import NONE, Conditions
 from ..laws.marginals import Marginal
 from ..laws.matrices import single_matrix
 from ..laws.operators import Operator
+from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from ..processes.linear import LinearSDE
 from ..samplers.multistep import MultistepMemory
@@ -179,7 +180,7 @@ class Swarm:
         mean = self.model.combine(self.noise) / b
 
         def size(v: Tensor) -> Tensor:
-            return root(v).flatten(1).square().sum(1).double().cpu()
+            return as_vectors(root(v)).square().sum(1).double().cpu()
 
         apart = sum(power * size(e - mean) for power, e in zip(powers, self.noise, strict=True))
         return 0.5 * ((b * b - b) * size(mean) - apart)
@@ -188,8 +189,8 @@ class Swarm:
         """Return what the drift takes from the rate of the weights, ``(n,)``, the change of the noise that makes the drift,
         ``(n, d)``, and by how much less it would take from each, were it fitted to the other particles, ``(n,)``.
         """
-        pull = stage.root.T(stage.root(self.model.combine(self.noise))).flatten(1).double().cpu()
-        y = stage.at.R_inv(self.x).flatten(1).double().cpu()
+        pull = as_vectors(stage.root.T(stage.root(self.model.combine(self.noise)))).double().cpu()
+        y = as_vectors(stage.at.R_inv(self.x)).double().cpu()
         y = y - log_weights.softmax(0) @ y
         d, most = y.shape[1], len(y) // EACH
         strengths = torch.linalg.eigvalsh(stage.gram)
@@ -197,7 +198,7 @@ class Swarm:
         if 2 * d > most or strengths[0] < LEAST * strengths[-1]:
             return torch.zeros_like(rate), torch.zeros_like(y), torch.zeros_like(rate)
         full = d + d * d <= most
-        turned = (pull[:, :, None] * y[:, None] - stage.gram).flatten(1) if full else pull * y - stage.gram.diagonal()
+        turned = as_vectors(pull[:, :, None] * y[:, None] - stage.gram) if full else pull * y - stage.gram.diagonal()
         features = torch.cat([pull, turned], 1)
         weights = log_weights.softmax(0)
         found, own = regress(features, rate, weights)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.draws import noise_like
+from ..laws.vectors import as_vectors
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..processes.grids import Grid
@@ -107,7 +108,7 @@ def twisted_smc(
             push, z = step.mean(*model.resolve_gradient(model.scale * slope, t)), noise_like(x, draws)
             x = step.mean(x_0, eps) + push + L(z)
             # log N(x; mean) − log N(x; mean + push): the proposal against the chain's own step.
-            ratio = 0.5 * (z.square() - (L.inv()(push) + z).square()).flatten(1).sum(1)
+            ratio = 0.5 * as_vectors(z.square() - (L.inv()(push) + z).square()).sum(1)
             pending = (ratio - log_twist).double().cpu()
         data = sde.project(x_0)
         last = model.measurement.log_prob(check_measured(cond, model.measurement.measure(data)), data) - log_twist

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_number, check_tensor
 from ..laws.operators import Scale, rows
+from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from ..processes.linear import as_linear
 from ..processes.scalar import as_scalar
@@ -78,8 +79,8 @@ class APG(CleanState, AgainstNull):
             return x_0, eps
         data = self.sde.extract(x_0)
         apart = data - self.sde.extract(self.weak.estimate(x, t, **cond)[0])
-        apart = apart * rows((self.radius / apart.flatten(1).norm(dim=1)).clamp_max(1.0), apart)
-        along = (apart * data).flatten(1).sum(1) / data.square().flatten(1).sum(1).clamp_min(1e-30)
+        apart = apart * rows((self.radius / as_vectors(apart).norm(dim=1)).clamp_max(1.0), apart)
+        along = as_vectors(apart * data).sum(1) / as_vectors(data.square()).sum(1).clamp_min(1e-30)
         apart = apart - data * rows((1 - self.parallel) * along, data)
         return self._restated(t, x_0, eps, data + Scale(weight)(apart))
 
@@ -193,8 +194,8 @@ class CFGZeroStar(AgainstNull):
         if weight.any():
             data, noise = self.weak.estimate(x, t, **cond)
             null = noise - data
-            size = null.square().flatten(1).sum(1).clamp_min(1e-30)
-            fitted = null * rows((given * null).flatten(1).sum(1) / size, null)
+            size = as_vectors(null.square()).sum(1).clamp_min(1e-30)
+            fitted = null * rows(as_vectors(given * null).sum(1) / size, null)
             u = given + Scale(weight)(given - fitted)
         if self.rest is not None:
             u = Scale((at.t.cpu() <= self.rest).double())(u)

@@ -118,7 +118,7 @@ def hutchpp_divergences(
     probes
         ``(m, B, *)``, signs; one derivative for each of these and of the columns.
     """
-    rest = probes.flatten(2)
+    rest = probes[..., None].flatten(2)
     with uncast(x):
         rest = rest - torch.einsum("bdk,bek,mbe->mbd", Q, Q, rest)
     directions = torch.cat([Q.permute(2, 0, 1), rest])
@@ -138,7 +138,7 @@ def subspace(images: Tensor) -> Tensor:
     images
         The vectors, ``(k, B, *)``, of `d` numbers each.
     """
-    return torch.linalg.qr(images.flatten(2).permute(1, 2, 0))[0]
+    return torch.linalg.qr(images[..., None].flatten(2).permute(1, 2, 0))[0]
 
 
 class Traces(NamedTuple):

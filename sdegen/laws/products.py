@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..precision import uncast
 from .draws import rademacher_like
+from .vectors import as_vectors
 
 Field = Callable[[Tensor], Tensor]
 
@@ -144,9 +145,9 @@ class Products:
         Only forward mode passes what a network computes under ``no_grad``. A single call is not worth the trial.
         """
         if self._calls and self._backward is None:
-            ahead = (v * value_and_slopes(field, x, v)[1]).flatten(2).sum(2)
+            ahead = (v * value_and_slopes(field, x, v)[1])[..., None].flatten(2).sum(2)
             try:
-                back = (v * value_and_slopes_back(field, x, v)[1]).flatten(2).sum(2)
+                back = (v * value_and_slopes_back(field, x, v)[1])[..., None].flatten(2).sum(2)
             except RuntimeError:
                 self._backward = False
             else:
@@ -171,7 +172,7 @@ class Products:
         for start in range(0, m, size):
             v = directions(slice(start, min(m, start + size)))
             value, products = self(field, x, v, either=True)
-            traces.append((v * products).flatten(2).sum(2))
+            traces.append((v * products)[..., None].flatten(2).sum(2))
         return value, torch.cat(traces)
 
     def _together(self, field: Field, x: Tensor, m: int) -> int:
@@ -223,12 +224,12 @@ def check_derivatives(field: Field, x: Tensor, dtype: torch.dtype) -> None:
     h = torch.finfo(dtype).eps ** (1 / 3) * x.square().mean().sqrt()
 
     def steepness(step: Tensor) -> Tensor:
-        return (v * (field(x + step * v) - field(x - step * v))).flatten(1).sum(1) / (2 * step)
+        return as_vectors(v * (field(x + step * v) - field(x - step * v))).sum(1) / (2 * step)
 
     with torch.no_grad():
         near, *wider = (steepness(k * h) for k in (1, 2, 4))
         value, told = Products().traces(field, x, 1, lambda part: v[None])
-        lost = torch.finfo(dtype).eps * (x.abs() + value.abs()).flatten(1).sum(1) / h
+        lost = torch.finfo(dtype).eps * as_vectors(x.abs() + value.abs()).sum(1) / h
         sure = all((other - near).norm() <= 0.01 * near.norm() for other in wider)
         if sure and (told[0] - near).norm() > 0.1 * near.norm() + lost.norm():
             raise ValueError(

@@ -16,6 +16,7 @@ from ..data import Scaling
 from ..laws.kernels import posterior
 from ..laws.marginals import Perturbed
 from ..laws.operators import rows
+from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from ..processes.linear import as_linear
 
@@ -56,7 +57,7 @@ def step_divergence(
 
     if model.reversal is None:
         apart = gap(*model.estimate(perturbed.x, t, **cond))
-        return 0.5 * law.covariance.cholesky().inv()(apart).square().flatten(1).mean(1)
+        return 0.5 * as_vectors(law.covariance.cholesky().inv()(apart)).square().mean(1)
     x_hat, z_hat, log_variance = model.reversal.reverse_estimate(perturbed.x, s, t, **cond)
     apart = gap(x_hat.detach(), z_hat.detach())
     log_true = rows(law.covariance.matrix()[..., 0, 0].log(), apart)  # learned variances are of scalar processes
@@ -78,7 +79,7 @@ def last_log_prob(model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbe
         The noised data then.
     """
     sde, snr = model.sde, model.sde.snr(t)
-    gap = (sde.standardise(x_0) - sde.extract(model.denoise(perturbed.x, t, **cond))).flatten(1)
+    gap = as_vectors(sde.standardise(x_0) - sde.extract(model.denoise(perturbed.x, t, **cond)))
     normal = 0.5 * gap.shape[1] * rows((snr / (2 * math.pi)).log(), gap[:, 0])
     return normal - 0.5 * gap.square().sum(1) * rows(snr, gap[:, 0]) - sde.log_volume(x_0)
 
@@ -127,4 +128,4 @@ def last_log_mass(
     left = torch.where(low > 0, -high, low)
     right = torch.where(low > 0, -low, high)
     near, beyond = torch.special.log_ndtr(right), torch.special.log_ndtr(left)
-    return (near + torch.log1p(-torch.exp(beyond - near))).flatten(1).sum(1)
+    return as_vectors(near + torch.log1p(-torch.exp(beyond - near))).sum(1)

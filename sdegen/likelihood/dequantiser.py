@@ -20,6 +20,7 @@ from ..checks import check_count, check_tensor
 from ..data import Scaling
 from ..laws.draws import uniform_like
 from ..laws.mixtures import Moments
+from ..laws.vectors import as_vectors
 from ..nets import Convolutional, Perceptron
 from ..nets.entries import zero
 from .draws import log_mean, repeated
@@ -148,7 +149,7 @@ class Dequantiser(nn.Module):
         noise = (y.to(middle) - middle) / self._side + 0.5
         # Numbers that were drawn at an edge may have been rounded over it by so much.
         rounded = torch.finfo(y.dtype).eps * (1 + y.to(middle).abs() / self._side)
-        outside = ((noise < -rounded) | (noise > 1 + rounded)).flatten(1).any(1)
+        outside = as_vectors((noise < -rounded) | (noise > 1 + rounded)).any(1)
         noise = noise.clamp(0, 1).to(seen)
         end = SIGMOID.inv(noise if self.squeeze is None else self.squeeze(noise)[0])
         start = self.net.inverse(torch.cat([end, seen], 1))[:, : self.channels]
@@ -224,4 +225,4 @@ class Dequantiser(nn.Module):
 
 def _log_logistic(z: Tensor) -> Tensor:
     """Return the log-density of the log-odds of uniform numbers, ``(B,)``."""
-    return -(F.softplus(z) + F.softplus(-z)).flatten(1).sum(1)
+    return -as_vectors(F.softplus(z) + F.softplus(-z)).sum(1)

@@ -22,6 +22,7 @@ from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import rows
 from ..laws.outside import as_law
 from ..laws.units import Units
+from ..laws.vectors import as_vectors
 from ..models.exact import Exact
 from ..models.modes import evaluating
 from ..models.named import read_conditions
@@ -168,7 +169,7 @@ def _bounds(
         x_t = kernel.sample(draw)
         score, known = G.T(check_reading("score", ask_score(model, x_t, t), t)), G.T(normal.score(x_t, t))
         toward = G.T(kernel.R.inv().T(draw))  # −Gᵀ ∇ log q
-        lost += 0.25 * ((score - known) * (score + known + 2 * toward)).flatten(1).sum(1)
+        lost += 0.25 * as_vectors((score - known) * (score + known + 2 * toward)).sum(1)
     first, last = (plain.diffused(normal.distribution, v) for v in (0.0, sde.T))
     values = first.log_prob(u) + log_density(prior, x_T) - last.log_prob(x_T) - log_rest
     terms: Tensor = values - lost * rows(factor * (sde.T - sde.t_min), lost)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..laws.cells import Axis, Cells
 from ..laws.mixtures import GaussianMixture
+from ..laws.vectors import as_vectors
 from ..processes.base import SDE
 
 NUMBERS = 8192  # of data, by whose range a grid is laid at first
@@ -66,7 +67,7 @@ def log_densities(law: Any, group: list[int], shape: torch.Size) -> Callable[[Te
 def sides(sde: SDE, law: Any, group: list[int]) -> list[Axis]:
     """Return the sides of a grid that holds the data: between the ends of the domain, where there are some."""
     drawn = law.sample(NUMBERS, torch.Generator().manual_seed(0)).double()
-    flat, shape = drawn.flatten(1), drawn[:1].shape
+    flat, shape = as_vectors(drawn), drawn[:1].shape
     lowest, highest = (
         torch.as_tensor(getattr(sde.domain, name, none), dtype=torch.float64).expand(shape)
         for name, none in (("lower_bound", -torch.inf), ("upper_bound", torch.inf))

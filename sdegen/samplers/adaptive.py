@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..laws.operators import rows
+from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from ..processes.base import SDE, Reverse
 from ..processes.grids import Grid, Uniform
@@ -90,7 +91,7 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
             there = c.reverse.enter(euler)
             improved = 0.5 * (euler + self._euler(x, there, (t - h).maximum(c.t - c.h), h, w, c.reverse))
             scale = self.rtol * torch.maximum(euler.abs(), before.abs())
-            error = ((euler - improved) / scale.clamp_min(self.atol)).flatten(1).square().mean(1).sqrt().double().cpu()
+            error = as_vectors((euler - improved) / scale.clamp_min(self.atol)).square().mean(1).sqrt().double().cpu()
             kept = path.judge(error)
             here = kept.to(x.device).reshape(-1, *[1] * (x.ndim - 1))
             x, before = c.reverse.enter(torch.where(here, improved, x)), torch.where(here, euler, before)

@@ -146,7 +146,7 @@ class Channels:
 
     def enter(self, x: Tensor) -> Tensor:
         """Return the state in the shape that the coefficients act on."""
-        return x.flatten(1) if self.around.numbers else x
+        return x.reshape(len(x), -1) if self.around.numbers else x
 
     def leave(self, x: Tensor, like: Tensor) -> Tensor:
         """Return the state in its own shape."""

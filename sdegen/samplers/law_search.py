@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from ..processes.grids import Angle
 from .base import Sampler
@@ -82,7 +83,7 @@ class LawSearch(Search):
 
     def apart(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the differences of sorted projections on unit directions, over the root of how many there are."""
-        x, y = (v.flatten(1).double() for v in (x, y))
+        x, y = (as_vectors(v).double() for v in (x, y))
         lines = torch.randn(x.shape[1], LINES, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(x)
         lines = lines / lines.norm(dim=0) / LINES**0.5
         return (x @ lines).sort(0).values - (y @ lines).sort(0).values

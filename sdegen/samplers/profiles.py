@@ -18,6 +18,7 @@ from ..checks import check_count
 from ..fixed import bytes_of, weights_of
 from ..laws.mixtures import GaussianMixture
 from ..laws.profiles import Profile, unmoved
+from ..laws.vectors import as_vectors
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..models.score import ScoreModel
@@ -224,8 +225,8 @@ def _look(
     later = beyond(u + (angle - phi)[over] * v, near)[2]
     # the integrand of an exponential integrator is the difference times the spread of its reference
     before, after = ((variance * a.cos().square() + a.sin().square()).sqrt() for a in (phi, angle))
-    change = ((after / before)[over] * later - said).flatten(1).norm(dim=1) / APART * sin * cos
-    width = (clean - x_0).flatten(1).square().mean(1) / sin.square()
+    change = as_vectors((after / before)[over] * later - said).norm(dim=1) / APART * sin * cos
+    width = as_vectors(clean - x_0).square().mean(1) / sin.square()
     return torch.stack([change, width])
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from ..models.wrapper import Conditioned, bind_rows
 from ..precision import widened
@@ -199,11 +200,11 @@ class Search:
         way = travel(sampler, knobs.plan(sampler)[first:], model, *begin)
         x = way[-1][0]
         x = model.denoise(x, sampler.stops[-1]) if self.denoise else x
-        return (x - self.train.ends).flatten(1).double(), way
+        return as_vectors(x - self.train.ends).double(), way
 
     def error(self, sampler: Sampler, paths: TeacherPaths) -> float:
         """Return the root-mean-square distance of end points from the teacher's, with large distances capped."""
         times, model = sampler.times(self.sde, self.denoise), paths.model
         x = travel(sampler, sampler.plan(model, times), model, paths.states[0])[-1][0]
         x = model.denoise(x, times[-1]) if self.denoise else x
-        return average_distances((x - paths.ends).flatten(1).norm(dim=1)).item()
+        return average_distances(as_vectors(x - paths.ends).norm(dim=1)).item()

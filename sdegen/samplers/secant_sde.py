@@ -137,6 +137,8 @@ def secant_variances(C: Tensor, clean: Tensor, pull: Tensor) -> Tensor:
     clean, pull
         By how much the posterior mean and the score of ``x / alpha`` differ, ``(B, *)``.
     """
+    if pull.ndim == 1:  # of single numbers, which have no axes to sum over: torch would sum over the rows
+        return secant_variances(C.reshape(1), clean[:, None], pull[:, None])[:, 0]
     each, over = tuple(range(1, pull.ndim)), (-1, *[1] * (pull.ndim - 1))
     squares = pull.square()
     most = (squares * C).sum(each)

@@ -14,6 +14,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
+from ..laws.vectors import as_vectors
 from ..models.modes import evaluating
 from ..models.score import ScoreModel
 from ..processes.base import SDE
@@ -89,7 +90,7 @@ class _Paths:
 
     def miss(self, solver: Multistep) -> Tensor:
         """Return the differences of both endings from those of the flow, ``(2, B, d)``."""
-        return torch.stack([(self._end(solver, d) - self.ends[d]).double().flatten(1).cpu() for d in (False, True)])
+        return torch.stack([as_vectors(self._end(solver, d) - self.ends[d]).double().cpu() for d in (False, True)])
 
     def _end(self, solver: Multistep, denoise: bool) -> Tensor:
         """Return where a solver arrives."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from ..processes.grids import Given
 from .base import Noise
@@ -44,8 +45,8 @@ class Student(Multistep):
     def advance(self, move: Move, y: Tensor, history: Sequence[Tensor]) -> Tensor:
         """Apply the update with the factors that bring it nearest to the teacher, and return the new state."""
         used = history[: len(move.weights)]
-        features = torch.stack([multiply(w, q).flatten(1) for w, q in zip(move.weights, used, strict=True)], -1)
-        rest = (self.teacher[move.s.item()] - apply_move(move, y, used)).flatten(1)
+        features = torch.stack([as_vectors(multiply(w, q)) for w, q in zip(move.weights, used, strict=True)], -1)
+        rest = as_vectors(self.teacher[move.s.item()] - apply_move(move, y, used))
         factors = 1 + robust_least_squares(features, rest)
         self.found.append(torch.nn.functional.pad(factors, (0, self.order + 1 - len(factors)), value=1.0))
         return apply_move(multiplied_move(move, factors), y, used)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ..laws.mixtures import Moments
 from ..laws.profiles import Profile
+from ..laws.vectors import as_vectors
 from ..models.modes import evaluating
 from ..models.score import ScoreModel
 from ..processes.grids import Angle
@@ -275,7 +276,7 @@ def _entered(steps: int) -> list[int]:
 
 def _miss(x: Tensor, flow: Tensor) -> Tensor:
     """Return the median and the root-mean-square distance of states from the end of the flow."""
-    distance = (x - flow).double().flatten(1).norm(dim=1).cpu()
+    distance = as_vectors(x - flow).double().norm(dim=1).cpu()
     return torch.stack([distance.median(), average_distances(distance)]).clamp_min(1e-300)
 
 

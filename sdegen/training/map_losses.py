@@ -22,6 +22,7 @@ from ..laws.draws import uniform_like
 from ..laws.marginals import Marginal
 from ..laws.operators import rows
 from ..laws.products import plain_attention, value_and_slope
+from ..laws.vectors import as_vectors
 from ..models.modes import evaluating
 from ..models.score import ScoreModel
 from ..precision import widened
@@ -193,7 +194,7 @@ class MapLoss(ScoreLoss):
         assert isinstance(at, Marginal)  # the process of a map is linear
         truth = model if self.teacher is None else self.teacher
         with nullcontext() if truth is model else evaluating(truth):
-            squares = self.misses(Way(model, truth, x, at, sde.marginal(s), cond)).square().flatten(1).sum(1)
+            squares = as_vectors(self.misses(Way(model, truth, x, at, sde.marginal(s), cond)).square()).sum(1)
         missed = over_own_size(squares, self.power)
         if self.diagonal:
             missed = missed + self.diagonal * self._against_data(model, x_0, generator, cond)
@@ -207,7 +208,7 @@ class MapLoss(ScoreLoss):
         first, last = (model.sde.angle_at(v) for v in (model.sde.t_min, model.sde.t_max))
         perturbed = model.sde.perturb(x_0, model.sde.time_of_angle(torch.lerp(first, last, u)), generator=generator)
         W = weight_at(SNRWeighting(), model.sde, perturbed.at)
-        return Denoising().error(model, perturbed, W, generator, **cond).square().flatten(1).sum(1)
+        return as_vectors(Denoising().error(model, perturbed, W, generator, **cond).square()).sum(1)
 
 
 class Lagrangian(MapLoss):
@@ -284,7 +285,7 @@ class Semigroup(MapLoss):
             wanted = model.jump(model.jump(way.x, t, middle, **way.cond), middle, s, **way.cond)
             velocity = None if way.truth is model else way.truth.velocity_at(way.x, way.at, **way.cond)
         apart = way.to.normalise(model.jump(way.x, t, s, **way.cond) - wanted)
-        apart = (apart / rows((start - end).abs().clamp_min(SHORTEST), apart)).flatten(1)
+        apart = as_vectors(apart / rows((start - end).abs().clamp_min(SHORTEST), apart))
         if velocity is None:
             return apart
-        return torch.cat([apart, (model.velocity_at(way.x, way.at, **way.cond) - velocity).flatten(1)], 1)
+        return torch.cat([apart, as_vectors(model.velocity_at(way.x, way.at, **way.cond) - velocity)], 1)

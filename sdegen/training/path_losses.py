@@ -17,6 +17,7 @@ from ..guidance.unnormalised import NO_SLOPE, WHY, PathTarget
 from ..laws.draws import noise_like
 from ..laws.empirical import pooled_values
 from ..laws.operators import rows
+from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from ..precision import uncast
 from ..processes.linear import LinearSDE, as_linear
@@ -215,14 +216,14 @@ class AdjointMatching(ScoreLoss):
         x = at.Phi(data) + at.R(noise_like(data, generator))
         expected = pooled_values(values, log_weights.to(u), u, at.normalise(x), at.C, at.S)
         W = weight_at(self.weighting, sde, at) @ at.velocity_to_score
-        error = W(model.velocity_at(x, at) - at.A(expected)).square().flatten(1).sum(1)
+        error = as_vectors(W(model.velocity_at(x, at) - at.A(expected)).square()).sum(1)
         return finite(error * factor.to(error), t).reshape(self.levels, -1).mean(0)
 
     def _values(self, sde: LinearSDE, run: Rollout) -> Tensor:
         """Return ``∇ log f + x_0`` at the ends of paths, in the units of the process, the longest ones cut."""
         u = run.path[-1]
         values = self._slopes(run.samples) * sde.units.std.to(u) + u
-        size = values.square().flatten(1).mean(1).sqrt()
+        size = as_vectors(values.square()).mean(1).sqrt()
         return values * rows((self.longest / size).clamp_max(1.0), values)
 
     def _slopes(self, x: Tensor) -> Tensor:
@@ -234,7 +235,7 @@ class AdjointMatching(ScoreLoss):
             raise ValueError(NO_SLOPE)
         with uncast(x):
             (slopes,) = torch.autograd.grad(total, [x])
-        bad = ~slopes.isfinite().flatten(1).all(1)
+        bad = ~as_vectors(slopes.isfinite()).all(1)
         if bad.any():
             points = f"{int(bad.sum())} of {len(x)} points, such as {x[bad][0].tolist()}"
             raise NonFiniteLoss(f"the slope of log_prob is not finite at {points}")

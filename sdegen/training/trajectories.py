@@ -20,6 +20,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.draws import uniform_like
 from ..laws.operators import rows
+from ..laws.vectors import as_vectors
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..models.score import ScoreModel
@@ -250,5 +251,5 @@ class Trajectories(ScoreLoss):
         apart = to.normalise(land(pieces, pieces.jump(t, s), x, found)) - goal
         still = rows((begin == end).double(), u)
         angle = rows((begin - end).clamp_min(SHORTEST), u)
-        missed = torch.where(still > 0, found - v, apart / angle).square().flatten(1).sum(1)
+        missed = as_vectors(torch.where(still > 0, found - v, apart / angle).square()).sum(1)
         return finite(over_own_size(missed, self.power), t)
