@@ -66,7 +66,7 @@ def methods(quick: bool) -> dict[str, Draw]:
     few, many = (10, 30) if quick else (20, 100)
     found: dict[str, Draw] = {
         "exact samples (floor)": lambda p, n, seed: (p.truth.sample(n, torch.Generator().manual_seed(seed)), 0),
-        f"exact score of the posterior, flow, {few}": partial(drawn, exact, samplers.Multistep(few)),
+        f"exact score of the posterior, flow, {few}": partial(by_truth, samplers.Multistep(few)),
         "the data, unmeasured": lambda p, n, seed: (p.law.sample(n, torch.Generator().manual_seed(seed)), 0),
     }
     wrappers: dict[str, Any] = {
@@ -89,9 +89,10 @@ def methods(quick: bool) -> dict[str, Draw]:
     }
 
 
-def exact(problem: Problem) -> Any:
-    """The true score model of the posterior."""
-    return sdegen.Exact(problem.model.sde, problem.truth)
+def by_truth(sampler: Any, problem: Problem, n: int, seed: int) -> tuple[Tensor, int]:
+    """Samples of the true score model of the posterior, which need not be told what was measured."""
+    model = sdegen.Exact(problem.model.sde, problem.truth)
+    return sdegen.sample(model, n, sampler=sampler, seed=seed, progress=False), sampler.steps
 
 
 def repainted(problem: Problem, n: int, seed: int) -> tuple[Tensor, int]:
