@@ -755,6 +755,7 @@ def test_a_method_refuses_a_measurement_and_a_fault_is_no_refusal() -> None:
         ("sources_table", "GAN", 2),
         ("sources_table", "guided", 1),
         ("conditional_table", "ΠGDM", 2),
+        ("posterior_table", "exact score of the posterior", 2),
         ("restore_images --data sprites", "blurred replacement", 1),
         ("conditional_images", "half missing trained", 1),
         ("likelihood_table", "hutch++, 4", 1),
