@@ -1,4 +1,12 @@
-"""Samplers: each is a rule for one step, which `sample` repeats along the times of a grid (`grids`)."""
+"""Samplers: each is a rule for one step, which `sample` repeats along the times of a grid (`grids`).
+
+``sample(model, n, steps=10)`` takes the `default`. By the names of the literature: DDPM is `Ancestral`, DDIM `DDIM`; the
+probability flow is followed by `ProbabilityFlow` (adaptive), `Heun` (EDM's) and `Multistep` (DPM-Solver++, DEIS, UniPC);
+the reversed SDE by `EulerMaruyama`, `ReverseDiffusion`, `ExponentialSDE` (SDE-DPM-Solver++, SA-Solver) and `AdaptiveSDE`;
+EDM's stochastic sampler is `Churn`, and Langevin dynamics are `Langevin`, `AnnealedLangevin` and `PredictorCorrector`.
+`uniform_subsequence` and the like make grids of the steps that a chain was trained on. `encode`, `decode`, `interpolate`
+and `edit` go up and down the flow.
+"""
 
 from ..laws.interpolation import slerp
 from .adaptive import AdaptiveSDE

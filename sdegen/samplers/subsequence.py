@@ -61,7 +61,7 @@ def trained_times(sde: SDE) -> Tensor:
 
 @check_arguments
 def subsequence(sde: SDE, steps: int, grid: Grid, times: Tensor | None = None) -> Given:
-    """Return a grid's times moved to the nearest training steps, none used twice.
+    """Move the times of a grid to the nearest training steps, none used twice, and return the grid of these.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def subsequence(sde: SDE, steps: int, grid: Grid, times: Tensor | None = None) -
 
 @check_arguments
 def uniform_subsequence(sde: SDE, steps: int, times: Tensor | None = None) -> Given:
-    """Return `steps` trained times in equal steps of `t`; parameters as for `subsequence`.
+    """Choose `steps` trained times in equal steps of `t`, and return the grid of these, for ``DDIM(steps, grid)`` say.
 
     J. Song, C. Meng, S. Ermon, *Denoising diffusion implicit models*, 2020, arXiv:2010.02502.
 
@@ -115,7 +115,7 @@ def uniform_subsequence(sde: SDE, steps: int, times: Tensor | None = None) -> Gi
 
 @check_arguments
 def quadratic_subsequence(sde: SDE, steps: int, times: Tensor | None = None) -> Given:
-    """Return `steps` trained times in equal steps of ``√t``, finer towards the data; parameters as for `subsequence`.
+    """Choose `steps` trained times in equal steps of ``√t``, finer towards the data, and return the grid of these.
 
     J. Song, C. Meng, S. Ermon, *Denoising diffusion implicit models*, 2020, arXiv:2010.02502.
 

@@ -2,7 +2,9 @@
 variance.
 
 Each is an object called as ``loss(model, x_0, generator=None, **cond)``, for `fit` or for a training loop of one's own. The
-DDPM loss is `Denoising` with `weightings.InverseVarianceWeighting`. No loss here knows the SDE it runs on.
+DDPM loss, the mean squared error of the noise, is `Denoising` with `weightings.InverseVarianceWeighting`: the default of `fit`.
+As published, at uniform steps and without pooled targets, it is
+``Denoising(times=weightings.DiscreteTimes(1000), pooled=False)``. No loss here knows the SDE it runs on.
 """
 
 from __future__ import annotations
