@@ -379,6 +379,7 @@ bad(
     r"x has shape \(2,\) for 5",
     "batched=False",
 )
+bad("a simulator of complex numbers", TypeError, lambda w: draw_pairs(NORMAL, lambda theta: theta + 0j, 5), "complex")
 bad("a simulator of words", TypeError, lambda w: draw_pairs(NORMAL, lambda theta: ["a"], 5), "simulator returned list")
 bad("a prior of numbers", ValueError, lambda w: draw_pairs(D.Normal(0.0, 1.0), noisy, 5), r"shape \(5,\)", "vectors")
 bad(

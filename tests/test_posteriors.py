@@ -435,6 +435,30 @@ def test_conjugate_gradients_solve_row_by_row() -> None:
     assert (u @ twice - torch.tensor([1.1, 0.0])).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_that_are_solved_before_others_leave_derivatives_finite(seed: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    scale = torch.linspace(1, 4, 5, dtype=torch.float64)
+    b = torch.randn(8, 5, dtype=torch.float64, generator=draws)
+    b[1], b[4] = 0, torch.eye(5)[seed]  # nothing to solve, and solved by one product
+    b.requires_grad_()
+    (slope,) = torch.autograd.grad(conjugate_gradients(lambda u: scale * u, b).sum(), b)
+    assert slope.isfinite().all()
+    others = [0, 2, 3, 5, 6, 7]
+    torch.testing.assert_close(slope[others], (1 / scale).expand(6, 5), rtol=1e-6, atol=1e-9)
+
+
+def test_densities_under_guidance_are_those_of_each_row_alone() -> None:
+    """Of standard normal data measured with unit noise all is Gaussian, and some rows are solved before others."""
+    normal = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
+    model = sdegen.Conditioned(PiGDM(sdegen.Exact(sdegen.VP(), normal), Linear(torch.eye(2), 1.0)), y=torch.ones(2))
+    x = 0.5 + normal.sample(40, torch.Generator().manual_seed(0))
+    truth = sdegen.GaussianMixture(torch.ones(1), torch.full((1, 2), 0.5), torch.full((1,), 0.5))
+    torch.testing.assert_close(
+        sdegen.log_prob(model, x), truth.log_prob(x), rtol=5e-3, atol=5e-3
+    )  # but for the gap of the prior
+
+
 @pytest.mark.parametrize("iterations", [0, 1, 2, 5, None])
 def test_conjugate_gradients_are_the_best_of_the_krylov_space(iterations: int | None) -> None:
     # After k products the error is the least, in the norm of M, that the span of b, M b, ... M^(k - 1) b has.

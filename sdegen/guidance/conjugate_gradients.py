@@ -42,10 +42,11 @@ def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) 
         active = (size > least) & (curved > 10 * eps * dot(p, p))
         if not active.any():
             break
-        step = torch.where(active, size / curved, 0.0)
+        # Quotients of rows that stay may be of zeros, and their derivatives would be NaN.
+        step = torch.where(active, size, 0.0) / torch.where(active, curved, 1.0)
         u, r = u + rows(step, u) * p, r - rows(step, r) * Mp
         after = dot(r, r)
-        p = r + rows(torch.where(active, after / size, 0.0), r) * p
+        p = r + rows(torch.where(active, after, 0.0) / torch.where(active, size, 1.0), r) * p
         size = after
     return u
 

@@ -168,9 +168,11 @@ def _simulate(simulator: Callable[..., Any], theta: Tensor) -> Tensor:
 def _as_data(x: Any) -> Tensor:
     """Return what a simulator returned as a tensor of floating-point numbers."""
     try:
-        data = torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError):
+        data = torch.as_tensor(x).detach()
+    except (TypeError, ValueError, RuntimeError, LookupError):  # as of a table of pandas
         raise TypeError(
             f"simulator returned {type(x).__name__}; it must return a tensor or an array of numbers."
         ) from None
+    if data.is_complex():
+        raise TypeError(f"simulator returned {data.dtype}; it must return real numbers, as torch.view_as_real gives.")
     return data if data.is_floating_point() else data.to(torch.get_default_dtype())
