@@ -343,6 +343,8 @@ def test_runs_that_cannot_be_pooled_are_refused() -> None:
     for runs in ([], [known, unknown], [known, wide], [unsure], [known, lone]):
         with pytest.raises(ValueError, match="give one run or more of one law"):
             Particles.pooled(runs)
+    with pytest.raises(ValueError, match=r"^two of the runs have the same particles, .* a seed of its own\.$"):
+        Particles.pooled([known, known._replace(x=known.x + 1), known._replace(x=known.x.clone())])
 
 
 def test_runs_that_cannot_be_weighted_are_refused() -> None:

@@ -46,6 +46,20 @@ def test_without_a_projection_and_a_bound_it_is_classifier_free_guidance() -> No
     torch.testing.assert_close(got, ClassifierFree(LABELLED, 3.0).estimate(x[:, :2], t, label=1))
 
 
+@pytest.mark.parametrize("radius", [0.05, 1.0, torch.inf])
+@pytest.mark.parametrize("parallel", [0.0, 1.0])
+def test_projected_guidance_has_the_derivatives_of_its_values(radius: float, parallel: float) -> None:
+    x = RING.sample(20, torch.Generator().manual_seed(0))
+    v = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for label in (1, -1):  # of which the second is no class, so that nothing is added
+        model = APG(LABELLED, 3.0, radius=radius, parallel=parallel, null={"label": -1})
+        where = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad((model.denoise(where, 0.4, label=label) * v).sum(), where)
+        up, down = (model.denoise(x + e * v, 0.4, label=label) for e in (1e-6, -1e-6))
+        want = ((up - down) * v).sum(1) / 2e-6
+        torch.testing.assert_close((slope * v).sum(1), want, rtol=1e-4, atol=1e-5)
+
+
 def test_projected_guidance_is_square_to_the_prediction_and_no_longer_than_its_bound() -> None:
     x = RING.sample(20, torch.Generator().manual_seed(0))
     given = LABELLED.denoise(x, 0.4, label=1)

@@ -18,6 +18,7 @@ __all__ = [
 
 import math
 from collections.abc import Iterable
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
@@ -148,7 +149,7 @@ class Particles(NamedTuple):
         Raises
         ------
         ValueError
-            If there is no run, one has no `log_evidence` or no error of it, or data differ in shape.
+            If there is no run, one has no `log_evidence` or no error of it, data differ in shape, or two runs are the same.
 
         Examples
         --------
@@ -165,6 +166,14 @@ class Particles(NamedTuple):
             raise ValueError(
                 f"{len(each)} runs, {len(known)} of them with a log_evidence and its error, with data of the shapes "
                 f"{sorted({tuple(run.x.shape[1:]) for run in each})}; give one run or more of one law, all of which know it."
+            )
+        same = (
+            (torch.equal(one.x, other.x), mine == theirs)
+            for (one, mine), (other, theirs) in combinations(zip(each, told), 2)
+        )
+        if (True, True) in same:
+            raise ValueError(
+                "two of the runs have the same particles, and are no independent ones; give each a seed of its own."
             )
         sizes = torch.tensor([len(run.x) for run in each], dtype=torch.float64)
         evidence, errors, ancestors = torch.tensor(known, dtype=torch.float64).T

@@ -79,7 +79,8 @@ class APG(CleanState, AgainstNull):
             return x_0, eps
         data = self.sde.extract(x_0)
         apart = data - self.sde.extract(self.weak.estimate(x, t, **cond)[0])
-        apart = apart * rows((self.radius / as_vectors(apart).norm(dim=1)).clamp_max(1.0), apart)
+        if math.isfinite(self.radius):  # of an infinite one the quotient has no derivative, and none of a length of 0
+            apart = apart * rows(self.radius / as_vectors(apart).norm(dim=1).clamp_min(self.radius), apart)
         along = as_vectors(apart * data).sum(1) / as_vectors(data.square()).sum(1).clamp_min(1e-30)
         apart = apart - data * rows((1 - self.parallel) * along, data)
         return self._restated(t, x_0, eps, data + Scale(weight)(apart))
