@@ -129,3 +129,39 @@ def test_a_classifier_that_returns_probabilities_is_refused(classes: int, sharp:
     with pytest.raises(ValueError, match=r"^classifier returned probabilities, rows of sum one"):
         guided(lambda logits: logits.softmax(1))
     torch.testing.assert_close(guided(lambda logits: logits.log_softmax(1)), guided(lambda logits: logits))
+
+
+def test_networks_of_single_precision_are_no_mixture_of_rows_in_a_model_of_double() -> None:
+    """Their first row is rounded otherwise than the second, far above the rounding of the data."""
+    torch.manual_seed(0)
+    for width in (16, 33, 64, 100, 257):
+        net = nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2))
+        DOORS["pigdm"](net)
+        guidance.tilted_smc(MODEL, nn.Sequential(net, First()), 8, steps=3, seed=0)
+
+
+def test_what_draws_from_few_values_passes_and_a_sorting_of_the_batch_does_not() -> None:
+    x = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
+    for seed in range(100):
+        torch.manual_seed(seed)
+        check_unmixed("it", lambda x: nn.functional.dropout(x, 0.1), x)
+    for rows in (x, x.flip(0)):
+        with pytest.raises(ValueError, match=TOLD):
+            check_unmixed("it", lambda x: x.sort(0).values, rows)
+
+
+def test_functions_are_asked_as_a_run_asks_them() -> None:
+    """Some differentiate what they are given, some take one datum at a time, and some rows have maps of their own."""
+
+    def slope(x: Tensor) -> Tensor:
+        (found,) = torch.autograd.grad(x.pow(3).sum(), x, create_graph=True)
+        return found
+
+    def alone(x: Tensor) -> Tensor:
+        (one,) = x
+        return torch.tanh(one)[None]
+
+    guidance.anneal_density(lambda x: WIDE.log_prob(x) + 0 * slope(x)[:, 0], WIDE, 8, levels=2, seed=0)
+    DOORS["classifier"](slope)
+    sdegen.sample(guidance.DPS(MODEL, Nonlinear(alone, 0.5)), 2, y=[1.0, 0.0], steps=2, seed=0, batch=1)
+    check_unmixed("it", lambda x: x * torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.1, 0.2], [0.3, 0.4]]))

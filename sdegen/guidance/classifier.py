@@ -94,8 +94,8 @@ class ClassifierGuidance(Tilted):
         t = torch.tensor(sde.T / 2, dtype=torch.float64)
         x = self.model.cast_states(sde.marginal(t).Phi(sde.lift(data)))
 
-        def answer(x: Tensor) -> Tensor:
-            return check_logits("classifier", self.classifier(x.to(dtype_of(self.classifier, x)), t), x)
+        def answer(x: Tensor) -> Tensor:  # as a run asks it, which differentiates it
+            return pull_back(lambda x: (self._logits(x, t), ()), x)[0]
 
         with torch.no_grad():
             p = answer(x)
@@ -105,6 +105,10 @@ class ClassifierGuidance(Tilted):
             )
         check_unmixed("classifier", answer, x)
 
+    def _logits(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """Return what the classifier answers of states, ``(B, K)``; a network is asked in the dtype of its weights."""
+        return check_logits("classifier", self.classifier(x.to(dtype_of(self.classifier, x)), t), x)
+
     def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's clean state and noise, and ``∇ log p(label | x)``."""
         if "label" not in cond:
@@ -112,7 +116,7 @@ class ClassifierGuidance(Tilted):
         check_units(self.sde, getattr(self.classifier, "sde", self.sde), "the classifier")
 
         def chosen(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-            logits = check_logits("classifier", self.classifier(x.to(dtype_of(self.classifier, x)), t), x)
+            logits = self._logits(x, t)
             label = check_labels(cond["label"], len(x), logits.shape[1]).to(x.device).expand(len(x))
             return logits.log_softmax(1).gather(1, label[:, None]).sum(), ()
 

@@ -101,7 +101,7 @@ def anneal_density(
     check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
     check_count("levels", levels), check_count("settle", settle, at_least=0), check_number("spread", spread, at_least=0)
     draws = torch.Generator().manual_seed(as_seed(seed, generator))
-    check_unmixed("log_prob", lambda x: ask_numbers("log_prob", log_prob, x), data_near(gaussian.moments()))
+    check_unmixed("log_prob", lambda x: _look(log_prob, gaussian, x).log_f, data_near(gaussian.moments()))
     x = gaussian.sample(particles, draws)
     at, step = _look(log_prob, gaussian, x), _first_step(gaussian)
     log_weights, family = torch.zeros(particles, dtype=torch.float64), torch.arange(particles)
