@@ -22,7 +22,7 @@ from benchmarks.origins import Change, Code
 from benchmarks.rows import Values
 
 ROUNDING = 0.01  # of a value's standard error: what moves no further is alike
-RELATIVE = 1e-6  # of a value that has no standard error
+RELATIVE = 1e-6  # of the value itself, which is all that one without a standard error has
 ENOUGH = 3  # rows that a change is to be called in
 TIMES = {"s", "ms", "µs", "CPU", "seconds", "minutes", "time"}  # words in the names of values that no two runs share
 
@@ -43,6 +43,11 @@ class Again(NamedTuple):
     table: Path
     changes: frozenset[Change]
     alike: bool
+
+    @property
+    def restated(self) -> frozenset[Change]:
+        """The changes but for what it calls no more, which is what those bring about and may stand as it was."""
+        return frozenset(change for change in self.changes if change.now is not None)
 
 
 class Evidence:
@@ -97,7 +102,7 @@ class Evidence:
 
     def covers(self, table: Path, changes: frozenset[Change]) -> bool:
         """Tell whether a row of a table, with these changes of its code since, is as good as of today's code."""
-        moved = any(row.table == table and row.changes <= changes for row in self.rows if not row.alike)
+        moved = any(row.table == table and row.restated <= changes for row in self.rows if not row.alike)
         return not moved and all(self.harmless(change) for change in changes)
 
 
@@ -121,10 +126,13 @@ def compare(before: Line | None, values: Values, code: str) -> dict[str, list[st
     """Return what a row that is computed again, by some code, keeps of the codes that computed it before."""
     if before is None or "code" not in before:
         return {}
-    if not are_alike(before["values"], values):
-        return {"moved": [before["code"]]} if before["code"] != code else {}
-    codes = [one for one in dict.fromkeys([before["code"], *before.get("alike", [])]) if one != code]
-    return {"alike": codes} if codes else {}
+    same = are_alike(before["values"], values)
+    if not same and before["code"] == code:
+        return {}
+    like, unlike = [before["code"], *before.get("alike", [])], before.get("moved", [])
+    kept = {"alike": like, "moved": unlike} if same else {"moved": like}
+    codes = {name: [one for one in dict.fromkeys(of) if one != code] for name, of in kept.items()}
+    return {name: of for name, of in codes.items() if of}
 
 
 def are_alike(before: Values, now: Values) -> bool:
@@ -142,6 +150,7 @@ def is_close(was: Any, now: Any) -> bool:
     """Tell whether a value is what it was, but for rounding."""
     (a, error), (b, _) = (cell if isinstance(cell, list | tuple) else (cell, None) for cell in (was, now))
     if isinstance(a, int | float) and isinstance(b, int | float):
-        both_nan = math.isnan(a) and math.isnan(b)
-        return both_nan or abs(a - b) <= max(ROUNDING * (error or 0.0), RELATIVE * abs(a))
+        same = a == b or (math.isnan(a) and math.isnan(b))
+        width = max(ROUNDING * (error or 0.0), RELATIVE * abs(a))
+        return same or (math.isfinite(width) and abs(a - b) <= width)
     return bool(a == b)

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -282,9 +283,8 @@ def check_unmixed(who: str, function: Callable[[Tensor], Tensor], x: Tensor) -> 
 
     Examples
     --------
-    >>> x = torch.eye(2)
-    >>> check_unmixed("f", lambda x: x - x.mean(1, keepdim=True), x)
-    >>> check_unmixed("f", lambda x: x - x.mean(0), x)
+    >>> check_unmixed("f", lambda x: x - x.mean(1, keepdim=True), torch.eye(2))
+    >>> check_unmixed("f", lambda x: x - x.mean(0), torch.eye(2))
     Traceback (most recent call last):
     ValueError: f answers otherwise of a datum when another stands beside it in the batch, as where it subtracts a mean over the \
 batch; let each row depend on its own datum alone, and networks of it be in eval mode.
@@ -295,14 +295,11 @@ batch; let each row depend on its own datum alone, and networks of it be in eval
         except FAILURES:  # as of a function of one datum only, which the run itself meets and tells of
             return
         known = both[both.isfinite()].abs()
-        most = ROUNDING * torch.finfo(x.dtype).eps * (known.amax() if known.numel() else 0.0)
-
-        def differ(one: Tensor, other: Tensor) -> bool:
-            return bool(((one - other).abs() > most).any())
-
+        most = ROUNDING * torch.finfo(x.dtype).eps * (known.amax().item() if known.numel() else 0.0)
+        close = partial(torch.allclose, rtol=0, atol=most, equal_nan=True)
         # Compared in the same place of a batch: networks round the first row otherwise than the second.
-        mixed = differ(both, torch.stack([first[0], second[1]])) or differ(turned, torch.stack([second[0], first[1]]))
-        if mixed and not any(differ(both, function(x).double()) for _ in range(AGAIN)):
+        alone = torch.stack([first[0], second[1], second[0], first[1]])
+        if not close(torch.cat([both, turned]), alone) and all(close(function(x).double(), both) for _ in range(AGAIN)):
             raise ValueError(
                 f"{who} answers otherwise of a datum when another stands beside it in the batch, as where it subtracts a mean "
                 "over the batch; let each row depend on its own datum alone, and networks of it be in eval mode."

@@ -32,23 +32,26 @@ class _OfFixed(ABCMeta):
         Raises
         ------
         AttributeError
-            If it is a public value, and there are objects of the class, or of one derived from it, which may have used it. Of a
-        method that is replaced there is a warning.
+            If it is a public value, and there are objects of the class, or of one derived from it, which may have used it.
+
+        Warns
+        -----
+        UserWarning
+            If it is a public method in place of another, and there are such objects.
         """
-        free = name.startswith("_") or name in getattr(cls, "settable", ())
+        method = callable(value) or hasattr(value, "__get__")
+        free = name.startswith("_") or name in getattr(cls, "settable", ()) or (method and not hasattr(cls, name))
         # Seen where it is asked for, and never in use: classes are hardly ever changed.
         if not free and any(cls in type(thing).__mro__ for thing in gc.get_objects()):
-            method = callable(value) or hasattr(value, "__get__")
-            if method and hasattr(cls, name):
-                warn_caller(
-                    f"{cls.__name__}.{name} is replaced while there are objects of it, which may go on with what they remember "
-                    "of the one before; make them anew."
+            if not method:
+                raise AttributeError(
+                    f"{cls.__name__}.{name} = {show_value(value)} cannot be set for the whole class, since there are objects of "
+                    f"it, and what follows from {name} is remembered; derive a class that has it, or set it before the first is "
+                    "made."
                 )
-            if method:
-                return super().__setattr__(name, value)
-            raise AttributeError(
-                f"{cls.__name__}.{name} = {show_value(value)} cannot be set for the whole class, since there are objects of it, "
-                f"and what follows from {name} is remembered; derive a class that has it, or set it before the first is made."
+            warn_caller(
+                f"{cls.__name__}.{name} is replaced while there are objects of it, which may go on with what they remember of "
+                "the one before; make them anew."
             )
         super().__setattr__(name, value)
 

@@ -78,6 +78,30 @@ def test_a_row_that_moved_refuses_all_that_changed_as_it_did(results: Results) -
     assert Evidence([results.folder]).covers(Path("another"), frozenset({Change(*F, "a", "b"), Change(*G, "a", "b")}))
 
 
+def test_a_row_that_moved_and_calls_a_function_no_more_refuses_what_changed_as_it_did(results: Results) -> None:
+    """The function stands as it was, so that it is no change of rows that were not computed again."""
+    names = [f"row {k}" for k in range(alike.ENOUGH)]
+    results.today = {F: "a", G: "a"}
+    for name in (*names, "moved"):
+        results.compute(name, 1.0, F, G)
+    results.today = {F: "b", G: "a"}
+    for name in names:
+        results.compute(name, 1.0, F, G)
+    assert results.covers((F, "a"), (G, "a"))
+    results.compute("moved", 1.5, F)
+    assert not results.covers((F, "a"), (G, "a"))
+
+
+def test_a_row_that_moved_is_remembered_when_it_is_computed_once_more(results: Results) -> None:
+    names = [f"row {k}" for k in range(alike.ENOUGH)]
+    for today, value in (("a", 1.0), ("b", 1.5), ("c", 1.5)):
+        results.today = {F: today}
+        for name in names:
+            results.compute(name, 1.0, F)
+        results.compute("moved", value, F)
+    assert not results.covers((F, "a")) and results.covers((F, "b"))
+
+
 def test_changes_one_after_another_are_vouched_for(results: Results) -> None:
     """By other rows each; and a function that went, once rows that called it came out alike."""
     for was, now, called in (("a", "b", F), ("b", "c", F)):
@@ -117,6 +141,8 @@ def test_a_value_is_alike_within_rounding_and_no_further(value: float, error: fl
     within = abs(now - value) <= width  # of what is represented
     assert alike.is_close([value, error], [now, 7.0]) is within
     assert alike.is_close(value, value) and not alike.is_close(value, value + 3 * alike.RELATIVE * abs(value))
+    assert alike.is_close([value, math.nan], [value, math.nan]) and alike.is_close(math.inf, math.inf)
+    assert not alike.is_close(math.inf, value) and not alike.is_close(math.inf, -math.inf)
     assert alike.is_close([math.nan, None], [math.nan, None]) and not alike.is_close([value, error], None)
 
 
@@ -139,6 +165,9 @@ def test_a_row_keeps_the_codes_that_gave_its_values() -> None:
     line: dict[str, Any] = {"values": {"KL": 1.0}, "code": "b", "alike": ["a"]}
     assert alike.compare(line, {"KL": 1.0}, "c") == {"alike": ["b", "a"]}
     assert alike.compare(line, {"KL": 1.0}, "b") == {"alike": ["a"]}
-    assert alike.compare(line, {"KL": 2.0}, "c") == {"moved": ["b"]}
+    assert alike.compare(line, {"KL": 2.0}, "c") == {"moved": ["b", "a"]}
+    moved: dict[str, Any] = {"values": {"KL": 1.0}, "code": "b", "moved": ["a"]}
+    assert alike.compare(moved, {"KL": 1.0}, "c") == {"alike": ["b"], "moved": ["a"]}
+    assert alike.compare(moved, {"KL": 2.0}, "c") == {"moved": ["b"]}, "the first values may have been these"
     assert alike.compare(line, {"KL": 2.0}, "b") == {}, "it is no matter of code"
     assert alike.compare({"values": {"KL": 1.0}}, {"KL": 1.0}, "c") == alike.compare(None, {"KL": 1.0}, "c") == {}

@@ -325,6 +325,9 @@ def test_units_that_differ_from_number_to_number_have_no_counterpart() -> None:
     model = sdegen.Exact(sdegen.VP().in_units(sdegen.Units(torch.zeros(2), torch.tensor([1.0, 2.0]))), RING)
     with pytest.raises(ValueError, match=r"one schedule for all; train it in one unit: .*in_units"):
         sdegen.to_diffusers(model)
+    for std in (0.7, 1 / 3):  # of which the mean is another number
+        units = sdegen.Units(torch.zeros(784), torch.full((784,), std, dtype=torch.float64))
+        sdegen.to_diffusers(sdegen.Model(sdegen.nets.MLP(784), sdegen.VP().in_units(units)))
 
 
 @torch.no_grad()

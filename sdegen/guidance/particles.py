@@ -167,11 +167,10 @@ class Particles(NamedTuple):
                 f"{len(each)} runs, {len(known)} of them with a log_evidence and its error, with data of the shapes "
                 f"{sorted({tuple(run.x.shape[1:]) for run in each})}; give one run or more of one law, all of which know it."
             )
-        same = (
-            (torch.equal(one.x, other.x), mine == theirs)
-            for (one, mine), (other, theirs) in combinations(zip(each, told), 2)
-        )
-        if (True, True) in same:
+        if any(
+            mine == theirs and torch.equal(one.x, other.x)
+            for (one, mine), (other, theirs) in combinations(zip(each, told, strict=True), 2)
+        ):
             raise ValueError(
                 "two of the runs have the same particles, and are no independent ones; give each a seed of its own."
             )

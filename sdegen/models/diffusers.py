@@ -295,7 +295,7 @@ def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
             f"{type(sde).__name__} is no process of diffusers' schedulers, which preserve variance and keep some signal: "
             "alpha² + sigma² = 1 and alpha(T) > 0. Train on VP or DDPM, or sample here."
         )
-    if not (sde.units.std == sde.units.std.mean()).all():
+    if sde.units.std.amin() < sde.units.std.amax():
         raise ValueError(
             "the model has each number of its data in a unit of its own, and diffusers' schedulers have one schedule for all; "
             "train it in one unit: Model(net, sde.in_units(Units(mean, std))) with two numbers, or Units() for the data's own."
