@@ -857,7 +857,7 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ),
     ("benchmarks/README.md", "sampler with 20 evaluations. Besides", of(20)),
     ("benchmarks/README.md", "AdamW at 4e-3", lambda: [sdegen.training.Settings().lr]),
-    ("benchmarks/README.md", "larger\nencoder at a rate of 1e-3", of(1e-3)),
+    ("benchmarks/README.md", "a larger encoder at a rate of 1e-3", of(1e-3)),
     ("docs/images.md", "a constant rate of 2e-4", of(2e-4)),
     ("benchmarks/README.md", "adaptive solution at\ntolerance 1e-9 (1e-11 where", of(1e-9, 1e-11)),
     ("benchmarks/README.md", "20 near the data and 0.02 by", uniform_weight),
