@@ -71,6 +71,9 @@ DOORS: dict[str, Callable[[tuple[int, ...]], Any]] = {
     "annealed": lambda s: guidance.anneal_density(LAWS[s].log_prob, LAWS[s], 9, levels=3, seed=0).x,
     "measured linearly": lambda s: sdegen.sample(guidance.KalmanUpdate(VP(s), Twice(0.5)), 9, y=[1.0], steps=5, seed=0),
     "split Gibbs": lambda s: guidance.split_gibbs(VP(s), Twice(0.5), 9, y=[1.0], levels=3, seed=0),
+    "decoupled": lambda s: guidance.decoupled_annealing(
+        VP(s), measurements.Nonlinear(torch.tanh, 0.5), 9, y=0.5 * torch.ones(s), levels=[3.0], steps=3, seed=0
+    ),
     "twisted": lambda s: guidance.twisted_smc(guidance.PiGDM(VP(s), Twice(0.5)), 9, y=[1.0], steps=4, seed=0).x,
     "a product": lambda s: guidance.corrected(product(s), 9, steps=6, seed=0).x,
     "a product, annealed": lambda s: guidance.anneal_product(product(s), 9, steps=6, seed=0).x,

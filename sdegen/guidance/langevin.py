@@ -14,6 +14,7 @@ from torch import Tensor
 from ..laws.draws import noise_like
 from ..laws.operators import rows
 from ..laws.products import pull_back
+from ..laws.vectors import as_vectors
 from .conjugate_gradients import Map, dot
 from .coupling import CopiedData
 from .measuring import check_measured
@@ -139,7 +140,7 @@ class _Precision:
         self.forth: Map = lambda w: forth(level * stretch(w)) / std
         self.back: Map = lambda u: level * stretch(transpose(u / std))
         basis = torch.eye(self.numbers, dtype=x.dtype, device=x.device).reshape(-1, *seen.shape[1:])
-        measured = torch.stack([self.forth(self.back(e.expand_as(seen))).flatten(1) for e in basis], 2).double()
+        measured = torch.stack([as_vectors(self.forth(self.back(e.expand_as(seen)))) for e in basis], 2).double()
         values, self.vectors = torch.linalg.eigh(0.5 * (measured + measured.mT))
         self.values = values.clamp_min(0)
 
@@ -160,5 +161,5 @@ class _Precision:
 
     def _shrink(self, u: Tensor) -> Tensor:
         """Return ``(1 + B Bᵀ)⁻¹ u``."""
-        along = (self.vectors.mT @ u.double().flatten(1)[..., None])[..., 0] / (1 + self.values)
+        along = (self.vectors.mT @ as_vectors(u.double())[..., None])[..., 0] / (1 + self.values)
         return (self.vectors @ along[..., None])[..., 0].reshape(u.shape).to(u)
