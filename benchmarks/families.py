@@ -94,7 +94,7 @@ MIXTURE: dict[str, Family] = {
     "score model, VP": Family(lambda: sdegen.Model(nets.MLP(2, width=96), sdegen.VP()), {"steps": 4000}),
     "flow matching": Family(lambda: sdegen.Model(nets.MLP(2, width=96), sdegen.Rectified()), {"steps": 4000}),
     **{name: replace(family, as_they_are=True) for name, family in AS_THEY_ARE.items()},
-    # A small encoder at a high rate: of ten seeds all gave every mode its own category; of five of a larger one at 1e-3, none.
+    # A small encoder at a high rate: of five seeds all gave every mode its own category; of three of a larger one at 1e-3, none.
     "VAE, 8 categories": Family(
         lambda: b.CategoricalVAE(nets.Perceptron(2, 8, 32, 0), nets.Perceptron(8, 4, 64, 0), 8), {"steps": 3000, "lr": 1e-2}
     ),
