@@ -69,7 +69,7 @@ def local_law(sde: Dynamics, x: Tensor, s: Tensor, t: Tensor) -> LocalLaw:
     products = Products()  # rows move alone, so that one direction serves all of them
     axes = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:]).expand(d, *x.shape)
     _, slopes = products(lambda y: drift_at(sde, y, middle), x, axes)
-    J = slopes.reshape(d, len(x), d).permute((1, 2, 0) if products.forward else (1, 0, 2)).detach().cpu().double()
+    J = slopes.reshape(d, len(x), d).permute((1, 2, 0) if products.forward else (1, 0, 2)).cpu().double()
     drift = slope.reshape(len(x), d, 1).cpu().double()
     M = G.matrix()
     Q = (M @ M.mT).expand(len(x), *M.shape[-2:])
