@@ -2,7 +2,8 @@
 
 A line is a row of one seed: ``{"block": "kl", "row": "OU, uniform", "seed": 0, ..., "values": {"KL": [0.003, 0.001], ...}}``,
 where every value is a text, a number or a pair of a number and its standard error. Between seed and values stands where a row
-is from: ``commit``, ``torch``, the ``device`` if it is no CPU, and the ``seconds`` it took; rows of before these were noted have
+is from: ``commit``, ``torch``, the ``device`` if it is no CPU, the ``code`` that it called (`benchmarks.origins`), the codes that
+it came out ``alike`` or ``moved`` from (`benchmarks.alike`), and the ``seconds`` it took; rows of before these were noted have
 none. Two files are merged by putting one behind the other: of two lines of one row the later counts.
 """
 
