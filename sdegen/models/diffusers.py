@@ -235,14 +235,14 @@ class AsUNet(nn.Module):
         if class_labels is not None:
             cond["label"] = class_labels
         t = (torch.as_tensor(timestep, dtype=torch.float64).cpu() + 1) * self.model.sde.T / self.N
-        alpha, _, k = _kernel(as_linear(self.model.sde, ELSEWHERE), t.reshape(-1))
+        alpha, _, k = _signal_and_noise(as_linear(self.model.sde, ELSEWHERE), t.reshape(-1))
         units, s = self.model.sde.units, self.model.sde.units.scale
         u = rows(k / s, sample) * sample - rows(alpha / s, sample) * units.mean.to(sample)
         noise = self.model.noise(u, t, **cond)
         return Predicted(noise) if return_dict else (noise,)
 
 
-def _kernel(sde: LinearSDE, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _signal_and_noise(sde: LinearSDE, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``alpha``, ``sigma`` and ``k = √(alpha² + s² sigma²)`` of a process that preserves variance at times ``(n,)``, each
     ``(n,)``; in the data's own units `k` is 1 exactly.
     """
@@ -285,7 +285,7 @@ def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
     sde = as_linear(model.sde, ELSEWHERE)
     check_count("steps", steps)
     t = torch.arange(1, steps + 1, dtype=torch.float64) * sde.T / steps
-    alpha, sigma, k = _kernel(sde, t)
+    alpha, sigma, k = _signal_and_noise(sde, t)
     if (
         not is_scalar(sde)
         or not torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-9)
