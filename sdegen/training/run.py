@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,8 +120,13 @@ class Run:
     def _repr_html_(self) -> str:
         return show_picture(repr(self), drawn(partial(losses, self), (5.0, 2.5)))
 
-    def averaged(self, width: float) -> Any:
-        """Give a model its averaged weights, in evaluation mode, within a ``with`` block.
+    def averaged(self, width: float) -> nn.Module:
+        """Return a copy of the model whose weights are an average of another relative width (`averages.Snapshots`).
+
+        Parameters
+        ----------
+        width
+            Standard deviation of the average's profile as a fraction of the run, as `Settings.ema` is.
 
         Raises
         ------
