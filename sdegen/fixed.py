@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["Fixed", "bytes_of", "is_unknown", "remembered", "weights_of"]
+__all__ = ["Fixed", "apart", "apart_for", "bytes_of", "kept_property", "is_unknown", "remembered", "weights_of"]
 
 import functools
 import gc
 from abc import ABCMeta
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FunctionType
 from typing import Any, Generic, TypeVar, overload
 
@@ -116,6 +117,32 @@ def _making(init: Callable[..., None]) -> Callable[..., None]:
     return make
 
 
+@contextmanager
+def apart() -> Iterator[None]:
+    """Compute what is kept apart from what is being done where it is first asked for: in no transformation of functions
+    (``torch.func``), in no inference mode and with no other default device, of which others would find the traces.
+    """
+    grad, cpu = torch.is_grad_enabled(), torch.device("cpu")
+    with torch._C._DisableFuncTorch(), torch.inference_mode(False), torch.set_grad_enabled(grad), cpu:
+        yield
+
+
+def apart_for(thing: Any) -> AbstractContextManager[None]:
+    """Return the context in which what follows from an object is computed: `apart`, unless its own numbers are transformed."""
+    own = [*thing.parameters(), *thing.buffers()] if isinstance(thing, nn.Module) else vars(thing).values()
+    return nullcontext() if any(isinstance(v, Tensor) and is_unknown(v) for v in own) else apart()
+
+
+class kept_property(functools.cached_property[T]):
+    """A property that is computed when it is first asked for, and kept (`apart_for`)."""
+
+    def __get__(self, thing: Any, owner: type[Any] | None = None) -> Any:
+        if thing is None:
+            return self
+        with apart_for(thing):
+            return super().__get__(thing, owner)
+
+
 def is_unknown(value: Tensor) -> bool:
     """Tell whether the numbers of a tensor cannot be read: those of a meta tensor, or of the argument of a function that is
     being transformed (``torch.func``).
@@ -142,8 +169,8 @@ def weights_of(thing: Any) -> Any:
     """
     if not isinstance(thing, nn.Module):
         own = {k: v for k, v in vars(thing).items() if isinstance(v, _CHANGEABLE) and not k.startswith("_")}
-        derived = functools.cached_property  # what follows from the attributes is none
-        held = [(k, v) for k, v in own.items() if not isinstance(getattr(type(thing), k, None), derived)]
+        followed = functools.cached_property  # what follows from the attributes is none
+        held = [(k, v) for k, v in own.items() if not isinstance(getattr(type(thing), k, None), followed)]
         return [(name, _content(value)) for name, value in held] or None
     values = [*thing.parameters(), *thing.buffers()]
     if any(map(is_unknown, values)):
@@ -195,9 +222,11 @@ class remembered(Generic[T]):
             return self
         weights = weights_of(thing)
         if weights is None:
-            vars(thing)[self.name] = value = self.compute(thing)  # found there from now on
+            with apart_for(thing):
+                vars(thing)[self.name] = value = self.compute(thing)  # found there from now on
             return value
         memory = vars(thing).setdefault("_remembered", {})
         if self.name not in memory or memory[self.name][0] != weights:
-            memory[self.name] = weights, self.compute(thing)
+            with apart_for(thing):
+                memory[self.name] = weights, self.compute(thing)
         return memory[self.name][1]

@@ -9,13 +9,13 @@ __all__ = ["Banana", "Checkerboard", "Funnel", "HALF_LOG_2PI", "Moons", "Rings",
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number, check_tensor
+from ..fixed import kept_property
 from ..laws.interpolation import gauss
 from ..laws.mixtures import Moments
 from ..show import show_call
@@ -139,7 +139,7 @@ class Checkerboard(Toy):
     def __init__(self, side: int = 4, size: float = 1.0) -> None:
         self.side, self.size = check_count("side", side, at_least=2), check_number("size", size, above=0)
 
-    @cached_property
+    @kept_property
     def _black(self) -> Tensor:
         """Columns and rows of the black squares."""
         places = torch.cartesian_prod(*[torch.arange(self.side)] * 2)

@@ -5,13 +5,13 @@ from __future__ import annotations
 __all__ = ["ManyWell"]
 
 import math
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count
+from ..fixed import kept_property
 from ..laws.interpolation import gauss
 from ..laws.mixtures import Moments
 from .toys import HALF_LOG_2PI, Toy, normal_draws, uniform_draws
@@ -48,7 +48,7 @@ class ManyWell(Toy):
         """Return the negative energy of one number."""
         return -x.pow(4) + 6 * x.square() + 0.5 * x
 
-    @cached_property
+    @kept_property
     def _nodes(self) -> tuple[Tensor, Tensor]:
         """Points, and the logarithm of the mass of each in the law of one number."""
         z, w = gauss(400)
@@ -56,7 +56,7 @@ class ManyWell(Toy):
         log_mass = (5 * w).log() + self._well(x)
         return x, log_mass
 
-    @cached_property
+    @kept_property
     def log_normaliser(self) -> float:
         """``log ∫ exp(−E)``."""
         return self.d // 2 * (self._nodes[1].logsumexp(0).item() + HALF_LOG_2PI)
@@ -77,7 +77,7 @@ class ManyWell(Toy):
         low, high = (-0.5 * ((x - m) / WIDTH).square() for m in (LEFT, RIGHT))
         return self._well(x) - torch.logaddexp(low + math.log(SHARE), high + math.log(1 - SHARE))
 
-    @cached_property
+    @kept_property
     def _largest_excess(self) -> Tensor:
         return self._excess(torch.linspace(-5, 5, 20_001, dtype=torch.float64)).max() + 1e-5
 

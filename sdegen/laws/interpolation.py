@@ -14,9 +14,11 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_tensor
+from ..fixed import apart
 
 
 @cache
+@apart()
 def gauss(points: int) -> tuple[Tensor, Tensor]:
     """Return the Gauss–Legendre nodes and weights on ``[−1, 1]`` with the given number of points, exact up to degree ``2
     points − 1``.
@@ -26,6 +28,7 @@ def gauss(points: int) -> tuple[Tensor, Tensor]:
 
 
 @cache
+@apart()
 def rule(points: int = 40) -> tuple[Tensor, Tensor]:
     """Return quadrature nodes and weights on ``[0, 1]``: Gauss–Legendre, transformed to cluster at both ends, where
     integrands may be steep.

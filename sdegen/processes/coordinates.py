@@ -7,12 +7,12 @@ from __future__ import annotations
 __all__ = ["CoordinateFlow", "CoordinateSDE", "CoordinateScheduleSDE", "is_by_coordinate"]
 
 from abc import abstractmethod
-from functools import cached_property
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
+from ..fixed import apart_for, kept_property
 from ..laws.bases import Basis
 from ..laws.diagonal import Diagonal, mean_log_snr
 from ..laws.mixtures import GaussianMixture, Moments
@@ -72,8 +72,8 @@ class CoordinateSDE(ElementwiseSDE):
         """Return the coefficients that the process is given by, at a time."""
         return self.f(t), self.g(t)
 
-    @cached_property
-    def coefficient_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    @kept_property
+    def coefficient_shape(self) -> tuple[int, ...]:
         """The shape of a datum, `event`, as the coefficients say."""
         t = torch.tensor(0.5 * self.T, dtype=torch.float64)
         shapes = {tuple(torch.as_tensor(c).shape) for c in self._given(t)} - {()}
@@ -100,7 +100,7 @@ class CoordinateSDE(ElementwiseSDE):
         c = coefficient(who, self._taken(name, value), t, () if isinstance(value, (int, float)) else shape)
         return Diagonal(c.expand((*t.shape, *shape)).reshape(-1, *shape), self.basis)
 
-    @cached_property
+    @kept_property
     def datum(self) -> Operator:
         """The identity: states are the data."""
         return Diagonal(torch.ones(1, *self.coefficient_shape, dtype=torch.float64), self.basis)
@@ -116,7 +116,7 @@ class CoordinateSDE(ElementwiseSDE):
     def _invert(self, level: Tensor) -> Tensor:
         """Return the times at which ``log snr`` is `level`, from a table where it settles them."""
         if self._falls is None or self._falls[0] != self.state:
-            with torch.no_grad():
+            with apart_for(self), torch.no_grad():
                 self._falls = (self.state, FallTable(self._fall, self.T))
         t = self._falls[1](level.reshape(-1))
         return super()._invert(level) if t is None else t.reshape(level.shape)

@@ -11,7 +11,6 @@ __all__ = ["ElementwiseFlow", "ElementwiseSDE", "Scheduled"]
 
 import math
 from abc import abstractmethod
-from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..fixed import is_unknown, remembered, weights_of
+from ..fixed import apart_for, is_unknown, remembered, weights_of
 from ..laws.kernels import Transition
 from ..laws.operators import Elementwise, Operator
 from ..laws.products import value_and_slope
@@ -80,12 +79,14 @@ class ElementwiseSDE(LinearSDE):
         `alpha` and `sigma` ask for it one after the other with one tensor, and so do the marginals of a transition's two
         times: the last few pairs are kept, but for those that carry gradients, whose graphs are used once.
         """
+        if t.is_inference():  # of which nobody knows whether it has changed
+            return self._known_panels()(t)
         state = (t._version, self._quadrature_state)
         for known, then, pair in self._quadratures:
             if known is t and then == state:
                 return pair
         pair = self._known_panels()(t)
-        if not any(v.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(v) for v in pair):
+        if not any(v.requires_grad or v.is_inference() or is_unknown(v) for v in pair):
             self._quadratures[:] = [(t, state, pair), *self._quadratures[:3]]
         return pair
 
@@ -101,9 +102,8 @@ class ElementwiseSDE(LinearSDE):
         state = self._quadrature_state
         if self._panels is None or self._panels[0] != state:
             number = 1024 if self.piece is None else max(1, min(round(self.T / self.piece), 4096))
-            own = [*self.parameters(), *self.buffers()] if isinstance(self, nn.Module) else []
             # Panels do not depend on the times that are asked about: these may be differentiated, and panels are not.
-            with nullcontext() if any(map(is_unknown, own)) else torch._C._DisableFuncTorch():
+            with apart_for(self):
                 f, g = (partial(at_times, self, name) for name in ("f", "g"))
                 panels = Panels(f, g, 0.0, self.T, number, self.piece is not None, self.coefficient_shape)
             if panels.drift.requires_grad or panels.log_noise.requires_grad:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 __all__ = ["LiftedSDE"]
 
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ..fixed import kept_property
 from ..laws.embedding import Embedding, Lift, Wide
 from ..laws.kernels import Kernel
 from ..laws.matrices import Matrix
@@ -48,8 +48,8 @@ class LiftedSDE(CoupledSDE):
 
     E: Tensor
 
-    @cached_property
-    def Sigma_0(self) -> Tensor:  # type: ignore[override]  # an attribute of the same name takes its place
+    @kept_property
+    def Sigma_0(self) -> Tensor:  # an attribute of the same name takes its place
         """No noise at 0."""
         return torch.zeros(len(self.E), len(self.E), dtype=torch.float64)
 

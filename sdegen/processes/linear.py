@@ -11,7 +11,6 @@ __all__ = ["LinearSDE", "as_kind", "as_linear", "gaussian", "is_linear", "check_
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, TypeGuard, TypeVar
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
 from ..dense import check_dense
-from ..fixed import remembered
+from ..fixed import kept_property, remembered
 from ..laws.draws import check_given, noise_like
 from ..laws.embedding import WHOLE, Embedding, Observation
 from ..laws.kernels import Kernel, Transition
@@ -99,7 +98,7 @@ class LinearSDE(SDE):
     def diffusion_operator(self, t: Tensor | float) -> Operator:
         """Return the diffusion coefficient ``G(t)``."""
 
-    @cached_property
+    @kept_property
     def datum(self) -> Operator:
         """``E Eᵀ``, the covariance of the states of data of unit variance at 0."""
         return Scale(torch.ones((), dtype=torch.float64))

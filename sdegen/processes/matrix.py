@@ -9,14 +9,14 @@ from __future__ import annotations
 __all__ = ["CorrelatedSDE", "CoupledSDE", "MatrixFlow", "MatrixSDE"]
 
 from abc import abstractmethod
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..answers import ask_score
-from ..fixed import remembered, weights_of
+from ..fixed import apart_for, kept_property, remembered, weights_of
 from ..laws.embedding import Embedding, IntoChannels
 from ..laws.kernels import Kernel, Transition
 from ..laws.matrices import Matrix
@@ -76,7 +76,8 @@ class CoupledSDE(LinearSDE):
         """
         state = weights_of(self), isinstance(self, nn.Module) and torch.is_grad_enabled()
         if self._panels is None or self._panels[0] != state:
-            panels = MatrixPanels(self._checked_F, self._checked_G, 0.0, self.T)
+            with apart_for(self):  # panels do not depend on the times that are asked about
+                panels = MatrixPanels(self._checked_F, self._checked_G, 0.0, self.T)
             if panels.Phi.requires_grad or panels.Sigma.requires_grad:
                 return panels
             self._panels = (state, panels)
@@ -84,7 +85,7 @@ class CoupledSDE(LinearSDE):
 
     _panels: tuple[Any, MatrixPanels] | None = None
 
-    @cached_property
+    @kept_property
     def datum(self) -> Matrix:
         """``E Eᵀ``, with a trace of width in the other channels, which may start at one point."""
         return Matrix(self._E @ self._E.T + 1e-12 * torch.eye(len(self.Sigma_0), dtype=torch.float64))
@@ -165,8 +166,8 @@ class MatrixSDE(CoupledSDE):
         When the process is first used, if a subclass gives no `Sigma_0`.
     """
 
-    @cached_property
-    def Sigma_0(self) -> Tensor:  # type: ignore[override]  # an attribute of the same name takes its place
+    @kept_property
+    def Sigma_0(self) -> Tensor:  # an attribute of the same name takes its place
         """Refuse to be read: a subclass gives it."""
         raise NotImplementedError(
             f"{type(self).__name__} gives no Sigma_0, the covariance of the state at t = 0 given clean data; set it in "
@@ -190,8 +191,8 @@ class MatrixSDE(CoupledSDE):
         v = law.sample(z[:, 1:])
         return self.embed(x) + torch.cat([torch.zeros_like(x[:, None]), v], 1), law.log_prob(v)
 
-    @cached_property
-    def embedding(self) -> Embedding:  # type: ignore[override]
+    @kept_property
+    def embedding(self) -> Embedding:
         """The map of a datum of 1 to the state that `embed` makes of it."""
         return IntoChannels(self.embed(torch.ones(1, 1, dtype=torch.float64))[0, :, 0])
 
@@ -224,8 +225,8 @@ class CorrelatedSDE(CoupledSDE):
     [[1.0, 1.2], [1.2, 1.69]]
     """
 
-    @cached_property
-    def Sigma_0(self) -> Tensor:  # type: ignore[override]  # an attribute of the same name takes its place
+    @kept_property
+    def Sigma_0(self) -> Tensor:  # an attribute of the same name takes its place
         """No noise at 0."""
         F = torch.as_tensor(self.F(torch.zeros((), dtype=torch.float64)))
         if F.ndim != 2 or F.shape[0] != F.shape[1]:

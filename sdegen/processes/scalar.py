@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import asked_as
+from ..fixed import apart_for
 from ..laws.operators import Operator, Scale
 from ..laws.products import Field
 from .base import SDE, Read
@@ -97,7 +98,7 @@ class ScalarSDE(ElementwiseSDE):
 
     def _falling(self) -> FallTable:
         if self._falls is None or self._falls[0] != self.state:
-            with torch.no_grad():
+            with apart_for(self), torch.no_grad():
                 self._falls = (self.state, FallTable(self._fall, self.T))
         return self._falls[1]
 
