@@ -18,7 +18,7 @@ from ..laws.marginals import Marginal
 from ..laws.matrices import single_matrix
 from ..laws.mixtures import GaussianMixture
 from ..laws.powers import multiply_components
-from ..laws.vectors import as_vectors
+from ..laws.vectors import as_vectors, over_rows
 from ..models.densities import ask_log_density
 from ..models.modes import evaluating
 from ..models.named import read_conditions
@@ -32,7 +32,6 @@ from .improper import refuse_improper
 from .particles import (
     ChainStep,
     Particles,
-    as_rows,
     doubt,
     draw_again,
     log_evidence_of,
@@ -286,7 +285,7 @@ def _move(
 
     ratio = target - before + off(moved, x, e) - off(x, moved, _combine(powers, new[1]))
     taken = torch.rand(len(x), generator=draws, dtype=torch.float64).log() < ratio
-    here = as_rows(taken, x).to(x.device)
+    here = over_rows(taken, x).to(x.device)
     clean, eps = (torch.where(here, w, v) for v, w in zip(seen, new, strict=True))
     swarm = swarm._replace(x=torch.where(here, moved, x), log_target=torch.where(taken, target, before))
     return swarm, (clean, eps), taken.double().mean().item()

@@ -4,7 +4,7 @@ symmetric and positive, `minimal_residuals` for those that ought to be, as what 
 
 from __future__ import annotations
 
-__all__ = ["Map", "conjugate_gradients", "dot", "minimal_residuals"]
+__all__ = ["Map", "conjugate_gradients", "minimal_residuals"]
 
 from collections.abc import Callable
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..laws.operators import rows
+from ..laws.vectors import dot
 
 Map = Callable[[Tensor], Tensor]
 
@@ -103,8 +104,3 @@ def minimal_residuals(product: Map, b: Tensor, iterations: int | None = None, le
         along = dot(image, r)
         u, r = u + rows(along, u) * step, r - rows(along, r) * image
     return u
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the scalar product of each row of `a` with the same row of `b`, ``(B,)``."""
-    return (a * b).reshape(len(a), -1).sum(1)

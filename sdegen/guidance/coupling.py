@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..laws.draws import noise_like
+from ..laws.vectors import over_rows
 from ..models.score import ScoreModel
 from ..processes.grids import Angle
 from ..processes.scalar import ScalarSDE, as_scalar
@@ -314,7 +315,7 @@ class AcceptedNoise(WeighedData):
         accepted = torch.rand(len(x), dtype=torch.float64, generator=self.generator) < chance
         factor = math.exp(chance.mean().item() - HALF)
         self.next_noise = min(max(noise * factor**2, self.least), FIRST * self.spread)
-        return torch.where(accepted.to(x.device).reshape(-1, *[1] * (x.ndim - 1)), other, x)
+        return torch.where(over_rows(accepted, x).to(x.device), other, x)
 
 
 def _level(sde: ScalarSDE, t: float) -> float:

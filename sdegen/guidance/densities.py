@@ -16,13 +16,13 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.mixtures import GaussianMixture
 from ..laws.operators import rows
-from ..laws.vectors import as_vectors
+from ..laws.vectors import as_vectors, over_rows
 from ..precision import uncast
 from ..progress import show_bar
 from ..samplers.noise import as_seed
 from ..warning import warn_caller
 from .near import data_near
-from .particles import Particles, as_rows, draw_again, log_evidence_of
+from .particles import Particles, draw_again, log_evidence_of
 
 TAKEN = 0.5  # share of the proposals that is to be taken, by which the largest step is set
 PACE = 1.0  # of that setting: nats of the step, for each unit of the share, from one level to the next
@@ -165,7 +165,7 @@ class _Seen(NamedTuple):
 
     def where(self, taken: Tensor, other: _Seen) -> _Seen:
         """Return these points, and where `taken` says the others."""
-        return _Seen(*(torch.where(as_rows(taken, v), w, v) for v, w in zip(self, other, strict=True)))
+        return _Seen(*(torch.where(over_rows(taken, v), w, v) for v, w in zip(self, other, strict=True)))
 
     def value(self, beta: float) -> Tensor:
         """Return the log-density of the law between the two, up to a constant."""
@@ -199,7 +199,7 @@ def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Te
         known = log_f > -torch.inf
         with uncast(x):
             (slope,) = torch.autograd.grad(log_f[known].sum(), [x])
-    slope = torch.where(as_rows(known, slope), slope, 0.0)
+    slope = torch.where(over_rows(known, slope), slope, 0.0)
     if not slope.isfinite().all():
         raise ValueError(
             f"the slope of log_prob is not finite at {x[~as_vectors(slope.isfinite()).all(1)][0].tolist()}."

@@ -14,8 +14,8 @@ from torch import Tensor
 from ..laws.draws import noise_like
 from ..laws.operators import rows
 from ..laws.products import pull_back
-from ..laws.vectors import as_vectors
-from .conjugate_gradients import Map, dot
+from ..laws.vectors import as_vectors, dot, over_rows
+from .conjugate_gradients import Map
 from .coupling import CopiedData
 from .measuring import check_measured
 
@@ -97,7 +97,7 @@ class LangevinCopy(CopiedData):
         u = torch.rand(len(log_chance), dtype=torch.float64, generator=self.generator)
         taken = (u.log() < log_chance.double().cpu()).to(log_chance.device)
         pairs = zip(others, before, strict=True)
-        return tuple(torch.where(taken.reshape(-1, *[1] * (old.ndim - 1)), new, old) for new, old in pairs)
+        return tuple(torch.where(over_rows(taken, old), new, old) for new, old in pairs)
 
     def _place(self, w: Tensor, x: Tensor, level: float) -> Tensor:
         """Return the copy of coordinates `w`."""

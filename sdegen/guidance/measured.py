@@ -25,9 +25,10 @@ from ..conditions import Conditions
 from ..laws.mixtures import Moments
 from ..laws.operators import rows
 from ..laws.products import pull_back
+from ..laws.vectors import dot
 from ..models.score import ScoreModel
 from .base import Guided, Tilted
-from .conjugate_gradients import Map, conjugate_gradients, dot, minimal_residuals
+from .conjugate_gradients import Map, conjugate_gradients, minimal_residuals
 from .measurements import LinearMeasurement, Measurement, posterior_moments
 from .measuring import as_measured, check_measured
 from .misfit import warn_of_misfit

@@ -25,6 +25,7 @@ from ..arguments import asked_as, check_arguments
 from ..checks import check_number
 from ..laws.draws import noise_like, seeded
 from ..laws.products import pull_back
+from ..laws.vectors import as_vectors
 from ..show import show_call
 from ..signatures import Overridable
 
@@ -83,7 +84,7 @@ class NoiseLaw(Overridable, ABC):
     def log_prob(self, y: Tensor, z: Tensor) -> Tensor:
         """Return ``log p(y | z)`` in nats, summed over a row, ``(B,)``; a ValueError if `y` is nothing that can be seen."""
         self.check_seen(y)
-        return self._each(y, z).reshape(len(y), -1).sum(1)
+        return as_vectors(self._each(y, z)).sum(1)
 
     def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw what is seen of clean measurements `z`, of the same shape."""
@@ -96,7 +97,7 @@ class NoiseLaw(Overridable, ABC):
         each, _, back = pull_back(lambda z: (self._each(y, z), ()), z)
         slope, information = back(torch.ones_like(each)), self.information(y, z)
         residual = slope / information
-        height = (each + 0.5 * slope * residual).reshape(len(y), -1).sum(1)
+        height = as_vectors(each + 0.5 * slope * residual).sum(1)
         return LocalGaussian(height, residual, information.rsqrt())
 
     def check_seen(self, y: Tensor) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = [
     "ChainStep",
     "Particles",
-    "as_rows",
     "doubt",
     "draw_again",
     "draw_indices",
@@ -273,11 +272,6 @@ def refuse_rows(model: ScoreModel, cond: dict[str, Any], x: Tensor) -> None:
 def effective_size(weights: Tensor) -> float:
     """Return the effective number ``1 / Σ weights²`` of weights of sum one."""
     return 1 / weights.square().sum().item()
-
-
-def as_rows(which: Tensor, x: Tensor) -> Tensor:
-    """Return which rows of `x`, ``(n,)``, in a shape that goes with it."""
-    return which.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def log_evidence_of(log_weights: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_number, check_tensor
 from ..laws.operators import Scale, rows
-from ..laws.vectors import as_vectors
+from ..laws.vectors import as_vectors, dot
 from ..models.score import ScoreModel
 from ..processes.linear import as_linear
 from ..processes.scalar import as_scalar
@@ -81,7 +81,7 @@ class APG(CleanState, AgainstNull):
         apart = data - self.sde.extract(self.weak.estimate(x, t, **cond)[0])
         if math.isfinite(self.radius):  # of an infinite one the quotient has no derivative, and none of a length of 0
             apart = apart * rows(self.radius / as_vectors(apart).norm(dim=1).clamp_min(self.radius), apart)
-        along = as_vectors(apart * data).sum(1) / as_vectors(data.square()).sum(1).clamp_min(1e-30)
+        along = dot(apart, data) / dot(data, data).clamp_min(1e-30)
         apart = apart - data * rows((1 - self.parallel) * along, data)
         return self._restated(t, x_0, eps, data + Scale(weight)(apart))
 
@@ -195,8 +195,8 @@ class CFGZeroStar(AgainstNull):
         if weight.any():
             data, noise = self.weak.estimate(x, t, **cond)
             null = noise - data
-            size = as_vectors(null.square()).sum(1).clamp_min(1e-30)
-            fitted = null * rows(as_vectors(given * null).sum(1) / size, null)
+            size = dot(null, null).clamp_min(1e-30)
+            fitted = null * rows(dot(given, null) / size, null)
             u = given + Scale(weight)(given - fitted)
         if self.rest is not None:
             u = Scale((at.t.cpu() <= self.rest).double())(u)

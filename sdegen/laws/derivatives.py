@@ -32,6 +32,7 @@ from ..show import show_call
 from ..signatures import Overridable
 from .draws import rademacher_like
 from .products import Field, Products
+from .vectors import as_vectors
 
 
 def exact_divergence(field: Field, x: Tensor, products: Products | None = None) -> tuple[Tensor, Tensor]:
@@ -118,7 +119,7 @@ def hutchpp_divergences(
     probes
         ``(m, B, *)``, signs; one derivative for each of these and of the columns.
     """
-    rest = probes[..., None].flatten(2)
+    rest = as_vectors(probes, axes=2)
     with uncast(x):
         rest = rest - torch.einsum("bdk,bek,mbe->mbd", Q, Q, rest)
     directions = torch.cat([Q.permute(2, 0, 1), rest])
@@ -138,7 +139,7 @@ def subspace(images: Tensor) -> Tensor:
     images
         The vectors, ``(k, B, *)``, of `d` numbers each.
     """
-    return torch.linalg.qr(images[..., None].flatten(2).permute(1, 2, 0))[0]
+    return torch.linalg.qr(as_vectors(images, axes=2).permute(1, 2, 0))[0]
 
 
 class Traces(NamedTuple):

@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..precision import uncast
 from .draws import rademacher_like
-from .vectors import as_vectors
+from .vectors import as_vectors, dot
 
 Field = Callable[[Tensor], Tensor]
 
@@ -145,9 +145,9 @@ class Products:
         Only forward mode passes what a network computes under ``no_grad``. A single call is not worth the trial.
         """
         if self._calls and self._backward is None:
-            ahead = (v * value_and_slopes(field, x, v)[1])[..., None].flatten(2).sum(2)
+            ahead = dot(v, value_and_slopes(field, x, v)[1], axes=2)
             try:
-                back = (v * value_and_slopes_back(field, x, v)[1])[..., None].flatten(2).sum(2)
+                back = dot(v, value_and_slopes_back(field, x, v)[1], axes=2)
             except RuntimeError:
                 self._backward = False
             else:
@@ -172,7 +172,7 @@ class Products:
         for start in range(0, m, size):
             v = directions(slice(start, min(m, start + size)))
             value, products = self(field, x, v, either=True)
-            traces.append((v * products)[..., None].flatten(2).sum(2))
+            traces.append(dot(v, products, axes=2))
         return value, torch.cat(traces)
 
     def _together(self, field: Field, x: Tensor, m: int) -> int:
@@ -224,7 +224,7 @@ def check_derivatives(field: Field, x: Tensor, dtype: torch.dtype) -> None:
     h = torch.finfo(dtype).eps ** (1 / 3) * x.square().mean().sqrt()
 
     def steepness(step: Tensor) -> Tensor:
-        return as_vectors(v * (field(x + step * v) - field(x - step * v))).sum(1) / (2 * step)
+        return dot(v, field(x + step * v) - field(x - step * v)) / (2 * step)
 
     with torch.no_grad():
         near, *wider = (steepness(k * h) for k in (1, 2, 4))

@@ -1,14 +1,21 @@
-"""Rows of any shape as vectors: `as_vectors`."""
+"""Rows of any shape as vectors (`as_vectors`), their scalar products (`dot`), and numbers that act row by row (`over_rows`)."""
 
 from __future__ import annotations
 
-__all__ = ["as_vectors"]
+__all__ = ["as_vectors", "dot", "over_rows"]
 
 from torch import Tensor
 
 
-def as_vectors(x: Tensor) -> Tensor:
+def as_vectors(x: Tensor, axes: int = 1) -> Tensor:
     """Return rows ``(B, *)`` as vectors ``(B, d)``, rows of a single number too.
+
+    Parameters
+    ----------
+    x
+        The rows.
+    axes
+        How many axes count rows: with 2 of them ``(m, B, *)`` becomes ``(m, B, d)``.
 
     Examples
     --------
@@ -16,4 +23,22 @@ def as_vectors(x: Tensor) -> Tensor:
     >>> as_vectors(torch.zeros(3)).shape, as_vectors(torch.zeros(3, 2, 2)).shape
     (torch.Size([3, 1]), torch.Size([3, 4]))
     """
-    return x[..., None].flatten(1)
+    return x.flatten(axes) if x.ndim > axes else x[..., None]
+
+
+def dot(a: Tensor, b: Tensor, axes: int = 1) -> Tensor:
+    """Return the scalar product of each row of `a` with the same row of `b`, ``(B,)``.
+
+    Parameters
+    ----------
+    a, b
+        The rows, ``(B, *)``.
+    axes
+        As for `as_vectors`.
+    """
+    return as_vectors(a * b, axes).sum(-1)
+
+
+def over_rows(values: Tensor, x: Tensor) -> Tensor:
+    """Return one value for each row, ``(B,)``, as ``(B, 1, ...)``, which broadcasts over the rows ``(B, *)`` of `x`."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..laws.operators import rows
-from ..laws.vectors import as_vectors
+from ..laws.vectors import as_vectors, over_rows
 from ..models.score import ScoreModel
 from ..processes.base import SDE, Reverse
 from ..processes.grids import Grid, Uniform
@@ -93,7 +93,7 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
             scale = self.rtol * torch.maximum(euler.abs(), before.abs())
             error = as_vectors((euler - improved) / scale.clamp_min(self.atol)).square().mean(1).sqrt().double().cpu()
             kept = path.judge(error)
-            here = kept.to(x.device).reshape(-1, *[1] * (x.ndim - 1))
+            here = over_rows(kept, x).to(x.device)
             x, before = c.reverse.enter(torch.where(here, improved, x)), torch.where(here, euler, before)
         return x, None
 
@@ -220,4 +220,4 @@ class DyadicPath:
 
     def _over(self, mask: Tensor) -> Tensor:
         """Return a mask of rows, shaped to choose between states."""
-        return mask.to(self.w.device).reshape(-1, *[1] * (self.w.ndim - 1))
+        return over_rows(mask, self.w).to(self.w.device)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..data.parts import check_batch
+from ..laws.vectors import as_vectors
 from ..models.named import read_conditions
 from ..models.score import ScoreModel, check_dtype
 from ..models.transformed import in_free_coordinates, states_in, states_out
@@ -149,7 +150,7 @@ def encode_with_error(
     gap = (
         widened(decode(model, widened(z), steps=steps, sampler=sampler, batch=batch, progress=progress, **cond)) - data
     )
-    return Encoded(z, gap.reshape(len(x), -1).square().mean(1).sqrt())
+    return Encoded(z, as_vectors(gap).square().mean(1).sqrt())
 
 
 @check_arguments

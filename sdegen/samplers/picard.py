@@ -21,7 +21,7 @@ from ..arguments import asked_as, check_arguments
 from ..checks import check_count, check_number
 from ..laws.marginals import Marginal
 from ..laws.operators import Operator
-from ..laws.vectors import as_vectors
+from ..laws.vectors import dot, over_rows
 from ..models.parametrizations import EDMParametrization
 from ..models.question import gather
 from ..models.reversal import LearnedReversal
@@ -306,4 +306,4 @@ def learn(guesses: list[Guess], x: Tensor, said: Tensor) -> None:
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:
     """Return the inner product of each row of `x` and `y`, shaped to multiply them."""
-    return as_vectors(x * y).sum(1).reshape(-1, *[1] * (x.ndim - 1))
+    return over_rows(dot(x, y), x)

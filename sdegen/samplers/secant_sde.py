@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_number
+from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from ..processes.grids import Grid
 from ..processes.scalar import as_scalar
@@ -137,17 +138,15 @@ def secant_variances(C: Tensor, clean: Tensor, pull: Tensor) -> Tensor:
     clean, pull
         By how much the posterior mean and the score of ``x / alpha`` differ, ``(B, *)``.
     """
-    if pull.ndim == 1:  # of single numbers, which have no axes to sum over: torch would sum over the rows
-        return secant_variances(C.reshape(1), clean[:, None], pull[:, None])[:, 0]
-    each, over = tuple(range(1, pull.ndim)), (-1, *[1] * (pull.ndim - 1))
+    shape, C, clean, pull = pull.shape, C.flatten(), as_vectors(clean), as_vectors(pull)
     squares = pull.square()
-    most = (squares * C).sum(each)
+    most = (squares * C).sum(1)
     # Where nothing is learned the quotients below are of zeros, and their derivatives would be NaN.
     none = (most == 0).to(most)
-    seen = (-clean * pull).sum(each).maximum(FAINTEST * most) + none
+    seen = (-clean * pull).sum(1).maximum(FAINTEST * most) + none
     W, p = C, torch.zeros_like(most)
     for _ in range(ROUNDS):
-        told, slope = (squares * W).sum(each), (squares * W.square()).sum(each) + none
+        told, slope = (squares * W).sum(1), (squares * W.square()).sum(1) + none
         p = (p + told * (told / seen - 1) / slope).clamp_min(0.0)
-        W = C / (1 + p.reshape(over) * C)
-    return W
+        W = C / (1 + p[:, None] * C)
+    return W.reshape(shape)
