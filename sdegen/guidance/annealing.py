@@ -19,28 +19,28 @@ from ..laws.matrices import single_matrix
 from ..laws.mixtures import GaussianMixture
 from ..laws.powers import multiply_components
 from ..laws.vectors import as_vectors, over_rows
-from ..models.densities import ask_log_density
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..processes.grids import Grid
-from ..processes.linear import LinearSDE, gaussian
+from ..processes.linear import LinearSDE
 from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed, draw
 from ..samplers.start import check_conditions, check_known
 from .base import require_clean_means
 from .improper import refuse_improper
+from .members import MembersInBatches
 from .particles import (
     ChainStep,
     Particles,
-    doubt,
-    draw_again,
-    log_evidence_of,
+    log_mean,
     noisy_times,
     refuse_rows,
+    resample,
+    void_error_if_few,
 )
 from .product import Product
 
-TAKEN = 0.6  # share of Langevin steps that is to be accepted
+ACCEPTED = 0.6  # share of Langevin steps that is to be accepted, by which their length is set
 
 
 @check_arguments
@@ -141,38 +141,48 @@ def anneal_product(
     draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
     with torch.no_grad(), evaluating(model), show_bar(progress, "anneal_product") as bar:
         check_known(model)
-        members = _Members(model, batch, cond)
+        members = MembersInBatches(model, batch, cond)
         data = _data_law(model, powers[0], cond)
-        swarm, pace = _begin(members, sde, data, times[0], powers[0], particles, seed), 1.0
+        population, h = _begin(members, sde, data, times[0], powers[0], particles, seed), 1.0
         refuse_improper(model, times[-1].item(), cond)
-        spread = data.moments().covariance
-        spread = spread if spread.ndim == 2 else spread.diag()  # of a clean state given the state, before the first
+        left = data.moments().covariance
+        left = left if left.ndim == 2 else left.diag()  # of clean states given a state; at first all of it
         for i, (t, s) in enumerate(pairwise(times)):
-            swarm = swarm.resample(threshold, draws)
-            seen = members.estimates(swarm.x, t)
+            population = population.resample(threshold, draws)
+            estimates = members.estimates(population.x, t)
             for _ in range(moves):
-                swarm, seen, taken = _move(members, sde.marginal(t), swarm, seen, powers[i], pace, noise, draws)
-                pace *= math.exp(taken - TAKEN)
-            mean, root, spread = _plan(sde, swarm, seen, s, t, powers[i + 1], spread)
-            z = noise(swarm.x)
+                population, estimates, accepted = _move(
+                    members, sde.marginal(t), population, estimates, powers[i], h, noise, draws
+                )
+                h *= math.exp(accepted - ACCEPTED)
+            mean, root, left = _propose(sde, population, estimates, s, t, powers[i + 1], left)
+            z = noise(population.x)
             moved = mean + (as_vectors(z).double() @ root.T.to(z.device)).reshape(mean.shape)
-            change = _log_ratio(sde, swarm.x, moved, s, t, z, root)
+            change = _log_ratio(sde, population.x, moved, s, t, z, root)
             moved = model.cast_states(moved)
-            swarm = swarm.reach(moved, members.densities(moved, s), powers[i + 1], change, s)
+            population = population.reweighted(moved, members.log_densities(moved, s.item()), powers[i + 1], change, s)
             bar.update()
         flow = sde.transition(0.0, times[-1]).Phi
-        x = flow.inv()(swarm.x)
+        x = flow.inv()(population.x)
         volume = -flow.log_abs_det().double().sum() * (x[0].numel() // flow.size)
-        swarm = swarm.reach(x, members.densities(x, 0.0), powers[-1], volume.expand(particles), times[-1])
-    evidence, evaluations = log_evidence_of(swarm.log_weights).item(), len(times) + moves * (len(times) - 1)
+        population = population.reweighted(
+            x, members.log_densities(x, 0.0), powers[-1], volume.expand(particles), times[-1]
+        )
+    evidence, evaluations = log_mean(population.log_weights).item(), len(times) + moves * (len(times) - 1)
     remedy = "take more particles, more steps, or powers nearer to those of one member"
     found = Particles.of_families(
-        sde.project(swarm.x), swarm.log_weights, swarm.family, swarm.resampled, evaluations, evidence, remedy
+        sde.project(population.x),
+        population.log_weights,
+        population.family,
+        population.resampled,
+        evaluations,
+        evidence,
+        remedy,
     )
-    return doubt(found)
+    return void_error_if_few(found)
 
 
-class _Swarm(NamedTuple):
+class _Population(NamedTuple):
     """Weighted particles; `log_target` is that of the law whose weights they have, None before the first."""
 
     x: Tensor
@@ -181,9 +191,11 @@ class _Swarm(NamedTuple):
     resampled: int
     log_target: Tensor | None = None
 
-    def reach(self, x: Tensor, densities: Tensor, powers: Tensor, change: Tensor, t: Tensor) -> _Swarm:
-        """Return the particles at new states, weighted for the product of the densities, ``(m, n)``, by the powers."""
-        target = powers @ densities
+    def reweighted(self, x: Tensor, log_densities: Tensor, powers: Tensor, change: Tensor, t: Tensor) -> _Population:
+        """Return the particles at new states, weighted for the product of powers of the members' densities there, ``(m, n)``;
+        `change` is what the logarithms of their weights get besides.
+        """
+        target = powers @ log_densities
         before = torch.zeros_like(target) if self.log_target is None else self.log_target
         log_weights = self.log_weights + change.double().cpu() + target - before
         if log_weights.isnan().any() or not (log_weights > -torch.inf).any() or log_weights.isposinf().any():
@@ -191,16 +203,16 @@ class _Swarm(NamedTuple):
                 f"the weights turned non-finite, or all vanished, at t = {t.item():.6g}; take more steps, and members whose "
                 "densities are positive where those with positive powers have their data."
             )
-        return _Swarm(x, log_weights, self.family, self.resampled, target)
+        return _Population(x, log_weights, self.family, self.resampled, target)
 
-    def resample(self, threshold: float, draws: torch.Generator) -> _Swarm:
-        """Return the particles drawn again by their weights if the effective ones are fewer than a share."""
-        kept = draw_again(self.log_weights, threshold, draws)
+    def resample(self, threshold: float, draws: torch.Generator) -> _Population:
+        """Return the particles resampled by their weights if the effective ones are fewer than a share."""
+        kept = resample(self.log_weights, threshold, draws)
         if kept is None:
             return self
         target = None if self.log_target is None else self.log_target[kept]
-        mean = log_evidence_of(self.log_weights).expand(len(kept))
-        return _Swarm(self.x[kept.to(self.x.device)], mean, self.family[kept], self.resampled + 1, target)
+        mean = log_mean(self.log_weights).expand(len(kept))
+        return _Population(self.x[kept.to(self.x.device)], mean, self.family[kept], self.resampled + 1, target)
 
 
 def _powers(model: Product, sde: LinearSDE, times: Tensor, late: float) -> Tensor:
@@ -213,37 +225,21 @@ def _powers(model: Product, sde: LinearSDE, times: Tensor, late: float) -> Tenso
 
 def _data_law(model: Product, powers: Tensor, cond: dict[str, Any]) -> GaussianMixture:
     """Return the product of the Gaussians that have the members' moments, of positive powers, in the units of the process."""
-    laws = [gaussian(moments.in_units(model.sde.units)) for moments in model.member_moments(**cond)]
-    found = multiply_components([factor for factor in zip(laws, powers.tolist(), strict=True) if factor[1] > 0])
+    factors = zip(model.member_gaussians(**cond), powers.tolist(), strict=True)
+    found = multiply_components([factor for factor in factors if factor[1] > 0])
     assert found is not None  # all powers are positive
     return found.law
 
 
-class _Members(NamedTuple):
-    """What members say of states, at most `batch` of them at a time."""
-
-    model: Product
-    batch: int | None
-    cond: dict[str, Any]
-
-    def densities(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """Return the logarithms of the members' densities, ``(m, n)``."""
-        at, parts, members = float(t), x.split(self.batch or len(x)), self.model.members
-        return torch.stack(
-            [torch.cat([ask_log_density(m, part, at, **self.cond).cpu() for part in parts]) for m in members]
-        )
-
-    def estimates(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the members' clean states and noise, ``(m, n, *)`` each, float64."""
-        parts = x.split(self.batch or len(x))
-        found = zip(*(self.model.member_estimates(part, t, **self.cond) for part in parts), strict=True)
-        clean, eps = (torch.cat(v, 1).double() for v in found)
-        return clean, eps
-
-
 def _begin(
-    members: _Members, sde: LinearSDE, data: GaussianMixture, t: Tensor, powers: Tensor, particles: int, seed: int
-) -> _Swarm:
+    members: MembersInBatches,
+    sde: LinearSDE,
+    data: GaussianMixture,
+    t: Tensor,
+    powers: Tensor,
+    particles: int,
+    seed: int,
+) -> _Population:
     """Return draws of Gaussian data with the noise of the first time, weighted for the product there."""
     law = data.diffuse(sde.marginal(t), sde.embedding)
     if law.means[0].numel() != data.means[0].numel():
@@ -252,62 +248,71 @@ def _begin(
         )
     x = members.model.cast_states(draw(law, particles, seed, law.means[0].numel()))
     refuse_rows(members.model, members.cond, x)
-    swarm = _Swarm(x, torch.zeros(particles, dtype=torch.float64), torch.arange(particles), 0)
-    return swarm.reach(x, members.densities(x, t), powers, -law.log_prob(x), t)
+    population = _Population(x, torch.zeros(particles, dtype=torch.float64), torch.arange(particles), 0)
+    return population.reweighted(x, members.log_densities(x, t.item()), powers, -law.log_prob(x), t)
 
 
 def _combine(powers: Tensor, values: Tensor) -> Tensor:
-    return torch.tensordot(powers.to(values.device), values, 1)
+    """Return the sum of the members' values, ``(m, n, *)``, times powers, float64."""
+    return torch.tensordot(powers.to(values.device), values.double(), 1)
 
 
 def _move(
-    members: _Members,
+    members: MembersInBatches,
     at: Marginal,
-    swarm: _Swarm,
-    seen: tuple[Tensor, Tensor],
+    population: _Population,
+    estimates: tuple[Tensor, Tensor],
     powers: Tensor,
-    pace: float,
+    h: float,
     noise: SampleNoise,
     draws: torch.Generator,
-) -> tuple[_Swarm, tuple[Tensor, Tensor], float]:
-    """Take a Langevin step ``x − h R e + √(2 h) R z`` in the product at a time, `h` the pace and `e` its noise, accepted by
-    Metropolis and Hastings, and return the particles, the estimates where they are, and the share that was accepted.
+) -> tuple[_Population, tuple[Tensor, Tensor], float]:
+    """Take a Langevin step ``x − h R e + √(2 h) R z`` in the product at a time, `e` its noise, accepted by Metropolis and
+    Hastings, and return the particles, the estimates where they are, and the share that was accepted.
     """
-    x, e, before = swarm.x, _combine(powers, seen[1]), swarm.log_target
+    x, e, before = population.x, _combine(powers, estimates[1]), population.log_target
     assert before is not None
-    moved = members.model.cast_states(x - pace * at.R(e) + math.sqrt(2 * pace) * at.R(noise(x).double()))
-    new, target = members.estimates(moved, at.t), powers @ members.densities(moved, at.t)
+    moved = members.model.cast_states(x - h * at.R(e) + math.sqrt(2 * h) * at.R(noise(x).double()))
+    new, target = members.estimates(moved, at.t), powers @ members.log_densities(moved, at.t.item())
 
     def off(end: Tensor, start: Tensor, e: Tensor) -> Tensor:
         """Return minus the logarithm of the density of a step, up to a constant."""
-        whitened = at.R_inv(end.double() - start.double()) + pace * e
-        return (as_vectors(whitened).square().sum(1) / (4 * pace)).cpu()
+        whitened = at.R_inv(end.double() - start.double()) + h * e
+        return (as_vectors(whitened).square().sum(1) / (4 * h)).cpu()
 
     ratio = target - before + off(moved, x, e) - off(x, moved, _combine(powers, new[1]))
-    taken = torch.rand(len(x), generator=draws, dtype=torch.float64).log() < ratio
-    here = over_rows(taken, x).to(x.device)
-    clean, eps = (torch.where(here, w, v) for v, w in zip(seen, new, strict=True))
-    swarm = swarm._replace(x=torch.where(here, moved, x), log_target=torch.where(taken, target, before))
-    return swarm, (clean, eps), taken.double().mean().item()
+    accepted = torch.rand(len(x), generator=draws, dtype=torch.float64).log() < ratio
+    here = over_rows(accepted, x).to(x.device)
+    clean, eps = (torch.where(here, w, v) for v, w in zip(estimates, new, strict=True))
+    population = population._replace(x=torch.where(here, moved, x), log_target=torch.where(accepted, target, before))
+    return population, (clean, eps), accepted.double().mean().item()
 
 
-def _plan(
-    sde: LinearSDE, swarm: _Swarm, seen: tuple[Tensor, Tensor], s: Tensor, t: Tensor, powers: Tensor, spread: Tensor
+def _propose(
+    sde: LinearSDE,
+    population: _Population,
+    estimates: tuple[Tensor, Tensor],
+    s: Tensor,
+    t: Tensor,
+    powers: Tensor,
+    before: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean and root of the covariance of the step from `t` to `s`, and the covariance of clean states given a state."""
-    clean, eps = (_combine(powers, v) for v in seen)
+    """Return mean and root of the covariance of the step from `t` to `s`, and the covariance of clean states given a state at
+    `t`; `before` is that at the time before `t`.
+    """
+    clean, eps = (_combine(powers, v) for v in estimates)
     step, d = ChainStep(sde, s, t), clean[0].numel()
-    weights, flat = swarm.log_weights.softmax(0), as_vectors(clean).cpu()
+    weights, flat = population.log_weights.softmax(0), as_vectors(clean).cpu()
     apart = flat - weights @ flat
-    whole = apart.T @ (weights[:, None] * apart) + spread  # of clean states, by the law of total variance
+    whole = apart.T @ (weights[:, None] * apart) + before  # of clean states, by the law of total variance
     Phi, Sigma = single_matrix(step.at_t.Phi, d), single_matrix(step.at_t.covariance, d)
     gain = whole @ Phi.T @ torch.linalg.inv(Phi @ whole @ Phi.T + Sigma)
-    spread = whole - gain @ Phi @ whole
-    spread = 0.5 * (spread + spread.T)
+    left = whole - gain @ Phi @ whole
+    left = 0.5 * (left + left.T)
     K = single_matrix(step.law.K, d)
-    left = single_matrix(step.at_s.Phi, d) - K @ Phi
-    covariance = single_matrix(step.law.covariance, d) + left @ spread @ left.T
-    return step.mean(clean, eps), torch.linalg.cholesky(0.5 * (covariance + covariance.T)), spread
+    carry = single_matrix(step.at_s.Phi, d) - K @ Phi
+    covariance = single_matrix(step.law.covariance, d) + carry @ left @ carry.T
+    return step.mean(clean, eps), torch.linalg.cholesky(0.5 * (covariance + covariance.T)), left
 
 
 def _log_ratio(sde: LinearSDE, x: Tensor, moved: Tensor, s: Tensor, t: Tensor, z: Tensor, root: Tensor) -> Tensor:

@@ -22,10 +22,9 @@ from ..progress import show_bar
 from ..samplers.noise import as_seed
 from ..warning import warn_caller
 from .near import data_near
-from .particles import Particles, draw_again, log_evidence_of
+from .particles import Particles, log_mean, resample
 
-TAKEN = 0.5  # share of the proposals that is to be taken, by which the largest step is set
-PACE = 1.0  # of that setting: nats of the step, for each unit of the share, from one level to the next
+ACCEPTED = 0.5  # share of the proposals that is to be accepted, by which the largest step is set
 WIDER = 4.0  # the mean square distance from the middle of the Gaussian, by its variance, beyond which it covers no law
 FAR = 1e6  # of its standard deviations: what is there is on its way to infinity
 
@@ -48,9 +47,9 @@ def anneal_density(
     `Particles` with the logarithm of the constant.
 
     Particles go from draws of a Gaussian `g` through the laws ``g^(1 − β) f^β`` to the density `f`, `β` from 0 to 1 in equal
-    levels. At a level their weights are multiplied by ``(f / g)^Δβ``, they are drawn again where weights are uneven, and each
+    levels. At a level their weights are multiplied by ``(f / g)^Δβ``, they are resampled where weights are uneven, and each
     takes a Langevin step that is accepted by Metropolis and Hastings. P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo
-    samplers*, 2006; without drawing again it is annealed importance sampling (R. Neal, 1998, arXiv:physics/9803008).
+    samplers*, 2006; without resampling it is annealed importance sampling (R. Neal, 1998, arXiv:physics/9803008).
 
     A step is ``ε exp(−spread U)`` long, with `U` uniform on ``(0, 1)`` for each particle, so that narrow and wide parts of the
     law both have steps that suit them; `ε` is set from level to level so that half of the steps are accepted, which biases the
@@ -72,7 +71,7 @@ def anneal_density(
     spread
         Nats between the largest step and the least; 0 for one step size.
     threshold
-        Particles are drawn again where the effective ones are fewer than this share; 0 for never.
+        Particles are resampled where the effective ones are fewer than this share; 0 for never.
     seed, generator
         Randomness.
     progress
@@ -101,9 +100,9 @@ def anneal_density(
     check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
     check_count("levels", levels), check_count("settle", settle, at_least=0), check_number("spread", spread, at_least=0)
     draws = torch.Generator().manual_seed(as_seed(seed, generator))
-    check_unmixed("log_prob", lambda x: _look(log_prob, gaussian, x).log_f, data_near(gaussian.moments()))
+    check_unmixed("log_prob", lambda x: _evaluate(log_prob, gaussian, x).log_f, data_near(gaussian.moments()))
     x = gaussian.sample(particles, draws)
-    at, step = _look(log_prob, gaussian, x), _first_step(gaussian)
+    at, step = _evaluate(log_prob, gaussian, x), _first_step(gaussian)
     log_weights, family = torch.zeros(particles, dtype=torch.float64), torch.arange(particles)
     resampled, log_evidence = 0, 0.0
     with show_bar(progress, "anneal_density") as bar:
@@ -114,16 +113,16 @@ def anneal_density(
                     raise ValueError(
                         f"log_prob is -inf at all {particles} particles; begin with a Gaussian that covers the law."
                     )
-                kept = draw_again(log_weights, threshold, draws)
+                kept = resample(log_weights, threshold, draws)
                 if kept is not None:
-                    log_evidence += log_evidence_of(log_weights).item()
-                    log_weights, at, family = torch.zeros_like(log_weights), at.drawn(kept), family[kept]
+                    log_evidence += log_mean(log_weights).item()
+                    log_weights, at, family = torch.zeros_like(log_weights), at.rows(kept), family[kept]
                     resampled += 1
             beta = min(1.0, (level + 1) / levels)
-            at, taken = _move(log_prob, gaussian, at, beta, step, spread, draws)
-            step *= math.exp(PACE * (taken - TAKEN))
+            at, accepted = _move(log_prob, gaussian, at, beta, step, spread, draws)
+            step *= math.exp(accepted - ACCEPTED)
             bar.update()
-    log_evidence += log_evidence_of(log_weights).item()
+    log_evidence += log_mean(log_weights).item()
     remedy = "take more particles or levels, or a Gaussian nearer to the law"
     found = Particles.of_families(at.x, log_weights, family, resampled, levels + settle + 1, log_evidence, remedy)
     _warn_if_uncovered(gaussian, found)
@@ -151,7 +150,7 @@ def _warn_if_uncovered(gaussian: GaussianMixture, found: Particles) -> None:
         )
 
 
-class _Seen(NamedTuple):
+class _Points(NamedTuple):
     """Points, the log-densities of the law and of the Gaussian there, and their slopes."""
 
     x: Tensor
@@ -160,18 +159,20 @@ class _Seen(NamedTuple):
     slope_f: Tensor
     slope_g: Tensor
 
-    def drawn(self, kept: Tensor) -> _Seen:
-        return _Seen(*(value[kept] for value in self))
+    def rows(self, kept: Tensor) -> _Points:
+        """Return some of the points."""
+        return _Points(*(value[kept] for value in self))
 
-    def where(self, taken: Tensor, other: _Seen) -> _Seen:
-        """Return these points, and where `taken` says the others."""
-        return _Seen(*(torch.where(over_rows(taken, v), w, v) for v, w in zip(self, other, strict=True)))
+    def replaced(self, where: Tensor, others: _Points) -> _Points:
+        """Return these points, and others `where` it says so."""
+        return _Points(*(torch.where(over_rows(where, v), w, v) for v, w in zip(self, others, strict=True)))
 
     def value(self, beta: float) -> Tensor:
         """Return the log-density of the law between the two, up to a constant."""
         return beta * self.log_f + (1 - beta) * self.log_g
 
     def slope(self, beta: float) -> Tensor:
+        """Return the gradient of that."""
         return beta * self.slope_f + (1 - beta) * self.slope_g
 
 
@@ -181,7 +182,7 @@ def _first_step(gaussian: GaussianMixture) -> float:
     return variance / gaussian.means[0].numel() ** (1 / 3)
 
 
-def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Tensor) -> _Seen:
+def _evaluate(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Tensor) -> _Points:
     """Return both densities and their slopes at points; slopes are 0 where the density is."""
     with torch.inference_mode(False), torch.enable_grad():
         _refuse_far(gaussian, x, ~as_vectors(x.isfinite()).all(1))
@@ -205,7 +206,7 @@ def _look(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Te
             f"the slope of log_prob is not finite at {x[~as_vectors(slope.isfinite()).all(1)][0].tolist()}."
         )
     x = x.detach()
-    return _Seen(x, log_f.detach(), ask_log_prob(gaussian, x), slope, gaussian.score(x))
+    return _Points(x, log_f.detach(), ask_log_prob(gaussian, x), slope, gaussian.score(x))
 
 
 def _refuse_far(gaussian: GaussianMixture, x: Tensor, bad: Tensor) -> None:
@@ -222,19 +223,19 @@ def _refuse_far(gaussian: GaussianMixture, x: Tensor, bad: Tensor) -> None:
 def _move(
     log_prob: Callable[[Tensor], Tensor],
     gaussian: GaussianMixture,
-    at: _Seen,
+    at: _Points,
     beta: float,
     step: float,
     spread: float,
     draws: torch.Generator,
-) -> tuple[_Seen, float]:
+) -> tuple[_Points, float]:
     """Take a Langevin step of random length in the law between the two, accepted by Metropolis and Hastings, and return where
     particles are and the share of steps that were accepted.
     """
     u = torch.rand(2, len(at.x), generator=draws, dtype=torch.float64)
     size = rows(step * (-spread * u[0]).exp(), at.x)
     z = torch.randn(at.x.shape, generator=draws, dtype=torch.float64)
-    new = _look(log_prob, gaussian, at.x + size * at.slope(beta) + (2 * size).sqrt() * z)
+    new = _evaluate(log_prob, gaussian, at.x + size * at.slope(beta) + (2 * size).sqrt() * z)
     back = (at.x - new.x - size * new.slope(beta)).square() / (4 * size) - 0.5 * z.square()
-    taken = u[1].log() < new.value(beta) - at.value(beta) - as_vectors(back).sum(1)
-    return at.where(taken, new), taken.double().mean().item()
+    accepted = u[1].log() < new.value(beta) - at.value(beta) - as_vectors(back).sum(1)
+    return at.replaced(accepted, new), accepted.double().mean().item()

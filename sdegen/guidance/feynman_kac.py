@@ -33,9 +33,9 @@ from ..samplers.start import check_conditions, check_known
 from ..warning import warn_caller
 from .base import require_clean_means
 from .improper import noised_members, refuse_improper
-from .particles import Particles, doubt, log_evidence_of, noisy_times, refuse_early, refuse_rows
+from .particles import Particles, log_mean, noisy_times, refuse_early, refuse_rows, void_error_if_few
 from .product import Product
-from .swarm import Swarm, Told, stages_of
+from .swarm import Precomputed, Swarm, stages_of
 
 COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too long before that is said
 REST = 0.5  # of what fits have taken by leave-one-out: as much again may be left, as on the ring, or nothing
@@ -126,45 +126,49 @@ def corrected(
     check_conditions(model, cond)
     cond = read_conditions(model, cond, corrected)
     sde, seed = require_clean_means(model), as_seed(seed, generator)
-    lean = _check_eta(model, eta)
+    eta_of_mean = _check_eta(model, eta)
     times = noisy_times(model, sde, grid, steps)
     refuse_early(model, sde, times, FLOWS)
     draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
-    sampler, told = ExponentialSDE(steps, grid, eta=lean), Told(sde, model)
+    sampler, estimates = ExponentialSDE(steps, grid, eta=eta_of_mean), Precomputed(sde, model)
     with torch.no_grad(), evaluating(model), show_bar(progress, "corrected") as bar:
         check_known(model)
         law, log_normaliser = _first_law(model, times[0].item(), cond)
         x = model.cast_states(draw(law, particles, seed, law.means[0].numel()))
         refuse_rows(model, cond, x)
         refuse_improper(model, times[-1].item(), cond)
-        swarm = Swarm(model, x, 0.5 * (1 + lean**2), batch, cond)
-        plan, stages = sampler.plan(told, times), stages_of(model, sde, times, x[0].numel())
+        swarm = Swarm(model, x, 0.5 * (1 + eta_of_mean**2), batch, cond)
+        plan, stages = sampler.plan(estimates, times), stages_of(model, sde, times, x[0].numel())
         for i, stage in enumerate(stages):
             swarm.look(stage)
             swarm.resample(threshold, draws)
             if i + 1 < len(stages):
-                told.known = swarm.told(stage)
-                move = sampler.step(told, swarm.x, plan[i], lambda x: noise(x) * (eta / lean), swarm.memory)
+                estimates.known = swarm.guided_estimate(stage)
+                move = sampler.step(estimates, swarm.x, plan[i], lambda x: noise(x) * (eta / eta_of_mean), swarm.memory)
                 swarm.x, swarm.memory = move
             bar.update()
         data = swarm.finish(sde, stages[-1])
     error = _step_error(swarm, len(stages))
     first, last, excess = stages[0], stages[-1], model.power - 1
-    constant = log_normaliser + excess * (first.spread - last.spread + last.volume) - excess * _log_units(sde, data)
+    constant = (
+        log_normaliser
+        + excess * (first.log_spread - last.log_spread + last.log_volume)
+        - excess * _log_units(sde, data)
+    )
     found = Particles.of_families(
         data,
         swarm.log_weights,
         swarm.ancestors,
         swarm.resampled,
         len(times),
-        constant + log_evidence_of(swarm.log_weights).item() + swarm.optimism,
+        constant + log_mean(swarm.log_weights).item() + swarm.optimism,
         "take anneal_product where members know their densities, else more steps, more particles, or powers nearer to those of "
         "one member",
         error,
-        swarm.taken,
+        swarm.optimisms,
         REST * abs(swarm.optimism),
     )
-    return doubt(found)
+    return void_error_if_few(found)
 
 
 def _step_error(swarm: Swarm, steps: int) -> float:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..laws.mixtures import GaussianMixture
-from ..models.densities import UnknownDensity, ask_log_density
-from ..processes.linear import gaussian
+from ..models.densities import UnknownDensity
 from .base import require_clean_means
 from .product import Product
 
@@ -22,7 +21,7 @@ TRIED = 8  # directions, those in which the product of Gaussians is widest
 def noised_members(model: Product, t: float, cond: dict[str, Any]) -> list[tuple[GaussianMixture, float]]:
     """Return the Gaussians that have the members' moments under conditions, with the noise of a time, and their powers."""
     sde = require_clean_means(model)
-    laws = [gaussian(moments.in_units(sde.units)) for moments in model.member_moments(**cond)]
+    laws = model.member_gaussians(**cond)
     return [(law.diffuse(sde.marginal(t), sde.embedding), power) for law, power in zip(laws, model.powers, strict=True)]
 
 
@@ -59,8 +58,7 @@ def refuse_improper(model: Product, t: float, cond: dict[str, Any]) -> None:
 
 def _log_densities(model: Product, x: Tensor, t: float, cond: dict[str, Any]) -> Tensor | None:
     """Return the logarithms of the members' densities, ``(m, B)``; None where one does not know its own."""
-    x = model.cast_states(x)
     try:
-        return torch.stack([ask_log_density(member, x, t, **cond).cpu() for member in model.members])
+        return model.member_log_densities(model.cast_states(x), t, **cond).cpu()
     except UnknownDensity:
         return None

@@ -1,18 +1,20 @@
-"""Score models of several others on one process: `Members`, the base of products and mixtures."""
+"""Score models of several others on one process (`Members`), the base of products and mixtures, and how particles ask them."""
 
 from __future__ import annotations
 
-__all__ = ["Members", "Powers"]
+__all__ = ["Members", "MembersInBatches", "Powers"]
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..conditions import Conditions
-from ..laws.mixtures import Moments
+from ..laws.mixtures import GaussianMixture, Moments
+from ..models.densities import ask_log_density
 from ..models.score import ScoreModel
+from ..processes.linear import gaussian
 from .base import Guided, check_same_process, require_clean_means
 
 Powers = dict[ScoreModel, float] | Iterable[tuple[ScoreModel, float]]
@@ -85,8 +87,37 @@ class Members(Guided):
             found.append(known if known is not None and alike else model.require_moments())
         return found
 
+    def member_gaussians(self, /, **cond: Any) -> list[GaussianMixture]:
+        """Return the Gaussians of the `member_moments`, in the units of the process."""
+        return [gaussian(moments.in_units(self.sde.units)) for moments in self.member_moments(**cond)]
+
+    def member_log_densities(self, x: Tensor, t: float, /, **cond: Any) -> Tensor:
+        """Return the logarithms of the members' densities of states at one time, ``(m, B)`` float64."""
+        return torch.stack([ask_log_density(model, x, t, **cond) for model in self.members])
+
     def member_estimates(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return clean states and noises of all members, ``(m, B, *)`` each, by one evaluation of each."""
         both = [model._estimated(x, t, **cond) for model in self.members]
         x_0, eps = (torch.stack(values) for values in zip(*both, strict=True))
         return x_0, eps
+
+
+class MembersInBatches(NamedTuple):
+    """The members of a score model, asked about all particles under conditions, at most `batch` of them at a time."""
+
+    model: Members
+    batch: int | None
+    cond: dict[str, Any]
+
+    def estimates(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the members' clean states and noises, ``(m, n, *)`` each."""
+        found = zip(*(self.model.member_estimates(part, t, **self.cond) for part in self._split(x)), strict=True)
+        x_0, eps = (torch.cat(values, 1) for values in found)
+        return x_0, eps
+
+    def log_densities(self, x: Tensor, t: float) -> Tensor:
+        """Return the logarithms of the members' densities, ``(m, n)`` float64 on the CPU."""
+        return torch.cat([self.model.member_log_densities(part, t, **self.cond).cpu() for part in self._split(x)], 1)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split(self.batch or len(x))

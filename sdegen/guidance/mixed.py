@@ -14,7 +14,6 @@ from ..arguments import check_arguments
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import rows
 from ..laws.powers import read_powers
-from ..models.densities import ask_log_density
 from ..models.score import ScoreModel
 from ..processes.linear import gaussian
 from .members import Members, Powers
@@ -107,7 +106,7 @@ class Mixed(Members):
         if t.ndim and (t != t[0]).any():
             return torch.cat([self._log_joint(x[i : i + 1], t[i], cond) for i in range(len(x))], 1)
         at = t.reshape(-1)[0].item()
-        found = [ask_log_density(model, x, at, **cond) for model in self.members]
+        found = self.member_log_densities(x, at, **cond)
         return torch.stack([math.log(w) + v for w, v in zip(self.weights, found, strict=True)])
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,15 @@
-"""Weighted particles: the result of sequential Monte Carlo, and what its methods share, drawing them again by their weights."""
+"""Weighted particles, the result of sequential Monte Carlo, and what its methods share: resampling, and the steps of a chain."""
 
 from __future__ import annotations
 
 __all__ = [
     "ChainStep",
     "Particles",
-    "doubt",
-    "draw_again",
+    "void_error_if_few",
+    "resample",
     "draw_indices",
     "effective_size",
-    "log_evidence_of",
+    "log_mean",
     "noisy_times",
     "refuse_early",
     "refuse_rows",
@@ -253,8 +253,8 @@ class ChainStep:
         return self.at_s.Phi(x_0) + self._gain(eps)
 
 
-def doubt(found: Particles) -> Particles:
-    """Return particles that descend from few first ones with an infinite error, and others as they are."""
+def void_error_if_few(found: Particles) -> Particles:
+    """Return particles that descend from few first ones with an infinite error of the evidence, and others as they are."""
     return found._replace(evidence_error=math.inf) if found.few else found
 
 
@@ -274,8 +274,8 @@ def effective_size(weights: Tensor) -> float:
     return 1 / weights.square().sum().item()
 
 
-def log_evidence_of(log_weights: Tensor) -> Tensor:
-    """Return the logarithm of the mean of weights."""
+def log_mean(log_weights: Tensor) -> Tensor:
+    """Return the logarithm of the mean of weights, given their logarithms."""
     return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
@@ -284,8 +284,8 @@ def draw_indices(weights: Tensor, n: int, generator: torch.Generator | None) -> 
     return resample_systematically(weights, n, torch.rand((), dtype=torch.float64, generator=generator))
 
 
-def draw_again(log_weights: Tensor, threshold: float, generator: torch.Generator) -> Tensor | None:
-    """Draw the indices of particles again by their weights, if the effective ones are fewer than a share; return None if not."""
+def resample(log_weights: Tensor, threshold: float, generator: torch.Generator) -> Tensor | None:
+    """Resample particles by their weights, and return their indices; None where the effective ones are no fewer than a share."""
     weights = log_weights.softmax(0)
     few = effective_size(weights) < threshold * len(weights)
     return draw_indices(weights, len(weights), generator) if few else None

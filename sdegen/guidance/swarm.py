@@ -1,13 +1,14 @@
-"""Particles of a product of laws between two steps: their weights, the drift that evens them out, and what the sampler is told.
+"""Particles of a product of laws between two steps: their weights, the drift that evens these out, and the estimate that a
+sampler follows.
 
 Everything is in the units of the noise: with ``s_i = −R⁻ᵀ e_i`` and ``N = Gᵀ R⁻ᵀ``, ``Gᵀ s_i = −N e_i``. A change ``A y + c`` of
-the noise that the sampler is told, `y` the whitened state, is a drift `u` with ``∇·u + u·s = k ((A y + c)·NᵀN e − tr NᵀN A)``,
+the noise that the sampler follows, `y` the whitened state, is a drift `u` with ``∇·u + u·s = k ((A y + c)·NᵀN e − tr NᵀN A)``,
 where ``e = Σ β_i e_i`` and `k` is half the sum of the powers times ``1 + eta²``.
 """
 
 from __future__ import annotations
 
-__all__ = ["Stage", "Swarm", "Told", "stages_of", "regress"]
+__all__ = ["Precomputed", "Stage", "Swarm", "regress", "stages_of"]
 
 from typing import Any, NamedTuple
 
@@ -22,26 +23,27 @@ from ..laws.vectors import as_vectors
 from ..models.score import ScoreModel
 from ..processes.linear import LinearSDE
 from ..samplers.multistep import MultistepMemory
-from .particles import draw_again, log_evidence_of
+from .members import MembersInBatches
+from .particles import log_mean, resample
 from .product import Product
 
 APART = 1e-5  # of an angle, between times whose difference stands for a derivative
 LEAST = 1e-9  # of the strongest noise: directions with less have none
 LONGEST = 4.0  # root mean square of the change of the noise, whose numbers have size 1: beyond it steps overshoot
 RIDGE = 1e-2  # of the mean square of a feature
-LEVER = 0.5  # of what is fitted to a row, that it has of itself: beyond it a fit without the row says little of the row
+LEVERAGE = 0.5  # of a row of a regression: beyond it a fit without the row says little of the row
 EACH = 20  # particles for each number that is fitted, at least
 
 
-class Told(ScoreModel):
-    """The mean of a product's members, weighted by their powers, at states where it has been computed already."""
+class Precomputed(ScoreModel):
+    """A score model whose estimate has been computed already, at the only states that a step of the sampler asks about."""
 
     conditioned = True
     sde: LinearSDE
 
     def __init__(self, sde: LinearSDE, model: Product) -> None:
         self.sde, self._like = sde, model.like
-        self.known: tuple[Tensor, Tensor] | None = None
+        self.known: tuple[Tensor, Tensor] | None = None  # clean states and noise, set before every step
 
     @property
     def like(self) -> Tensor | None:
@@ -64,37 +66,37 @@ class Told(ScoreModel):
 
 
 class Stage(NamedTuple):
-    """What is known of a time of a run before its states.
+    """Coefficients at a time of a run.
 
     Attributes
     ----------
     at
         The law of states given the data.
-    phi, pace
-        The angle, and the time that goes by with it.
+    phi, dt_dphi
+        The angle, and the derivative of the time by it.
     root
         ``Gᵀ R⁻ᵀ``.
     gram
         ``R⁻¹ G Gᵀ R⁻ᵀ`` over all numbers of a state.
-    volume, spread
-        Logarithms of the determinants of the flow of the drift from 0, and of a root of the covariance of data as wide as the
-        members' and their noise.
+    log_volume, log_spread
+        Logarithms of the determinants of the flow of the drift from 0, and of a root of the covariance of states of Gaussian data
+        with the members' variance.
     growth
-        The derivative of ``spread − volume`` by the angle.
+        The derivative of ``log_spread − log_volume`` by the angle.
     """
 
     at: Marginal
     phi: float
-    pace: float
+    dt_dphi: float
     root: Operator
     gram: Tensor
-    volume: float
-    spread: float
+    log_volume: float
+    log_spread: float
     growth: float
 
 
 def stages_of(model: Product, sde: LinearSDE, times: Tensor, d: int) -> list[Stage]:
-    """Return what is known of the times of a run of a product whose states have `d` numbers."""
+    """Return the coefficients at the times of a run of a product whose states have `d` numbers."""
     phi = sde.angle_at(times)
     low, high = (phi - APART).clamp_min(phi.min()), (phi + APART).clamp_max(phi.max())
     before, after = sde.time_of_angle(low), sde.time_of_angle(high)
@@ -108,14 +110,14 @@ def stages_of(model: Product, sde: LinearSDE, times: Tensor, d: int) -> list[Sta
         return each * torch.tensor([1.0, 0.5], dtype=torch.float64)
 
     now, change = sizes(times), (sizes(after) - sizes(before)) / (high - low)[:, None]
-    pace = (after - before) / (high - low)
+    dt_dphi = (after - before) / (high - low)
     found = []
     for i, t in enumerate(times):
         at = sde.marginal(t)
         root = sde.noise_at(t).T @ at.R_inv.T
         gram = single_matrix(root.T @ root, d)
         sized = [v.item() for v in (*now[i], change[i, 1] - change[i, 0])]
-        found.append(Stage(at, phi[i].item(), pace[i].item(), root, gram, *sized))
+        found.append(Stage(at, phi[i].item(), dt_dphi[i].item(), root, gram, *sized))
     return found
 
 
@@ -137,37 +139,37 @@ class Swarm:
     """
 
     def __init__(self, model: Product, x: Tensor, gain: float, batch: int | None, cond: dict[str, Any]) -> None:
-        self.model, self.x, self.gain, self.batch, self.cond = model, x, gain, batch, cond
+        self.model, self.x, self.gain = model, x, gain
+        self._members = MembersInBatches(model, batch, cond)
         self.memory: MultistepMemory | None = None
         self.log_weights = torch.zeros(len(x), dtype=torch.float64)
-        # Nats that the fits have taken from the normaliser, as each had the particles that it was for.
+        # Nats that the drifts have taken from the normaliser because they were fitted to the particles themselves, and would not
+        # have taken from that of others; and the same of each particle's weight.
         self.optimism = 0.0
-        # The same of each particle's own weight.
-        self.taken = torch.zeros_like(self.log_weights)
+        self.optimisms = torch.zeros_like(self.log_weights)
         self.ancestors, self.resampled = torch.arange(len(x)), 0
         self._before: Stage | None = None
+        # Derivatives by the angle at that stage: of the logarithms of weights, of `optimisms` and of `optimism`.
         self._rate = torch.zeros_like(self.log_weights)
-        self._own = torch.zeros_like(self.log_weights)  # what that grows by, by the angle
-        self._mean = 0.0  # its mean
-        self._course: list[tuple[float, float]] = []
+        self._optimisms_rate, self._optimism_rate = torch.zeros_like(self.log_weights), 0.0
+        self._rates: list[tuple[float, float]] = []  # the angle of each stage, and the mean rate of the weights there
 
     def look(self, stage: Stage) -> None:
         """Evaluate the members, fit the drift, and bring the weights to the time of a stage."""
-        parts = self.x.split(self.batch or len(self.x))
-        found = zip(*(self.model.member_estimates(x, stage.at.t, **self.cond) for x in parts), strict=True)
-        self.clean, self.noise = (torch.cat(v, 1) for v in found)
-        rate = self._potential(stage.root) * stage.pace - (self.model.power - 1) * stage.growth
+        self.clean, self.noise = self._members.estimates(self.x, stage.at.t)
+        rate = self._potential(stage.root) * stage.dt_dphi - (self.model.power - 1) * stage.growth
         half = 0.0
         if self._before is not None:
             half = 0.5 * (self._before.phi - stage.phi)
             self.log_weights = self.log_weights + half * self._rate
         ahead = self.log_weights + half * rate
-        excess, self.shift, own = self._fit(stage, rate, ahead)
-        mean = (ahead.softmax(0) @ own).item()
-        self.optimism, self.taken = self.optimism + half * (self._mean + mean), self.taken + half * (self._own + own)
-        self._rate, self._own, self._mean = rate - excess, own, mean
+        excess, self.shift, optimisms = self._fit(stage, rate, ahead)
+        optimism = (ahead.softmax(0) @ optimisms).item()
+        self.optimism += half * (self._optimism_rate + optimism)
+        self.optimisms = self.optimisms + half * (self._optimisms_rate + optimisms)
+        self._rate, self._optimisms_rate, self._optimism_rate = rate - excess, optimisms, optimism
         self.log_weights, self._before = self.log_weights + half * self._rate, stage
-        self._course.append((stage.phi, (self.log_weights.softmax(0) @ self._rate).item()))
+        self._rates.append((stage.phi, (self.log_weights.softmax(0) @ self._rate).item()))
         if not self.log_weights.isfinite().all():
             raise ValueError(
                 f"states or weights turned non-finite at t = {stage.at.t.item():.6g}; take more steps, or powers nearer to those "
@@ -186,8 +188,8 @@ class Swarm:
         return 0.5 * ((b * b - b) * size(mean) - apart)
 
     def _fit(self, stage: Stage, rate: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the drift takes from the rate of the weights, ``(n,)``, the change of the noise that makes the drift,
-        ``(n, d)``, and by how much less it would take from each, were it fitted to the other particles, ``(n,)``.
+        """Fit the drift, and return what it takes from the rate of the weights, ``(n,)``, the change of the noise that makes it,
+        ``(n, d)``, and how much less it would take from each particle, were it fitted to the others, ``(n,)``.
         """
         pull = as_vectors(stage.root.T(stage.root(self.model.combine(self.noise)))).double().cpu()
         y = as_vectors(stage.at.R_inv(self.x)).double().cpu()
@@ -201,24 +203,24 @@ class Swarm:
         turned = as_vectors(pull[:, :, None] * y[:, None] - stage.gram) if full else pull * y - stage.gram.diagonal()
         features = torch.cat([pull, turned], 1)
         weights = log_weights.softmax(0)
-        found, own = regress(features, rate, weights)
+        found, optimisms = regress(features, rate, weights)
         c, A = found[:d], found[d:].reshape(d, -1)
         shift = c + (y @ A.T if full else y * A[:, 0])
-        shift = shift / (-self.gain * stage.pace)
+        shift = shift / (-self.gain * stage.dt_dphi)
         size = (weights @ shift.square().mean(1)).sqrt().item()
         share = min(1.0, LONGEST / size) if size else 1.0
-        return features @ found * share, shift * share, own * share
+        return features @ found * share, shift * share, optimisms * share
 
     def resample(self, threshold: float, draws: torch.Generator) -> None:
-        """Draw the particles again by their weights if the effective ones are fewer than a share; the mean weight is kept."""
-        kept = draw_again(self.log_weights, threshold, draws)
+        """Resample the particles by their weights if the effective ones are fewer than a share; the mean weight is kept."""
+        kept = resample(self.log_weights, threshold, draws)
         if kept is None:
             return
         at = kept.to(self.x.device)
-        self.log_weights = log_evidence_of(self.log_weights).expand(len(kept))
+        self.log_weights = log_mean(self.log_weights).expand(len(kept))
         self.x, self.clean, self.noise = self.x[at], self.clean[:, at], self.noise[:, at]
         self._rate, self.shift, self.ancestors = self._rate[kept], self.shift[kept], self.ancestors[kept]
-        self.taken, self._own = self.taken[kept], self._own[kept]
+        self.optimisms, self._optimisms_rate = self.optimisms[kept], self._optimisms_rate[kept]
         self.resampled += 1
         if self.memory is not None:
             first, history, bare = self.memory
@@ -228,13 +230,13 @@ class Swarm:
         """Return by how many nats the length of the steps may have changed the logarithm of the normaliser, the integral of the
         mean rate of the weights: a third of its difference from that over steps of twice the length, as of second order.
         """
-        phi, rate = torch.tensor(self._course, dtype=torch.float64).T
+        phi, rate = torch.tensor(self._rates, dtype=torch.float64).T
         some = sorted({*range(0, len(phi), 2), len(phi) - 1})
         fine, coarse = torch.trapezoid(rate, phi), torch.trapezoid(rate[some], phi[some])
         return (fine - coarse).abs().item() / 3
 
-    def told(self, stage: Stage) -> tuple[Tensor, Tensor]:
-        """Return the clean state and the noise that the sampler is told: the mean of the members', and the drift."""
+    def guided_estimate(self, stage: Stage) -> tuple[Tensor, Tensor]:
+        """Return the clean states and the noise that the sampler follows: the mean of the members', changed by the drift."""
         clean, noise = (self.model.combine(values) / self.model.power for values in (self.clean, self.noise))
         change = self.shift.reshape(self.x.shape).to(self.x)
         return clean - stage.at.Phi.inv()(stage.at.R(change)), noise + change
@@ -248,8 +250,8 @@ class Swarm:
 
 
 def regress(features: Tensor, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the coefficients of features, ``(p,)``, by which they come nearest to values, up to a constant, in weighted squares;
-    and how much more is fitted to each row, ``(n,)``, than by the coefficients that come of the other rows.
+    """Fit values by features and a constant in weighted squares, and return the coefficients of the features, ``(p,)``, and how
+    much more is fitted to each row, ``(n,)``, than by the coefficients that the other rows give (leave-one-out).
 
     Leaving a row out of a regression changes its coefficients by a multiple of ``gram⁻¹ row``, so that one gram serves all rows.
     The change is at most twice what the row adds to the right-hand side alone.
@@ -267,5 +269,5 @@ def regress(features: Tensor, values: Tensor, weights: Tensor) -> tuple[Tensor, 
     gram = columns.T @ (weights[:, None] * columns) + RIDGE * torch.eye(len(scale), dtype=values.dtype)
     found = torch.linalg.solve(gram, columns.T @ (weights * values))
     pulls = weights[:, None] * columns * torch.linalg.solve(gram, columns.T).T
-    own = (values - columns @ found) * pulls[:, 1:].sum(1) / (1 - pulls.sum(1).clamp_max(LEVER))
-    return (found / scale)[1:], own
+    optimisms = (values - columns @ found) * pulls[:, 1:].sum(1) / (1 - pulls.sum(1).clamp_max(LEVERAGE))
+    return (found / scale)[1:], optimisms
