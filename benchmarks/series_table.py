@@ -183,7 +183,7 @@ def posteriors_block(table: Table) -> str:
 class Assumed(guidance.MomentMatching):
     """Moment matching that takes the derivative of the network for a covariance, and solves by conjugate gradients."""
 
-    apply_precision = CovarianceGuidance.apply_precision
+    solve = CovarianceGuidance.solve
 
 
 @cache

@@ -53,7 +53,7 @@ def test_a_copy_has_its_conditional_mean_and_covariance() -> None:
     # And the data alone have the likelihood of the wider noise.
     other = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     coupling = coupled(model, A, y)
-    found = coupling.log_likelihood(coupling.misfit(other), level)
+    found = coupling.log_likelihood(coupling.statistic(other), level)
     expected = torch.distributions.MultivariateNormal(other @ A.A.T, S[0]).log_prob(y)
     torch.testing.assert_close(found - found[0], expected - expected[0])
 
@@ -75,7 +75,7 @@ def test_turns_leave_the_law_of_their_level_as_it_is() -> None:
 def test_levels_lie_between_the_noise_of_the_process_and_that_of_the_measurement() -> None:
     A = Linear(torch.tensor([[3.0, 0.0], [0.0, 0.5]], dtype=torch.float64), 0.6)
     found = coupled(A=A, y=torch.zeros(2).double())
-    assert found.reach(torch.zeros(1, 2)) == pytest.approx(0.6 / 3)  # of the direction that is measured best
+    assert found.matching_level(torch.zeros(1, 2)) == pytest.approx(0.6 / 3)  # of the direction that is measured best
     spread = RING.moments().variance().sqrt().item()
     assert found.spread == pytest.approx(spread)
     small = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([1e-4]))

@@ -14,6 +14,7 @@ from torch import Tensor
 import sdegen
 from sdegen import guidance, metrics
 from sdegen.guidance import Mixed, Product, anneal_product, annealing
+from sdegen.guidance.members import MembersInBatches
 from sdegen.laws import GaussianMixture, PlanarLaw, Units, multiply_laws
 from sdegen.processes import CLD, LinearSDE
 
@@ -57,13 +58,13 @@ def test_a_product_of_one_gaussian_has_equal_weights() -> None:
 
 @pytest.mark.parametrize("moves", [0, 1, 3])
 def test_a_run_says_how_many_states_it_has_asked_its_members_about(moves: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    times, ask = [], annealing.ask_log_density
+    times, ask = [], MembersInBatches.log_densities
 
-    def counted(model: Any, x: Tensor, t: float, /, **cond: Any) -> Tensor:
+    def counted(members: MembersInBatches, x: Tensor, t: float) -> Tensor:
         times.append(t)
-        return ask(model, x, t, **cond)
+        return ask(members, x, t)
 
-    monkeypatch.setattr(annealing, "ask_log_density", counted)
+    monkeypatch.setattr(MembersInBatches, "log_densities", counted)
     found = anneal_product(product(sdegen.VP(), [(NARROW, 1.0)]), 20, steps=7, moves=moves, seed=0)
     assert found.evaluations == sum(t > 0 for t in times)  # of the data themselves no model is asked
 

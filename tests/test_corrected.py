@@ -225,7 +225,7 @@ def test_the_stated_error_holds_the_bias_that_is_left() -> None:
 @pytest.mark.parametrize("gentle", [True, False])
 def test_what_a_drift_takes_from_the_weights_is_its_divergence_and_its_work(gentle: bool) -> None:
     """Of any linear drift, whatever the weights vary with: ``excess = pull·w − tr(gram ∂w/∂y)``, `w` the drift in units of the
-    noise, which the change of the noise is divided by ``−gain · pace``.
+    noise, which the change of the noise is divided by ``−gain · dt_dphi``.
     """
     model, sde, draws = (
         product(sdegen.VP(), [(NARROW, 3.0), (WIDE, -2.0)]),
@@ -241,7 +241,7 @@ def test_what_a_drift_takes_from_the_weights_is_its_divergence_and_its_work(gent
     excess, shift, _ = swarm._fit(stage, rate, torch.zeros(400, dtype=torch.float64))
     if not gentle:
         assert shift.square().mean().sqrt().item() == pytest.approx(4)  # of noise whose numbers have size 1
-    w = -0.9 * stage.pace * shift
+    w = -0.9 * stage.dt_dphi * shift
     columns = torch.cat([torch.ones(400, 1), y], 1)
     slope = torch.linalg.lstsq(columns, w).solution
     torch.testing.assert_close(columns @ slope, w)  # linear in the state

@@ -80,7 +80,7 @@ def test_a_copy_of_a_linear_map_is_an_exact_draw() -> None:
     gain = C @ A.A.T / (A.A @ C @ A.A.T + 0.01)
     torch.testing.assert_close(z.mean(0), x[0] + (gain * (-2.0 - A(x[:1]))).flatten(), rtol=0, atol=0.03)
     torch.testing.assert_close(z.T.cov(), C - gain @ A.A @ C, rtol=0, atol=0.03)
-    assert abs(copy.reach(x) - 0.1 / (A.A * std).norm().item()) < 1e-9
+    assert abs(copy.matching_level(x) - 0.1 / (A.A * std).norm().item()) < 1e-9
 
 
 @pytest.mark.parametrize("name", ["size", "poisson"])

@@ -115,31 +115,31 @@ def annealed_smc(
         x = laws.draw_prior(particles)
         refuse_rows(model, cond, x)
         laws.refuse_rows(x)
-        misfit = laws.misfit(x)
+        statistic = laws.statistic(x)
         known = torch.zeros(particles, dtype=torch.float64)  # log-likelihood at the level of the particles
         while True:
-            level = _next_level(laws, misfit, known, level, threshold)
-            weights = _weigh(laws, misfit, known, level)
+            level = _next_level(laws, statistic, known, level, threshold)
+            weights = _weigh(laws, statistic, known, level)
             if level == 0:
                 return Particles(x, weights, resampled, laws.asked)
             x, resampled = x[draw_indices(weights, particles, draws).to(x.device)], resampled + 1
             for _ in range(moves):
                 x = laws.move(x, level)
-            misfit = laws.misfit(x)
-            known = laws.log_likelihood(misfit, level)
+            statistic = laws.statistic(x)
+            known = laws.log_likelihood(statistic, level)
             bar.update()
 
 
-def _weigh(laws: WeighedData, misfit: Tensor, known: Tensor, level: float) -> Tensor:
+def _weigh(laws: WeighedData, statistic: Tensor, known: Tensor, level: float) -> Tensor:
     """Return the weights, of sum one, that take particles of log-likelihood `known` to the law of a level."""
-    return (laws.log_likelihood(misfit, level) - known).softmax(0)
+    return (laws.log_likelihood(statistic, level) - known).softmax(0)
 
 
-def _next_level(laws: WeighedData, misfit: Tensor, known: Tensor, level: float, threshold: float) -> float:
+def _next_level(laws: WeighedData, statistic: Tensor, known: Tensor, level: float, threshold: float) -> float:
     """Return the least level at which a share `threshold` of the particles is effective: 0 where that is left without any."""
 
     def keeps(level: float) -> bool:
-        return effective_size(_weigh(laws, misfit, known, level)) >= threshold * len(known)
+        return effective_size(_weigh(laws, statistic, known, level)) >= threshold * len(known)
 
     low, high = laws.least, min(SLOWEST * level, laws.largest)
     if high <= low or keeps(0.0):

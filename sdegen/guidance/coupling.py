@@ -145,13 +145,13 @@ class NoisedData(ABC):
     def _missed(self, x: Tensor) -> Tensor:
         """Return ``y − A x``, of the shape of what is measured."""
         seen = self.measurement.measure(x)
-        return check_measured({"y": self.y}, seen) - seen
+        return check_measured(self.y, seen) - seen
 
 
 class WeighedData(NoisedData):
     """The base class of laws that are ``p(x)`` times a likelihood, which is flat at the largest level and the true one at 0.
 
-    Subclass it with `misfit`, `log_likelihood` and `move`.
+    Subclass it with `statistic`, `log_likelihood` and `move`.
 
     Parameters
     ----------
@@ -160,18 +160,18 @@ class WeighedData(NoisedData):
     """
 
     @abstractmethod
-    def misfit(self, x: Tensor) -> Tensor:
+    def statistic(self, x: Tensor) -> Tensor:
         """Return what the likelihoods of all levels are computed from, a row for each of the data, float64 on the CPU."""
 
     @abstractmethod
-    def log_likelihood(self, misfit: Tensor, level: float) -> Tensor:
+    def log_likelihood(self, statistic: Tensor, level: float) -> Tensor:
         """Return the logarithm of the likelihood at a level, ``(n,)``, float64, but for a constant of all data and levels."""
 
 
 class CopiedData(NoisedData):
     """The base class of laws of data with a noisy copy, which is measured instead of them.
 
-    Subclass it with `draw_copy` and `reach`.
+    Subclass it with `draw_copy` and `matching_level`.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class CopiedData(NoisedData):
         """Draw the copy given the data and what was measured."""
 
     @abstractmethod
-    def reach(self, x: Tensor) -> float:
+    def matching_level(self, x: Tensor) -> float:
         """Return the level at which the noise of a copy has the variance of the measurement's noise, along the direction that is
         measured best, for data of the shape of `x`.
         """
@@ -216,23 +216,21 @@ class CoupledCopy(CopiedData, WeighedData):
     measurement: LinearMeasurement
     _axes: tuple[Tensor, Tensor] | None = None
 
-    def reach(self, x: Tensor) -> float:
-        """Return the level at which the noise of a copy has the variance of the measurement's noise, along the direction that is
-        measured best, for data of the shape of `x`.
-        """
+    def matching_level(self, x: Tensor) -> float:
+        """Return ``std / √λ`` with the largest eigenvalue `λ` of ``A D² Aᵀ``."""
         values, _ = self._decomposed(x)
         return self.measurement.std / values[-1].sqrt().clamp_min(torch.finfo(torch.float64).tiny).item()
 
-    def misfit(self, x: Tensor) -> Tensor:
+    def statistic(self, x: Tensor) -> Tensor:
         """Return ``y − A x`` along the eigenvectors of ``A D² Aᵀ``, ``(n, m)``, float64 on the CPU."""
         _, vectors = self._decomposed(x)
         return self._missed(x).flatten(1).cpu().double() @ vectors
 
-    def log_likelihood(self, misfit: Tensor, level: float) -> Tensor:
-        """Return ``log N(y; A x, S)`` of data with this misfit, ``(n,)``, but for a constant of all data and levels."""
-        values, _ = self._decomposed(misfit)
+    def log_likelihood(self, statistic: Tensor, level: float) -> Tensor:
+        """Return ``log N(y; A x, S)`` of data with this statistic, ``(n,)``, but for a constant of all data and levels."""
+        values, _ = self._decomposed(statistic)
         S = self.measurement.std**2 + level**2 * values
-        return -0.5 * (misfit.square() / S).sum(1) - 0.5 * S.log().sum()
+        return -0.5 * (statistic.square() / S).sum(1) - 0.5 * S.log().sum()
 
     def draw_copy(self, x: Tensor, level: float) -> Tensor:
         """Draw the copy given the data and what was measured, exactly: a copy without the measurement, put right by its misfit
@@ -286,7 +284,7 @@ class AcceptedNoise(WeighedData):
         """A level at which the likelihood counts for nothing."""
         return FLAT
 
-    def misfit(self, x: Tensor) -> Tensor:
+    def statistic(self, x: Tensor) -> Tensor:
         """Return ``log p(y | x)``, ``(n, 1)``.
 
         Raises
@@ -294,7 +292,7 @@ class AcceptedNoise(WeighedData):
         ValueError
             If it is NaN or plus infinity for one of the data, or the likelihood is zero for all.
         """
-        found = self.measurement.log_prob(check_measured({"y": self.y}, self.measurement.measure(x)), x).cpu().double()
+        found = self.measurement.log_prob(check_measured(self.y, self.measurement.measure(x)), x).cpu().double()
         if not (found < torch.inf).all() or found.isneginf().all():
             raise ValueError(
                 "the likelihood is NaN for some of the data, or zero for all; give a measurement of finite likelihood wherever "
@@ -302,15 +300,15 @@ class AcceptedNoise(WeighedData):
             )
         return found[:, None]
 
-    def log_likelihood(self, misfit: Tensor, level: float) -> Tensor:
+    def log_likelihood(self, statistic: Tensor, level: float) -> Tensor:
         """Return ``β log p(y | x)``, ``(n,)``."""
-        return misfit[:, 0] / (1 + level**2)
+        return statistic[:, 0] / (1 + level**2)
 
     def move(self, x: Tensor, level: float) -> Tensor:
         """Noise the data and denoise them, and keep what is accepted."""
         noise = FIRST * self.spread if self.next_noise is None else self.next_noise
         other = self.draw_data(self.add_noise(x, noise), noise)
-        before, after = (self.log_likelihood(self.misfit(state), level) for state in (x, other))
+        before, after = (self.log_likelihood(self.statistic(state), level) for state in (x, other))
         chance = (after - before).exp().clamp_max(1)
         accepted = torch.rand(len(x), dtype=torch.float64, generator=self.generator) < chance
         factor = math.exp(chance.mean().item() - HALF)

@@ -18,7 +18,7 @@ from ..warning import warn_caller
 from .base import CleanState
 from .conjugate_gradients import Map, conjugate_gradients
 from .measured import GivenMeasurement
-from .measuring import LinearMeasurement, check_measured
+from .measuring import LinearMeasurement, require_measured
 
 MOST = 1000  # iterations, by default
 SIGNS = 8  # random signs by which the diagonal of a map is found
@@ -96,7 +96,7 @@ class KalmanUpdate(GivenMeasurement, CleanState):
         x_0, eps = self.model.estimate(x, t, **self.passed_on(**cond))
         data = self.sde.project(x_0).double()
         seen = A.measure(data)
-        residual, C = (check_measured(cond, seen) - seen) / A.std, self._prior_covariance(data)
+        residual, C = (require_measured(cond, seen) - seen) / A.std, self._prior_covariance(data)
         snr = torch.as_tensor(self.sde.snr(t)).to(data).reshape(-1)
         moved = (self._solve if C.ndim == 2 else self._iterate)(residual, C, snr, data)
         return self._restated(t, x_0, eps, self.sde.standardise(data + moved).to(x_0))

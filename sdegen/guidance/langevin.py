@@ -47,9 +47,9 @@ class LangevinCopy(CopiedData):
 
     _last: tuple[Tensor, float] | None = None  # the copy of before, and its level
 
-    def reach(self, x: Tensor) -> float:
-        """Return the level at which the noise of a copy has the variance of the measurement's noise, along the direction that is
-        measured best, of the best measured of the data `x`.
+    def matching_level(self, x: Tensor) -> float:
+        """Return the least of the levels at which the noise of a copy of one of the data has the variance of the measurement's
+        noise, along the direction that is measured best.
         """
         measured = _Precision(self, x, 1.0).values.max()
         return measured.clamp_min(torch.finfo(torch.float64).tiny).rsqrt().item()
@@ -105,7 +105,7 @@ class LangevinCopy(CopiedData):
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """Return ``log p(y | z)``, ``(n,)``."""
-        return self.measurement.log_prob(check_measured({"y": self.y}, self.measurement.measure(z)), z)
+        return self.measurement.log_prob(check_measured(self.y, self.measurement.measure(z)), z)
 
     def _look(self, w: Tensor, x: Tensor, level: float, P: _Precision) -> tuple[Tensor, Tensor]:
         """Return ``log p(w)`` but for a constant, and ``P⁻¹ ∇ log p(w)``, shortened where it is long."""
@@ -132,7 +132,7 @@ class _Precision:
                     f"{self.numbers} numbers are measured by a map that is not linear, and a matrix of as many sides is "
                     f"decomposed for every sample; measure at most {MOST}, or take MomentMatching or DPS, which need none."
                 )
-            _, residual, std = A.local_gaussian(check_measured({"y": laws.y}, seen), seen)
+            _, residual, std = A.local_gaussian(check_measured(laws.y, seen), seen)
             A.check_derivative(seen, residual, transpose(residual))
         except RuntimeError:
             A.explain_failure(x)

@@ -30,7 +30,7 @@ from ..models.score import ScoreModel
 from .base import Guided, Tilted
 from .conjugate_gradients import Map, conjugate_gradients, minimal_residuals
 from .measurements import LinearMeasurement, Measurement, posterior_moments
-from .measuring import as_measured, check_measured
+from .measuring import as_measured, require_measured
 from .misfit import warn_of_misfit
 
 MANY = 256  # numbers of a datum, of which no covariance is formed
@@ -152,7 +152,7 @@ class MeasurementGuidance(GivenMeasurement, Tilted):
 
         try:
             seen, (x_0, eps), back = pull_back(look, x)
-            height, residual, std = self.measurement.local_gaussian(check_measured(cond, seen), seen)
+            height, residual, std = self.measurement.local_gaussian(require_measured(cond, seen), seen)
             u = self.apply_precision(residual, std, back, self.sde.project(x_0), t)
             slope = self.limit(back(u), residual[0].numel(), t)
         except RuntimeError:
@@ -215,8 +215,8 @@ class DPS(MeasurementGuidance):
 
 
 class CovarianceGuidance(MeasurementGuidance):
-    """A measurement model with ``Q = std² + A V Aᵀ``, `V` the covariance of the data given the state; ``Q⁻¹`` by conjugate
-    gradients.
+    """A measurement model with ``Q = std² + A V Aᵀ``, `V` the covariance of the data given the state; subclass it
+    with `spread`, the products with ``A V Aᵀ`` by which ``Q⁻¹`` is found.
 
     Parameters
     ----------
@@ -243,7 +243,11 @@ class CovarianceGuidance(MeasurementGuidance):
     ) -> Tensor:
         """Return ``Q⁻¹ residual``, solved in units of the noise, of which there may be one for each number."""
         spread = self.spread(back, data, t)
-        return conjugate_gradients(lambda u: u + spread(u / std) / std, residual / std, self.iterations) / std
+        return self.solve(lambda u: u + spread(u / std) / std, residual / std) / std
+
+    def solve(self, product: Map, b: Tensor) -> Tensor:
+        """Return ``M⁻¹ b`` for ``M = Q / std²``, at least 1, which is given by products ``M u``; here by conjugate gradients."""
+        return conjugate_gradients(product, b, self.iterations)
 
     @abstractmethod
     def spread(self, back: Map, data: Tensor, t: Tensor | float) -> Map:
@@ -317,12 +321,9 @@ class MomentMatching(CovarianceGuidance):
         network is a covariance along some directions only: it is followed as far as it is symmetric and positive.
     """
 
-    def apply_precision(
-        self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
-    ) -> Tensor:
-        """Return ``Q⁻¹ residual``, solved along directions in which `Q` is a covariance."""
-        spread = self.spread(back, data, t)
-        return minimal_residuals(lambda u: u + spread(u / std) / std, residual / std, self.iterations, 1.0) / std
+    def solve(self, product: Map, b: Tensor) -> Tensor:
+        """Return ``M⁻¹ b`` along directions in which `M` is at least 1, as it is where the derivative is a covariance."""
+        return minimal_residuals(product, b, self.iterations, 1.0)
 
     def log_width(
         self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float

@@ -7,7 +7,7 @@ others it is made of Jacobian–vector products (`Measurement.product_at`, `tran
 
 from __future__ import annotations
 
-__all__ = ["LinearMeasurement", "Measurement", "Nonlinear", "as_measured", "check_measured"]
+__all__ = ["LinearMeasurement", "Measurement", "Nonlinear", "as_measured", "check_measured", "require_measured"]
 
 import math
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..answers import check_answer, check_each, check_unmixed
+from ..answers import check_answer, check_each
 from ..arguments import asked_as, check_arguments
 from ..checks import kind_of
 from ..fixed import is_unknown
@@ -27,7 +27,7 @@ from ..precision import dtype_of, uncast
 from ..show import show_call
 from ..signatures import Overridable
 from .conjugate_gradients import Map
-from .near import data_near
+from .near import refuse_mixing
 from .noises import GaussianNoise, LocalGaussian, NoiseLaw
 
 
@@ -80,8 +80,7 @@ class Measurement(Overridable, ABC):
         """Refuse, by a ValueError, a map that does not measure each datum of a model alone; say nothing where nothing is known
         of the data.
         """
-        if model.moments is not None:
-            check_unmixed(self._name, self.measure, model.cast_states(data_near(model.moments)))
+        refuse_mixing(self._name, self.measure, model)
 
     def local_gaussian(self, y: Tensor, seen: Tensor) -> LocalGaussian:
         """Return a Gaussian in place of the likelihood of `y` where ``f(x)`` is near `seen`; an error if that is not finite."""
@@ -249,16 +248,28 @@ def as_measured(y: Any) -> Tensor:
     return given
 
 
-def check_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
-    """Check the condition `y`, and return one for each row."""
-    one = tuple(seen.shape[1:])
+def require_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
+    """Return what was measured, the condition `y`, as `check_measured` does; refuse conditions without it."""
     if "y" not in cond:
+        one, each = tuple(seen.shape[1:]), tuple(seen.shape)
         raise ValueError(
-            f"what was measured is missing: pass y=..., of shape {one} for all samples or {tuple(seen.shape)} for each. Of "
-            "what has this model inside, another measurement keeps y for itself (join the two), and guidance against a null "
-            "loses it unless drop=[...] names what is lost."
+            f"what was measured is missing: pass y=..., of shape {one} for all samples or {each} for each. Of what has this "
+            "model inside, another measurement keeps y for itself (join the two), and guidance against a null loses it unless "
+            "drop=[...] names what is lost."
         )
-    y = as_measured(cond["y"]).to(seen)
+    return check_measured(cond["y"], seen)
+
+
+def check_measured(y: Any, seen: Tensor) -> Tensor:
+    """Return what was measured, of one datum or of each, with a row for each of what is `seen` of data without noise.
+
+    Raises
+    ------
+    ValueError
+        If it has another shape.
+    """
+    one = tuple(seen.shape[1:])
+    y = as_measured(y).to(seen)
     y = y.reshape(one) if y.ndim == 0 and seen[0].numel() == 1 else y
     if y.shape not in (seen.shape, one, (1, *one)):
         raise ValueError(

@@ -100,7 +100,7 @@ def find_misfit(measurement: Measurement, y: Tensor, x: Tensor) -> Misfit:
         seen = measurement.measure(x)
         m = max(1, seen[0].numel())
         rows = torch.linspace(0, len(x) - 1, min(len(x), LOOKED_AT, max(FEW, TOGETHER // (REPEATS * m)))).round().long()
-        y, z = check_measured({"y": y}, seen)[rows], seen[rows]
+        y, z = check_measured(y, seen)[rows], seen[rows]
         found, draws = measurement.noise.log_prob(y, z).double().cpu(), torch.Generator().manual_seed(SEED)
         made = []
         for part in torch.arange(REPEATS).split(max(1, TOGETHER // (m * len(z)))):

@@ -1,13 +1,17 @@
-"""Two data near the mean of a law, of which functions from outside are asked before a run: `data_near`."""
+"""Two data near the mean of a law, about which functions from outside are asked before a run: `data_near`, `refuse_mixing`."""
 
 from __future__ import annotations
 
-__all__ = ["data_near"]
+__all__ = ["data_near", "refuse_mixing"]
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ..answers import check_unmixed
 from ..laws.mixtures import Moments
+from ..models.score import ScoreModel
 
 NEAR = 0.1  # standard deviations from the mean, where every function of data has values
 SEED = 577_215_664_901
@@ -18,3 +22,11 @@ def data_near(moments: Moments) -> Tensor:
     z = torch.randn(2, moments.mean.numel(), dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
     mean, std = moments.mean.detach().cpu().double(), moments.variances().detach().cpu().double().sqrt()
     return mean + NEAR * (std.flatten() * z).reshape(2, *mean.shape)
+
+
+def refuse_mixing(who: str, function: Callable[[Tensor], Tensor], model: ScoreModel) -> None:
+    """Refuse, by a ValueError, a function that does not answer of each datum of a model alone, as `check_unmixed` does; say
+    nothing where nothing is known of the data.
+    """
+    if model.moments is not None:
+        check_unmixed(who, function, model.cast_states(data_near(model.moments)))

@@ -17,7 +17,7 @@ from ..samplers import Interval, Restart, Sampler
 from .base import CleanState
 from .conjugate_gradients import conjugate_gradients
 from .measured import GivenMeasurement
-from .measuring import LinearMeasurement, check_measured
+from .measuring import LinearMeasurement, require_measured
 
 
 class Replacement(GivenMeasurement, CleanState):
@@ -67,7 +67,7 @@ class Replacement(GivenMeasurement, CleanState):
         seen = A.measure(data)
         shape = data.shape[1:]
         u = conjugate_gradients(
-            lambda u: A.measure(A.transpose(u, shape)), check_measured(cond, seen) - seen, self.iterations
+            lambda u: A.measure(A.transpose(u, shape)), require_measured(cond, seen) - seen, self.iterations
         )
         return self._restated(t, x_0, eps, self.sde.standardise(data + A.transpose(u, shape)))
 

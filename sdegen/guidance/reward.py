@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..answers import ask, check_answer, check_unmixed
+from ..answers import ask, check_answer
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..models.modes import evaluating
@@ -22,7 +22,7 @@ from ..processes.linear import as_linear
 from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed
 from ..samplers.start import check_conditions, check_known, start
-from .near import data_near
+from .near import refuse_mixing
 from .particles import ChainStep, Particles, log_mean, noisy_times, refuse_early, refuse_rows, resample
 
 FORBIDDEN = 2.0  # nats that a forbidden prediction is below the least of the others
@@ -110,8 +110,7 @@ def tilted_smc(
         check_known(model)
         x = start(model, particles, seed, times=times)
         refuse_rows(model, cond, x)
-        near = model.cast_states(data_near(model.require_moments()))
-        check_unmixed("reward", lambda x: _asked(reward, x), near)
+        refuse_mixing("reward", lambda x: _asked(reward, x), model)
         others = torch.zeros(particles, dtype=torch.float64)  # logarithms of weights, but for what is promised
         family, resampled = torch.arange(particles), 0
         for i, t in enumerate(times):

@@ -196,7 +196,7 @@ def _read_levels(
     if isinstance(levels, int):
         number = check_count("levels", levels)
         first = FIRST * coupling.spread if first is None else first
-        last = max(LAST**0.5 * coupling.reach(x), coupling.least)
+        last = max(LAST**0.5 * coupling.matching_level(x), coupling.least)
         shares = torch.linspace(0, 1, number, dtype=torch.float64) if number > 1 else torch.ones(1)
         return [first * (min(last, first) / first) ** share for share in shares.tolist()]
     least = coupling.least

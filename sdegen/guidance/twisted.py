@@ -20,7 +20,7 @@ from ..samplers.noise import as_seed
 from ..samplers.start import check_conditions, check_known, start
 from .base import require_clean_means
 from .measured import MeasurementGuidance
-from .measuring import check_measured
+from .measuring import require_measured
 from .particles import ChainStep, Particles, log_mean, noisy_times, refuse_early, refuse_rows, resample
 
 
@@ -111,7 +111,7 @@ def twisted_smc(
             ratio = 0.5 * as_vectors(z.square() - (L.inv()(push) + z).square()).sum(1)
             pending = (ratio - log_twist).double().cpu()
         data = sde.project(x_0)
-        last = model.measurement.log_prob(check_measured(cond, model.measurement.measure(data)), data) - log_twist
+        last = model.measurement.log_prob(require_measured(cond, model.measurement.measure(data)), data) - log_twist
         log_weights = _checked(log_weights + last.double().cpu(), times[-1])
     log_evidence += log_mean(log_weights).item()
     remedy = "take more particles, or annealed_smc, whose weights are of data and not of paths"

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..answers import ask_log_prob, ask_numbers, check_unmixed
+from ..answers import ask_log_prob, ask_numbers
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..laws.embedding import WHOLE
@@ -31,8 +31,9 @@ from ..samplers.exponential_sde import ExponentialSDE
 from ..samplers.references import Matched
 from ..samplers.rollout import Rollout, log_prob_of_steps
 from ..samplers.run import sample
+from ..samplers.start import check_sampler_given
 from .base import check_same_process
-from .near import data_near
+from .near import refuse_mixing
 from .particles import Particles, log_mean
 
 STEPS = 100  # of a run whose number of steps nobody named
@@ -227,12 +228,10 @@ def importance_sample(
     >>> abs(found.log_evidence - 3.0) < 4 * found.evidence_error, found.effective > 350
     (True, True)
     """
-    if steps is not None and sampler is not None:
-        raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
+    check_sampler_given(steps, sampler)
     n, steps = check_count("n", n, at_least=2), STEPS if steps is None else check_count("steps", steps)
     target = PathTarget(log_prob, base, sampler, steps)
-    near = model.cast_states(data_near(model.require_moments()))
-    check_unmixed("log_prob", lambda x: ask_numbers("log_prob", log_prob, x), near)
+    refuse_mixing("log_prob", lambda x: ask_numbers("log_prob", log_prob, x), model)
     run = target.draw(model, n, generator, seed, batch)
     log_weights = target.log_weights(model, run).cpu()
     remedy = "take a model nearer to the law, as by a longer training, or more steps"
