@@ -32,7 +32,7 @@ from .members import MembersInBatches
 from .particles import (
     ChainStep,
     Particles,
-    log_mean,
+    log_mean_exp,
     noisy_times,
     refuse_rows,
     resample,
@@ -168,7 +168,7 @@ def anneal_product(
         population = population.reweighted(
             x, members.log_densities(x, 0.0), powers[-1], volume.expand(particles), times[-1]
         )
-    evidence, evaluations = log_mean(population.log_weights).item(), len(times) + moves * (len(times) - 1)
+    evidence, evaluations = log_mean_exp(population.log_weights).item(), len(times) + moves * (len(times) - 1)
     remedy = "take more particles, more steps, or powers nearer to those of one member"
     found = Particles.of_families(
         sde.project(population.x),
@@ -211,7 +211,7 @@ class _Population(NamedTuple):
         if kept is None:
             return self
         target = None if self.log_target is None else self.log_target[kept]
-        mean = log_mean(self.log_weights).expand(len(kept))
+        mean = log_mean_exp(self.log_weights).expand(len(kept))
         return _Population(self.x[kept.to(self.x.device)], mean, self.family[kept], self.resampled + 1, target)
 
 

@@ -22,7 +22,7 @@ from ..progress import show_bar
 from ..samplers.noise import as_seed
 from ..warning import warn_caller
 from .near import data_near
-from .particles import Particles, log_mean, resample
+from .particles import Particles, log_mean_exp, resample
 
 ACCEPTED = 0.5  # share of the proposals that is to be accepted, by which the largest step is set
 WIDER = 4.0  # the mean square distance from the middle of the Gaussian, by its variance, beyond which it covers no law
@@ -115,14 +115,14 @@ def anneal_density(
                     )
                 kept = resample(log_weights, threshold, draws)
                 if kept is not None:
-                    log_evidence += log_mean(log_weights).item()
+                    log_evidence += log_mean_exp(log_weights).item()
                     log_weights, at, family = torch.zeros_like(log_weights), at.rows(kept), family[kept]
                     resampled += 1
             beta = min(1.0, (level + 1) / levels)
             at, accepted = _move(log_prob, gaussian, at, beta, step, spread, draws)
             step *= math.exp(accepted - ACCEPTED)
             bar.update()
-    log_evidence += log_mean(log_weights).item()
+    log_evidence += log_mean_exp(log_weights).item()
     remedy = "take more particles or levels, or a Gaussian nearer to the law"
     found = Particles.of_families(at.x, log_weights, family, resampled, levels + settle + 1, log_evidence, remedy)
     _warn_if_uncovered(gaussian, found)

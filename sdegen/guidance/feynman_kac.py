@@ -33,7 +33,7 @@ from ..samplers.start import check_conditions, check_known
 from ..warning import warn_caller
 from .base import require_clean_means
 from .improper import noised_members, refuse_improper
-from .particles import Particles, log_mean, noisy_times, refuse_early, refuse_rows, void_error_if_few
+from .particles import Particles, log_mean_exp, noisy_times, refuse_early, refuse_rows, void_error_if_few
 from .product import Product
 from .swarm import Precomputed, Swarm, stages_of
 
@@ -161,7 +161,7 @@ def corrected(
         swarm.ancestors,
         swarm.resampled,
         len(times),
-        constant + log_mean(swarm.log_weights).item() + swarm.optimism,
+        constant + log_mean_exp(swarm.log_weights).item() + swarm.optimism,
         "take anneal_product where members know their densities, else more steps, more particles, or powers nearer to those of "
         "one member",
         error,

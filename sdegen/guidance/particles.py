@@ -9,7 +9,7 @@ __all__ = [
     "resample",
     "draw_indices",
     "effective_size",
-    "log_mean",
+    "log_mean_exp",
     "noisy_times",
     "refuse_early",
     "refuse_rows",
@@ -274,7 +274,7 @@ def effective_size(weights: Tensor) -> float:
     return 1 / weights.square().sum().item()
 
 
-def log_mean(log_weights: Tensor) -> Tensor:
+def log_mean_exp(log_weights: Tensor) -> Tensor:
     """Return the logarithm of the mean of weights, given their logarithms."""
     return log_weights.logsumexp(0) - math.log(len(log_weights))
 
@@ -285,7 +285,7 @@ def draw_indices(weights: Tensor, n: int, generator: torch.Generator | None) -> 
 
 
 def resample(log_weights: Tensor, threshold: float, generator: torch.Generator) -> Tensor | None:
-    """Resample particles by their weights, and return their indices; None where the effective ones are no fewer than a share."""
+    """Draw indices of resampled particles, if the effective ones are fewer than a share, and return them; None if not."""
     weights = log_weights.softmax(0)
     few = effective_size(weights) < threshold * len(weights)
     return draw_indices(weights, len(weights), generator) if few else None

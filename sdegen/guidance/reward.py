@@ -23,7 +23,7 @@ from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed
 from ..samplers.start import check_conditions, check_known, start
 from .near import refuse_mixing
-from .particles import ChainStep, Particles, log_mean, noisy_times, refuse_early, refuse_rows, resample
+from .particles import ChainStep, Particles, log_mean_exp, noisy_times, refuse_early, refuse_rows, resample
 
 FORBIDDEN = 2.0  # nats that a forbidden prediction is below the least of the others
 
@@ -124,14 +124,14 @@ def tilted_smc(
             if kept is not None:
                 at = kept.to(x_0.device)
                 x_0, eps, family, resampled = x_0[at], eps[at], family[kept], resampled + 1
-                others = log_mean(log_weights) - promised[kept]
+                others = log_mean_exp(log_weights) - promised[kept]
             step = ChainStep(sde, times[i + 1], t)
             x = step.mean(x_0, eps) + step.law.covariance.cholesky()(noise(x))
             bar.update()
     log_weights = others + promised
     if not (log_weights > -torch.inf).any():
         raise ValueError("the reward forbids all particles at the end; take more, or another reward.")
-    evidence = log_mean(log_weights).item()
+    evidence = log_mean_exp(log_weights).item()
     remedy = "take more particles, or a higher temperature"
     return Particles.of_families(sde.project(x_0), log_weights, family, resampled, len(times), evidence, remedy)
 

@@ -24,7 +24,7 @@ from ..models.score import ScoreModel
 from ..processes.linear import LinearSDE
 from ..samplers.multistep import MultistepMemory
 from .members import MembersInBatches
-from .particles import log_mean, resample
+from .particles import log_mean_exp, resample
 from .product import Product
 
 APART = 1e-5  # of an angle, between times whose difference stands for a derivative
@@ -212,12 +212,12 @@ class Swarm:
         return features @ found * share, shift * share, optimisms * share
 
     def resample(self, threshold: float, draws: torch.Generator) -> None:
-        """Resample the particles by their weights if the effective ones are fewer than a share; the mean weight is kept."""
+        """Draw the particles anew by their weights if the effective ones are fewer than a share; the mean weight is kept."""
         kept = resample(self.log_weights, threshold, draws)
         if kept is None:
             return
         at = kept.to(self.x.device)
-        self.log_weights = log_mean(self.log_weights).expand(len(kept))
+        self.log_weights = log_mean_exp(self.log_weights).expand(len(kept))
         self.x, self.clean, self.noise = self.x[at], self.clean[:, at], self.noise[:, at]
         self._rate, self.shift, self.ancestors = self._rate[kept], self.shift[kept], self.ancestors[kept]
         self.optimisms, self._optimisms_rate = self.optimisms[kept], self._optimisms_rate[kept]

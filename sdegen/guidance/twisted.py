@@ -21,7 +21,7 @@ from ..samplers.start import check_conditions, check_known, start
 from .base import require_clean_means
 from .measured import MeasurementGuidance
 from .measuring import require_measured
-from .particles import ChainStep, Particles, log_mean, noisy_times, refuse_early, refuse_rows, resample
+from .particles import ChainStep, Particles, log_mean_exp, noisy_times, refuse_early, refuse_rows, resample
 
 
 @check_arguments
@@ -99,7 +99,7 @@ def twisted_smc(
             kept = resample(log_weights, threshold, draws)
             if kept is not None:
                 x_0, eps, slope, log_twist = (v[kept.to(v.device)] for v in (x_0, eps, slope, log_twist))
-                log_evidence, family = log_evidence + log_mean(log_weights).item(), family[kept]
+                log_evidence, family = log_evidence + log_mean_exp(log_weights).item(), family[kept]
                 log_weights, resampled = torch.zeros_like(log_weights), resampled + 1
             if i + 1 == len(times):
                 break
@@ -113,7 +113,7 @@ def twisted_smc(
         data = sde.project(x_0)
         last = model.measurement.log_prob(require_measured(cond, model.measurement.measure(data)), data) - log_twist
         log_weights = _checked(log_weights + last.double().cpu(), times[-1])
-    log_evidence += log_mean(log_weights).item()
+    log_evidence += log_mean_exp(log_weights).item()
     remedy = "take more particles, or annealed_smc, whose weights are of data and not of paths"
     return Particles.of_families(data, log_weights, family, resampled, len(times), log_evidence, remedy)
 

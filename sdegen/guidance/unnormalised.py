@@ -34,7 +34,7 @@ from ..samplers.run import sample
 from ..samplers.start import check_sampler_given
 from .base import check_same_process
 from .near import refuse_mixing
-from .particles import Particles, log_mean
+from .particles import Particles, log_mean_exp
 
 STEPS = 100  # of a run whose number of steps nobody named
 SCALE = 0.3  # of the spread of the first Gaussian: laws have detail that is finer than they are wide
@@ -236,7 +236,7 @@ def importance_sample(
     log_weights = target.log_weights(model, run).cpu()
     remedy = "take a model nearer to the law, as by a longer training, or more steps"
     return Particles.of_families(
-        run.samples, log_weights, torch.arange(n), 0, len(run.log_prob), log_mean(log_weights).item(), remedy
+        run.samples, log_weights, torch.arange(n), 0, len(run.log_prob), log_mean_exp(log_weights).item(), remedy
     )
 
 
