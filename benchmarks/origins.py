@@ -153,7 +153,7 @@ def changed(code: Code) -> frozenset[Change]:
 
 
 class Origins:
-    """The digests that rows refer to, in a file beside that of the rows.
+    """The digests that rows refer to, in a file beside that of the rows. The code of today is taken to stay as it is.
 
     Parameters
     ----------
@@ -166,6 +166,7 @@ class Origins:
     def __init__(self, file: Path, sources: Iterable[Path] = ()) -> None:
         self.file = file
         self.codes: dict[str, Digests] = {}
+        self._changes: dict[str, frozenset[Change]] = {}  # many rows are of one code
         for source in (*sources, file):
             self.codes |= read(source)
 
@@ -185,10 +186,17 @@ class Origins:
             return None
         return {path: self.codes[one] for path, one in modules.items()}
 
+    def changes(self, key: str | None) -> frozenset[Change] | None:
+        """Return what a row that refers to `key` calls by other statements than today's; None where its code is not known."""
+        if key is None or (code := self.code(key)) is None:
+            return None
+        if key not in self._changes:
+            self._changes[key] = changed(code)
+        return self._changes[key]
+
     def current(self, key: str | None) -> bool:
         """Tell whether a row that refers to `key` is of today's code; one that refers to none is not known to be."""
-        code = self.code(key)
-        return code is not None and not changed(code)
+        return self.changes(key) == frozenset()
 
 
 def key_for(found: Digests) -> str:

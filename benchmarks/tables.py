@@ -50,8 +50,6 @@ class Table:
         Those of the rows read that are of earlier code whose changes were seen to move no row (`benchmarks.alike`).
     aged
         Those that are of other earlier code, or do not say.
-    evidence
-        What rows that were computed again say of changes of the code.
     """
 
     folder: Path
@@ -65,11 +63,6 @@ class Table:
     left: set[Who] = field(default_factory=set)
     vouched: set[Who] = field(default_factory=set)
     aged: set[Who] = field(default_factory=set)
-    evidence: Evidence = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Look for evidence where rows are read."""
-        self.evidence = Evidence([self.args.out, *([] if self.args.own else [COMMITTED])])
 
     @property
     def quick(self) -> bool:
@@ -100,13 +93,24 @@ class Table:
         """The code that rows are of."""
         return Origins(self.out / origins.FILE, self.committed(origins.FILE))
 
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What rows that were computed again say of changes of the code, of all folders that rows are read from."""
+        return Evidence([self.args.out, *([] if self.args.own else [COMMITTED])])
+
     def within(self, folder: str) -> Table:
         """Return the table in a folder of this one, with rows of its own that count as this one's."""
-        return replace(self, folder=self.folder / folder)
+        return self._at(self.folder / folder)
 
     def beside(self, name: str) -> Table:
         """Return another table of the same results."""
-        return replace(self, folder=Path(name))
+        return self._at(Path(name))
+
+    def _at(self, folder: Path) -> Table:
+        """Return the table of another folder, with the same evidence: it is of all tables, and takes a second to read."""
+        table = replace(self, folder=folder)
+        table.evidence = self.evidence
+        return table
 
     def file(self, name: str) -> Path:
         """Return where a file of the table is to be read: from the folder written to, or among the committed ones."""
@@ -172,8 +176,8 @@ class Table:
 
     def vouches(self, key: Key) -> bool:
         """Tell whether all that changed in the code of a row was seen to move no row."""
-        code = self.origins.code(self.rows.lines[key].get("code"))
-        return code is not None and self.evidence.covers(self.folder, origins.changed(code))
+        changes = self.origins.changes(self.rows.lines[key].get("code"))
+        return changes is not None and self.evidence.covers(self.folder, changes)
 
     def chosen(self, name: str) -> bool:
         """Whether `only` lets a row be computed."""

@@ -46,7 +46,7 @@ def test_samplers_bring_the_data_back_and_stay_inside(name: str, sampler: sample
     assert stats.ks_2samp(path[-1, :, 0].double(), model.draw(20_000, 0.0, 1)[:, 0]).pvalue > 1e-3
 
 
-@pytest.mark.turns("box", "jacobi")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_densities_by_the_flow_are_those_of_the_data(name: str) -> None:
     model = MODELS[name]()

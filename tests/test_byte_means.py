@@ -96,6 +96,7 @@ def test_a_byte_that_is_certain_costs_nothing(level: int) -> None:
     assert bits.value.abs().max() < 0.01
 
 
+@pytest.mark.turns("0.4-None", "0.2-units0")
 @pytest.mark.parametrize("units", [Units(), None])
 @pytest.mark.parametrize("noise", [0.2, 0.4])
 def test_bits_of_noised_bytes_are_those_of_their_cells(units: Units | None, noise: float) -> None:

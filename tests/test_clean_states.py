@@ -70,6 +70,7 @@ CHANGED: dict[str, Any] = {
 }
 
 
+@pytest.mark.turns("DDPM-*")
 @pytest.mark.parametrize("wrap", CHANGED)
 @pytest.mark.parametrize("sde", SDES, ids=name)
 def test_the_noise_follows_the_changed_clean_state(sde: Any, wrap: str) -> None:

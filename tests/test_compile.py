@@ -107,7 +107,15 @@ def assert_same(model: sdegen.Model, sampler: Sampler, graphs: Sampler, **option
 
 
 @pytest.mark.parametrize("case", DETERMINISTIC)
-@pytest.mark.turns("Multistep 2", "ExponentialSDE, eta 0", "Multistep 4", "Multistep, normal", "Multistep 3")
+@pytest.mark.turns(
+    "Multistep 2",
+    "ExponentialSDE, eta 0",
+    "Multistep 4",
+    "Multistep, normal",
+    "Multistep 3",
+    "Multistep 1",
+    "flow, rk4",
+)
 def test_a_step_is_one_graph(case: str) -> None:
     make, graphs = DETERMINISTIC[case]
     backend = Counting()
@@ -115,6 +123,7 @@ def test_a_step_is_one_graph(case: str) -> None:
     assert backend.graphs == graphs
 
 
+@pytest.mark.turns("ExponentialSDE")
 @pytest.mark.parametrize("case", STOCHASTIC)
 def test_a_step_with_noise_from_outside_is_one_graph(case: str) -> None:
     make, graphs = STOCHASTIC[case]

@@ -115,6 +115,7 @@ def test_units_are_those_of_the_data() -> None:
     assert torch.allclose(1000 * found[0], found[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_networks_know_the_variance_that_was_measured_under_conditions() -> None:
     pairs = zip(RING.means, RING.covariances, strict=True)
     modes = [sdegen.GaussianMixture(torch.ones(1), m[None], v[None]) for m, v in pairs]

@@ -122,6 +122,7 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+@pytest.mark.turns("MomentMatching-encode")
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("kind", WRAPPED, ids=lambda kind: kind.__name__)
 def test_rows_do_not_depend_on_what_goes_through_the_model_with_them(kind: type[Wrapper], run: str) -> None:

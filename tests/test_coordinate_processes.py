@@ -393,6 +393,7 @@ class Momenta(sdegen.MatrixSDE):
         return torch.tensor([[0.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
 
 
+@pytest.mark.turns("Momenta")
 @pytest.mark.parametrize("make", [Uneven, Spiral, Principal, Momenta])
 def test_such_processes_are_trained_and_saved(make: Callable[[], sdegen.LinearSDE], tmp_path: Any) -> None:
     torch.manual_seed(0)

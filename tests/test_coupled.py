@@ -55,6 +55,7 @@ class Known(sdegen.ScoreModel):
 DRAWS = [(d, seed) for d in (2, 3, 5) for seed in range(2)]
 
 
+@pytest.mark.turns("5-1", "3-1")
 @pytest.mark.parametrize(("d", "seed"), DRAWS)
 def test_every_sampler_of_nonlinear_processes_runs_on_states_of_their_shape(d: int, seed: int) -> None:
     sde = Turning(d, seed)
@@ -88,6 +89,7 @@ def test_losses_weigh_states_of_their_shape(d: int, seed: int, weighting: weight
     assert losses.Denoising(weighting)(model, torch.randn(6, d)).isfinite().all()
 
 
+@pytest.mark.slow
 def test_laws_are_checked_on_data_of_the_shape_that_a_process_knows() -> None:
     sde, x = Turning(3, 0), 0.5 * torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
     assert not check_sde(sde).passed

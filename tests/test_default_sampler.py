@@ -120,7 +120,7 @@ def test_without_a_number_there_are_as_many_steps_as_the_docstring_says() -> Non
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.8, 1.0])
-@pytest.mark.turns("0.8")
+@pytest.mark.turns("0.8", "0.0")
 def test_noise_bounds_what_an_error_of_the_score_adds_up_to(eta: float) -> None:
     """With ``c`` times the score of a standard normal, ``V' = −beta (((1 + eta²) c − 1) V − eta²)`` on the way back.
 
@@ -235,7 +235,7 @@ def scaled_ring(scale: float) -> sdegen.GaussianMixture:
 
 
 @pytest.mark.parametrize("sde", ZOO, ids=repr)
-@pytest.mark.turns("CLD*")
+@pytest.mark.turns("CLD*", "VE(*", "OU(rate=1, T=3)")
 def test_data_of_every_scale_are_drawn_or_refused(sde: Any) -> None:
     drawn = []
     for scale in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 1e3):
@@ -310,6 +310,7 @@ class OfUntold(sdegen.ScoreModel):
         return sample(self, x_T=x_T, seed=1, **how)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(st.floats(-4, 2).map(lambda u: 10.0**u), st.booleans())
 def test_samples_of_nonlinear_processes_are_as_wide_as_the_data_of_any_scale(scale: float, united: bool) -> None:
@@ -329,7 +330,7 @@ def test_states_of_nonlinear_processes_wider_than_the_data_are_warned_of(scale: 
 
 
 @pytest.mark.parametrize("sde", [sdegen.CLD(), sdegen.CLD(sigma_0=0.1)], ids=repr)
-@pytest.mark.turns("*sigma_0=0.1)")
+@pytest.mark.slow
 def test_the_default_on_matrix_processes_keeps_a_high_order(sde: Any) -> None:
     """Steps even in the noise alone have order 1.5 there: the last of them is long in the time."""
     ring = sdegen.data.gaussian_ring(radius=4.0, std=0.8)

@@ -65,6 +65,7 @@ def test_numbers_that_are_rounded_over_the_edge_of_the_noise_have_a_density() ->
     assert (q.log_prob(y + 2.0**-15 * q.scaling.step) == -math.inf).all()
 
 
+@pytest.mark.slow
 def test_the_density_is_one_over_a_cell_and_knows_how_numbers_hang_together() -> None:
     scaling = SCALINGS[0]
     q, x = made((2,), scaling), torch.tensor([[-1.0, 0.5]], dtype=torch.float64)

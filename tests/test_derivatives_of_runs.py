@@ -95,6 +95,7 @@ def test_the_jacobian_of_the_flow_of_a_gaussian_is_the_known_one(sde: sdegen.Lin
     assert (back @ want - torch.eye(2)).abs().max() < 1e-4
 
 
+@pytest.mark.turns("OU")
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.OU(), sdegen.Rectified()], ids=lambda s: type(s).__name__)
 def test_the_derivative_of_a_density_is_the_score(sde: sdegen.LinearSDE) -> None:
     x = RING.sample(3, torch.Generator().manual_seed(0)).requires_grad_()
@@ -103,6 +104,7 @@ def test_the_derivative_of_a_density_is_the_score(sde: sdegen.LinearSDE) -> None
     assert (found - RING.score(x)).abs().max() < 1e-3
 
 
+@pytest.mark.turns("HutchPlusPlus*", "Hutchinson*")
 @pytest.mark.parametrize("divergence", [ExactDivergence(), Hutchinson(2), HutchPlusPlus(1)], ids=repr)
 def test_densities_have_the_derivatives_of_differences(divergence: sdegen.derivatives.Divergence) -> None:
     model, x = network(sdegen.VP()), RING.sample(2, torch.Generator().manual_seed(0))
@@ -115,7 +117,7 @@ def test_densities_have_the_derivatives_of_differences(divergence: sdegen.deriva
 
 
 @pytest.mark.parametrize("method", [None, "dopri5"])
-@pytest.mark.turns("dopri5")
+@pytest.mark.slow
 def test_adaptive_densities_have_the_derivatives_of_differences(method: str | None) -> None:
     model, x = network(sdegen.VP()), RING.sample(2, torch.Generator().manual_seed(0))
     agrees_with_differences(lambda x: sdegen.log_prob(model, x, method=method, tolerance=1e-6, grad=True), x, 1e-3)

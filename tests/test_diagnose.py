@@ -40,6 +40,7 @@ def near(found: sdegen.metrics.Estimate, truth: float) -> bool:
 # --- closed forms on N(0, V) --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_truth_has_no_error() -> None:
     budget = diagnose(
         sdegen.Exact(sdegen.VP(), NORMAL), NORMAL, samplers.default(sdegen.Exact(sdegen.VP(), NORMAL), 40)
@@ -51,6 +52,7 @@ def test_the_truth_has_no_error() -> None:
     assert "less than two such sets of data are apart" in str(budget)
 
 
+@pytest.mark.slow
 def test_the_prior_costs_its_divergence_and_widens_what_the_flow_makes_of_it() -> None:
     sde, wrong = sdegen.OU(T=1.0), 3.0
     model = sdegen.Exact(sde, NORMAL)
@@ -64,7 +66,7 @@ def test_the_prior_costs_its_divergence_and_widens_what_the_flow_makes_of_it() -
 
 
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=lambda sde: type(sde).__name__)
-@pytest.mark.turns("CLD")
+@pytest.mark.slow
 def test_truncation_is_what_the_posterior_mean_loses(sde: Any) -> None:
     end = 0.3
     model = sdegen.Exact(sde, NORMAL)
@@ -76,7 +78,7 @@ def test_truncation_is_what_the_posterior_mean_loses(sde: Any) -> None:
 
 
 @pytest.mark.parametrize("steps", [5, 10])
-@pytest.mark.turns("5")
+@pytest.mark.slow
 def test_discretisation_is_what_the_sampler_does_to_the_variance(steps: int) -> None:
     model = sdegen.Exact(sdegen.VP(), NORMAL)
     sampler = samplers.DDIM(steps)

@@ -145,6 +145,7 @@ def test_the_default_sampler_draws_from_the_law(kind: str, seed: int) -> None:
     assert (x.sort(0).values - y.sort(0).values).abs().mean() < 0.05  # W1 of each coordinate
 
 
+@pytest.mark.turns("late-10")
 @pytest.mark.parametrize(
     ("kind", "seed"),
     [pytest.param(*v, marks=[] if v[0] in ("jumps", "late", "stiff") else pytest.mark.slow) for v in FEW],
@@ -314,6 +315,7 @@ def test_coefficients_that_are_no_real_numbers_are_refused(answer: str) -> None:
         sdegen.sample(sdegen.Exact(Written(ANSWERS[answer]), LAW), 2, steps=2, seed=0)
 
 
+@pytest.mark.turns("int64", "float64")
 @pytest.mark.parametrize("number", [int, np.float32, np.float64, np.int64, torch.tensor])
 def test_times_and_coefficients_may_be_numbers_of_any_kind(number: Any) -> None:
     drawn = [

@@ -151,7 +151,7 @@ def test_terms_of_the_chain_on_gaussian_data_are_the_closed_form(generator: torc
 
 
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.Rectified(), sdegen.EDM(), sdegen.CLD()], ids=name)
-@pytest.mark.turns("CLD", "EDM", "Rectified")
+@pytest.mark.slow
 def test_the_chain_rises_to_the_process_at_rate_one(sde: Any, generator: torch.Generator) -> None:
     model, x = sdegen.Exact(sde, RING), RING.sample(1500, generator)
     truth = RING.log_prob(x)

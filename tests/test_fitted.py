@@ -44,6 +44,7 @@ def test_fitted_solver_beats_the_default_on_new_paths(fitted: samplers.Sampler) 
     assert ours.square().mean().sqrt() < 0.6 * plain.square().mean().sqrt()
 
 
+@pytest.mark.slow
 def test_a_fit_goes_on_through_rounds_that_gain_little() -> None:
     """After one round that helps and four that do not, the fifth takes two fifths of the error, and later ones half of it."""
     fitted = samplers.fit_solver(sdegen.Exact(sdegen.VP(), RING), steps=5, final="sample", end=1e-3, progress=False)

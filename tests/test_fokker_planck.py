@@ -25,7 +25,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("sde", [sdegen.OU(T=2.0), sdegen.VP(), sdegen.VE(0.3, 3.0)], ids=lambda s: type(s).__name__)
-@pytest.mark.turns("VE", "OU")
+@pytest.mark.slow
 def test_a_linear_process_has_its_closed_form_at_order_two(sde: sdegen.LinearSDE) -> None:
     law = sde.diffused(PAIR, 0.0) if sde.sigma(torch.tensor(0.0)) > 0 else PAIR
     exact = sdegen.Exact(sde, PAIR)

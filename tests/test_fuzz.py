@@ -70,6 +70,7 @@ def test_nonsense_is_refused_in_a_sentence(case: Case) -> None:
     check_calls([case])
 
 
+@pytest.mark.turns("minus")
 @pytest.mark.parametrize("nonsense", ["minus", "zero", "half", "nan", "inf"])
 def test_numbers_out_of_their_bounds_are_refused_in_a_sentence(nonsense: str) -> None:
     """Some 500 calls each, which end at the door."""

@@ -36,7 +36,7 @@ def shuffled(sde: Any) -> Any:
 
 @pytest.mark.parametrize("kind", [LearnedSchedule, LearnedSDE])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.turns("dtype1-*", "dtype0-LearnedSDE")
+@pytest.mark.slow
 def test_learned_processes_obey_the_laws_of_any_process(kind: Any, dtype: torch.dtype) -> None:
     sde = kind().to(dtype)
     report = check_sde(sde)
@@ -44,7 +44,7 @@ def test_learned_processes_obey_the_laws_of_any_process(kind: Any, dtype: torch.
 
 
 @pytest.mark.parametrize("kind", [LearnedSchedule, LearnedSDE])
-@pytest.mark.turns("LearnedSDE")
+@pytest.mark.slow
 def test_with_other_parameters_only_the_prior_which_does_not_follow_may_be_off(kind: Any) -> None:
     assert set(check_sde(shuffled(kind()).double()).failures) <= {"prior_is_the_law_at_T"}
 
@@ -159,6 +159,7 @@ def some_bytes(n: int) -> Tensor:
     return BYTES(torch.arange(5, dtype=torch.uint8).repeat(n)[:, None], torch.float64)
 
 
+@pytest.mark.turns("LearnedSDE")
 @pytest.mark.parametrize("make", [LearnedSchedule, LearnedSDE])
 def test_the_loss_of_bytes_is_their_bound_and_has_its_derivatives(make: Any) -> None:
     sde = make(first=4.0).double()

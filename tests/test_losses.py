@@ -379,6 +379,7 @@ def test_a_pooled_score_is_that_of_the_mixture_of_kernels(shape: tuple[int, ...]
     torch.testing.assert_close(Kernel(mean, R).pooled_score(x), mixture.score(x))
 
 
+@pytest.mark.slow
 def test_pooled_short_kernels_have_the_same_gradient_with_less_variance() -> None:
     sde = sdegen.DoubleWell(T=1.0)
     sde.lag = 0.05

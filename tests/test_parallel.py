@@ -97,6 +97,7 @@ def launch(*command):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 @launched
 def test_two_processes_train_as_one(tmp_path):
     script, one, two = tmp_path / "script.py", tmp_path / "one", tmp_path / "two"

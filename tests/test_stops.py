@@ -52,6 +52,7 @@ def gain(model: Any, x_T: Tensor, steps: int) -> Tensor:
     return distances(model, x_T, own, fine) / distances(model, x_T, plain, fine)
 
 
+@pytest.mark.slow
 def test_moved_stops_are_nearer_to_the_flow_on_other_paths() -> None:
     """Of mixtures that nothing was chosen on: in the mean by a twentieth or more, nowhere behind by more than a quarter."""
     ratios = []

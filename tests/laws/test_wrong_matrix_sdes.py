@@ -107,6 +107,8 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
-@pytest.mark.turns("CompletesWith*", "TransitionFromRandomVelocity", "CholeskyRoot")
+@pytest.mark.turns(
+    "CompletesWith*", "TransitionFromRandomVelocity", "CholeskyRoot", "NoiseOnPosition", "UnsquaredNoise"
+)
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)

@@ -352,6 +352,9 @@ FAULTS = [
     "NarrowPrior",
     "StickyBox",
     "Unwrapped",
+    "HalfDivergence",
+    "VarianceForNoise",
+    "OneWindingDensity",
 )
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)
