@@ -134,6 +134,17 @@ def test_variances_are_those_that_leave_a_gaussian_s_mean_where_it_is() -> None:
     assert torch.equal(secant_variances(C, 0 * pull, 0 * pull), C.expand(50, 3))  # of no difference nothing is learned
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("tilt", [0.0, 0.5, 1.0])
+def test_variances_of_steep_spectra_are_found_to_a_fiftieth(power: float, tilt: float) -> None:
+    """Variances ``1 / k^power``, whatever has been measured, and along whichever directions the two states differ."""
+    C = torch.arange(1.0, 1001.0, dtype=torch.float64) ** -power
+    W = C / (1 + torch.logspace(-3, 8, 100, dtype=torch.float64)[:, None] * C)
+    pull = normal(100, 1000) / C**tilt
+    found = secant_variances(C, -W * pull, pull)
+    assert (found / W - 1).abs().max() < 0.02
+
+
 def test_directions_without_variance_are_points_that_have_derivatives() -> None:
     """Of one point nothing is learned by two evaluations, and its derivative by the start is 0."""
     point = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
