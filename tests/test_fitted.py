@@ -15,7 +15,7 @@ import sdegen
 from sdegen import grids, guidance, measurements, samplers
 from sdegen.conditions import Conditions
 from sdegen.samplers import Fitted, Multistep, ProbabilityFlow, default, share
-from sdegen.samplers.knobs import Knobs
+from sdegen.samplers.parameters import Parameters
 from sdegen.samplers.search import Search
 from sdegen.samplers.student import robust_least_squares
 from sdegen.testing import gaussian_data
@@ -92,7 +92,7 @@ def test_a_solver_ends_where_the_default_does(monkeypatch: pytest.MonkeyPatch) -
     model.moments = gaussian_data().moments()
     for end, last in ((None, 0.2), (0.4, 0.4)):
         search = Search(model, 3, 16, 0, "denoise", end, {})
-        for times in (search.fine, search.plain.times(model.sde, True), search.by_moves(grids.Angle(), 1).stops):
+        for times in (search.fine, search.plain.times(model.sde, True), search.first_solver(grids.Angle(), 1).stops):
             assert times[-1].item() == pytest.approx(last)
     exact = sdegen.Exact(sdegen.VP(), RING)
     before = default(exact, 6).grid.end
@@ -122,7 +122,7 @@ def test_least_squares_that_few_rows_do_not_move(dtype: torch.dtype) -> None:
 
 def test_where_fitting_does_not_help_the_default_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     spoilt = lambda self, fitted, rounds, bar: Fitted(fitted.stops, 3 * fitted.factors, fitted.order, fitted.denoise)
-    monkeypatch.setattr(Search, "at_once", spoilt)
+    monkeypatch.setattr(Search, "refine", spoilt)
     model = sdegen.Exact(sdegen.VP(), RING)
     with pytest.warns(UserWarning, match="fitting 4 steps did not help") as caught:
         solver = samplers.fit_solver(model, steps=4, paths=64, rounds=1)
@@ -145,16 +145,16 @@ def test_runs_that_begin_midway_are_whole_runs() -> None:
     model = sdegen.Exact(sdegen.VP(), RING)
     search = Search(model, 4, 32, 0, "denoise", None, {})
     with torch.no_grad():
-        knobs = Knobs(model.sde, search.by_moves(grids.Angle(), 2), model)
-        p, h = knobs.start, torch.finfo(torch.float64).eps ** 0.4
-        rest, trail = search.rest(knobs, p)
-        J = search.jacobian(knobs, p, rest, trail)
-        assert set(knobs.acts) == {0, 1, 2}
+        parameters = Parameters(model.sde, search.first_solver(grids.Angle(), 2), model)
+        p, h = parameters.start, torch.finfo(torch.float64).eps ** 0.4
+        r, trail = search.residuals(parameters, p)
+        J = search.jacobian(parameters, p, r, trail)
+        assert set(parameters.acts) == {0, 1, 2}
         for i in range(len(p)):
             q = p.clone()
             q[i] += h
-            run = sdegen.sample(model, x_T=search.train.states[0], sampler=knobs.sampler(q))
-            assert_close(J[..., i], ((run - search.train.ends) - rest) / h, rtol=1e-6, atol=1e-6)
+            run = sdegen.sample(model, x_T=search.train.states[0], sampler=parameters.sampler(q))
+            assert_close(J[..., i], ((run - search.train.ends) - r) / h, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.slow

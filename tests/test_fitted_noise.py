@@ -88,7 +88,7 @@ def test_gaussian_data_cost_no_distance() -> None:
     search = LawSearch(sdegen.Exact(sdegen.VP(), law), 3, 64, 0, "denoise", None, {}, 1.0)
     with torch.no_grad():
         assert search.error(search.plain, search.held) < 2e-3
-        assert search.error(search.by_moves(grids.Angle(), 2), search.held) < 2e-3
+        assert search.error(search.first_solver(grids.Angle(), 2), search.held) < 2e-3
 
 
 def test_paths_held_back_have_noise_that_nothing_has_seen() -> None:
@@ -102,7 +102,7 @@ def test_what_is_no_nearer_in_law_is_not_returned(monkeypatch: pytest.MonkeyPatc
     def spoilt(self: Any, fitted: Fitted, rounds: int, bar: Any) -> Fitted:
         return Fitted(fitted.stops, 3 * fitted.factors, fitted.order, fitted.denoise, None, 1.0, fitted.noises)
 
-    monkeypatch.setattr(LawSearch, "at_once", spoilt)
+    monkeypatch.setattr(LawSearch, "refine", spoilt)
     with pytest.warns(UserWarning, match="fitting 3 steps did not help"):
         solver = fit_solver(EXACT, steps=3, eta=1.0, paths=64, rounds=0)
     assert repr(solver) == repr(default(EXACT, 3, eta=1.0))

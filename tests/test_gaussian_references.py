@@ -17,7 +17,7 @@ from sdegen import grids, samplers
 from sdegen.laws import bases
 from sdegen.samplers import ExponentialSDE, Matched, MatchedConditional, Multistep, Normal, PointMass, Singlestep
 from sdegen.samplers.directions import Scalar
-from sdegen.samplers.fitted import travel
+from sdegen.samplers.steps import run_plan
 from sdegen.testing.affine import affine_moments, response
 from sdegen.testing.samplers import observed_order
 
@@ -227,5 +227,5 @@ def test_constants_of_evaluations_may_stand_in_the_updates_instead(learned: bool
     assert apart.evaluations.constants is not None and (apart.evaluations.scales is not None) == learned
     x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ends = [travel(sampler, plan.steps(), model, x)[-1][0] for plan in (apart, apart.merged())]
+        ends = [run_plan(sampler, plan.steps(), model, x)[-1][0] for plan in (apart, apart.merged())]
     torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-9)

@@ -273,7 +273,7 @@ def test_the_nearest_is_behind_the_guess_in_neither_distance(monkeypatch: pytest
         return torch.tensor(told[len(entered) - 1] if len(entered) <= 4 else (torch.nan, 0.0))
 
     monkeypatch.setattr("sdegen.samplers.trials._miss", miss)
-    monkeypatch.setattr("sdegen.samplers.trials._travel", lambda model, solver, x: x)
+    monkeypatch.setattr("sdegen.samplers.trials.arrive", lambda model, solver, x, denoise: x)
     (found,) = try_solvers(model, torch.zeros(2, 2).double(), torch.zeros(2, 2).double(), ground, [4])
     places = [i for i, one in enumerate(CONTESTANTS) if one.fewest <= 4 <= one.most]
     assert len(entered) == len(places) and found == places[2]

@@ -9,9 +9,7 @@ how much; `measurements.mixture_posterior` is the truth.
 
 from __future__ import annotations
 
-__all__ = [
-    "CovarianceGuidance", "DPS", "GivenMeasurement", "MeasurementGuidance", "MomentMatching", "PiGDM",
-]  # fmt: skip
+__all__ = ["CovarianceGuidance", "DPS", "GivenMeasurement", "MeasurementGuidance", "MomentMatching", "PiGDM"]
 
 from abc import abstractmethod
 from typing import Any

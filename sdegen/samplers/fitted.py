@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Fitted", "multiplied", "multiplied_move", "travel"]
-
-from typing import Any
+__all__ = ["Fitted", "multiplied", "multiplied_move"]
 
 import torch
 from torch import Tensor
@@ -14,14 +12,12 @@ from ..checks import check_tensor
 from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Given
-from .base import Noise, Sampler
 from .clocks import angle, share
 from .exponential import Pieces
 from .exponential_sde import ExponentialSDE
 from .moves import Move
 from .multistep import Multistep, MultistepStep, Updates
 from .references import Reference
-from .steps import take_steps
 
 
 class Fitted(ExponentialSDE):
@@ -106,6 +102,7 @@ class Fitted(ExponentialSDE):
 
 
 def multiplied_move(move: Move, factors: Tensor) -> Move:
+    """Multiply the weights of an update by factors, and return it."""
     return move._replace(weights=[w * f for w, f in zip(move.weights, factors, strict=False)])
 
 
@@ -122,10 +119,3 @@ def multiplied(updates: Updates, factors: Tensor, noises: Tensor | None = None) 
     if updates.moves.corrections:
         corrected = torch.cat([factors[1:moves:2], factors[:1]])  # the last state is not corrected
     return updates._replace(moves=updates.moves.multiplied(factors[:moves:apart], corrected), spreads=spreads)
-
-
-def travel(
-    sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, state: Any = None, noise: Noise = torch.zeros_like
-) -> list[tuple[Tensor, Any]]:
-    """Run a plan, and return the states before every step and after the last, each with the sampler's memory there."""
-    return [(x, state), *take_steps(sampler, plan, model, x, noise, state)]

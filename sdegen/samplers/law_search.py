@@ -20,9 +20,9 @@ from ..models.score import ScoreModel
 from ..processes.grids import Angle
 from .base import Sampler
 from .coarsened import CoarsenedNoise
-from .fitted import Fitted, travel
-from .knobs import Knobs
+from .fitted import Fitted
 from .search import Search, TeacherPaths
+from .steps import run_plan
 
 LINES = 32  # directions that samples are compared along
 
@@ -37,7 +37,7 @@ class LawSearch(Search):
         bound, x = self.bind(model, x_T, which, cond), x_T[which]
         generator = torch.Generator().manual_seed(1 + int(which[0]) + len(x_T) * self.seed)
         noise = CoarsenedNoise(self.fine, self.brownian_clock, x, generator)
-        end = travel(teacher, teacher.plan(bound, self.fine), bound, x, noise=noise(self.fine))[-1][0]
+        end = run_plan(teacher, teacher.plan(bound, self.fine), bound, x, noise(self.fine))[-1][0]
         return TeacherPaths(bound, x[None], bound.denoise(end, self.fine[-1]) if self.denoise else end, noise)
 
     def brownian_clock(self, t: Tensor) -> Tensor:
@@ -45,8 +45,8 @@ class LawSearch(Search):
         c = self.moments.variance().clamp_min(1e-12)
         return (c + self.sde.angle_at(t).tan().square()) ** (-(self.eta**2))
 
-    def by_moves(self, grid: Angle, order: int) -> Fitted:
-        """Return the solver on a grid with all factors 1."""
+    def first_solver(self, grid: Angle, order: int) -> Fitted:
+        """Return the solver to begin with, at times of the teacher near those of a grid: all factors are 1."""
         times = self.fine[self.snap(grid)]
         return Fitted(
             times,
@@ -58,32 +58,15 @@ class LawSearch(Search):
             torch.ones(len(times) - 1, dtype=torch.float64),
         )
 
-    def rest(self, knobs: Knobs, p: Tensor, first: int = 0, trail: list[Any] | None = None) -> tuple[Tensor, list[Any]]:
-        """Return the differences of sorted projections, ``(ranks, directions)``, with the run's states."""
-        model, sampler = self.train.model, knobs.sampler(p)
-        x, state = (self.train.states[0], None) if trail is None else trail[first]
-        noise = self.noise_of(self.train, sampler.stops, first)
-        way = travel(sampler, knobs.plan(sampler)[first:], model, x, state, noise)
-        x = way[-1][0]
-        x = model.denoise(x, sampler.stops[-1]) if self.denoise else x
-        return self.apart(x, self.train.ends), way
-
-    def error(self, sampler: Sampler, paths: TeacherPaths) -> float:
-        """Return the sliced Wasserstein distance of samples from the teacher's."""
-        times, model = sampler.times(self.sde, self.denoise), paths.model
-        noise = self.noise_of(paths, times)
-        x = travel(sampler, sampler.plan(model, times), model, paths.states[0], noise=noise)[-1][0]
-        x = model.denoise(x, times[-1]) if self.denoise else x
-        return self.apart(x, paths.ends).square().sum(1).mean().sqrt().item()
-
-    def noise_of(self, paths: TeacherPaths, times: Tensor, first: int = 0) -> Any:
-        """Return the noise of a run on the paths."""
-        assert paths.noise is not None  # `draw` sets it
-        return paths.noise(times, first)
-
-    def apart(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the differences of sorted projections on unit directions, over the root of how many there are."""
-        x, y = (as_vectors(v).double() for v in (x, y))
+    def differences(self, x: Tensor, ends: Tensor) -> Tensor:
+        """Return the differences of sorted projections on unit directions, over the root of how many there are, ``(ranks,
+        directions)``.
+        """
+        x, ends = (as_vectors(v).double() for v in (x, ends))
         lines = torch.randn(x.shape[1], LINES, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(x)
         lines = lines / lines.norm(dim=0) / LINES**0.5
-        return (x @ lines).sort(0).values - (y @ lines).sort(0).values
+        return (x @ lines).sort(0).values - (ends @ lines).sort(0).values
+
+    def distance(self, x: Tensor, ends: Tensor) -> Tensor:
+        """Return the sliced Wasserstein distance of ends."""
+        return self.differences(x, ends).square().sum(1).mean().sqrt()

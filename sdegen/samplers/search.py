@@ -28,13 +28,14 @@ from .base import Sampler
 from .clocks import share
 from .coarsened import CoarsenedNoise
 from .defaults import default, draws_images
-from .distances import CUT, average_distances
 from .exponential_sde import ExponentialSDE
-from .fitted import Fitted, travel
-from .knobs import Knobs
+from .fitted import Fitted
 from .multistep import Multistep
+from .parameters import Parameters
 from .references import Matched, MatchedConditional
+from .robust import CUT, average_distances, cut_weights, normal_equations
 from .start import check_known, start
+from .steps import arrive, run_plan
 from .student import Student
 from .trials import WIDER, level
 
@@ -48,7 +49,7 @@ class TeacherPaths(NamedTuple):
     model: ScoreModel  # bound to their conditions
     states: Tensor  # (times, B, *)
     ends: Tensor  # (B, *), where the student should arrive
-    noise: CoarsenedNoise | None = None
+    noise: CoarsenedNoise | None = None  # of the steps; None for none
 
 
 class Search:
@@ -95,7 +96,7 @@ class Search:
     ) -> TeacherPaths:
         """Run the teacher, and return its trajectories from some of the starting states."""
         bound = self.bind(model, x_T, which, cond)
-        path = torch.stack([x for x, _ in travel(teacher, teacher.plan(bound, self.fine), bound, x_T[which])])
+        path = torch.stack([x for x, _ in run_plan(teacher, teacher.plan(bound, self.fine), bound, x_T[which])])
         return TeacherPaths(bound, path, bound.denoise(path[-1], self.fine[-1]) if self.denoise else path[-1])
 
     def bind(self, model: ScoreModel, x_T: Tensor, which: Tensor, cond: dict[str, Any]) -> ScoreModel:
@@ -103,16 +104,16 @@ class Search:
         return bind_rows(model, cond, which, x_T[:1], len(x_T))
 
     def run(self, rounds: int, bar: Any) -> Sampler:
-        """Fit several grids and orders update by update, refine the best of them as a whole, and return it."""
+        """Return the best of the first solvers on several grids and of several orders, refined."""
         shapes = [(m, p, order) for m in (0.35, 0.6, 1.0, 1.7) for p in (0.5, 0.75, 1.0) for order in (1, 2, 3)]
         bar.total = len(shapes) + rounds
         found = []
         for multiple, power, order in shapes:
-            fitted = self.by_moves(Angle(end=self.fine[-1].item(), scale=self.scale * multiple, power=power), order)
+            fitted = self.first_solver(Angle(end=self.fine[-1].item(), scale=self.scale * multiple, power=power), order)
             found.append((self.error(fitted, self.choose), fitted))
             bar.update()
         fitted = min(found, key=lambda pair: pair[0])[1]
-        fitted = self.at_once(fitted, rounds, bar)
+        fitted = self.refine(fitted, rounds, bar)
         error, plain = self.error(fitted, self.held), self.error(self.plain, self.held)
         if not error < plain:
             warn_caller(
@@ -123,16 +124,16 @@ class Search:
         fitted.error, fitted.default_error = error, plain
         return fitted
 
-    def by_moves(self, grid: Angle, order: int) -> Fitted:
-        """Fit the factors of each update by least squares, at times of the teacher near those of a grid, and return the
-        solver.
+    def first_solver(self, grid: Angle, order: int) -> Fitted:
+        """Return the solver to begin with, at times of the teacher near those of a grid: the factors of each update are fitted by
+        least squares, one update after another.
         """
         places = self.snap(grid)
         times, model = self.fine[places], self.train.model
         pieces = Multistep(2, reference=self.reference).pieces(model)
         teacher = {t: pieces.enter(x) for t, x in zip(times.tolist(), self.train.states[places], strict=True)}
         student = Student(times, order, self.reference, teacher)
-        travel(student, student.updates(model, times).steps(), model, self.train.states[0])
+        run_plan(student, student.updates(model, times).steps(), model, self.train.states[0])
         return Fitted(times, torch.stack(student.found), order, self.denoise, self.reference)
 
     def snap(self, grid: Angle) -> list[int]:
@@ -147,64 +148,73 @@ class Search:
         places[-1] = self.FINE
         return places
 
-    def at_once(self, fitted: Fitted, rounds: int, bar: Any) -> Fitted:
-        """Fit all times and factors together by Levenberg–Marquardt on the end points, with finite-difference derivatives,
-        and return the solver.
+    def refine(self, fitted: Fitted, rounds: int, bar: Any) -> Fitted:
+        """Fit all times and factors of a solver together, by Levenberg–Marquardt on the end points with finite-difference
+        derivatives, and return it.
 
         A state may leave the teacher's path where that brings the end nearer; few steps gain most from it.
         """
-        knobs = Knobs(self.sde, fitted, self.train.model)
-        p, damping, idle = knobs.start, 1e-2, 0
-        rest, trail = self.rest(knobs, p)
+        parameters = Parameters(self.sde, fitted, self.train.model)
+        p, damping, idle = parameters.start, 1e-2, 0
+        r, trail = self.residuals(parameters, p)
         best, least = fitted, self.error(fitted, self.choose)
         for _ in range(rounds):
-            size = rest.norm(dim=1)
-            w = (CUT * size.median() / size).clamp(max=1).square()
-            J = self.jacobian(knobs, p, rest, trail)
-            H, slope = torch.einsum("b,bdi,bdj->ij", w, J, J), torch.einsum("b,bdi,bd->i", w, J, rest)
+            w = cut_weights(r.norm(dim=1), CUT)
+            H, slope = normal_equations(w, self.jacobian(parameters, p, r, trail), r)
             for _ in range(TRIES):
                 scale = H.diagonal() + 1e-12 * H.trace()
                 q = p - torch.linalg.solve(H + damping * scale.diag(), slope).cpu()
-                there, way = self.rest(knobs, q)
-                if (w * there.square().sum(1)).sum() < (w * rest.square().sum(1)).sum():
+                there, way = self.residuals(parameters, q)
+                if (w * there.square().sum(1)).sum() < (w * r.square().sum(1)).sum():
                     break
                 damping *= 4
             else:
                 break
-            p, rest, trail, damping = q, there, way, max(damping / 8, 1e-7)
-            error = self.error(knobs.sampler(p), self.choose)
+            p, r, trail, damping = q, there, way, max(damping / 8, 1e-7)
+            error = self.error(parameters.sampler(p), self.choose)
             idle = 0 if error < 0.99 * least else idle + 1
             if error < least:
-                best, least = knobs.sampler(p), error
+                best, least = parameters.sampler(p), error
             bar.update()
             if idle == PATIENCE:
                 break
         return best
 
-    def jacobian(self, knobs: Knobs, p: Tensor, rest: Tensor, trail: list[Any]) -> Tensor:
-        """Return ``∂ rest / ∂ p``, ``(B, d, len(p))``; a run with another factor begins where that factor first acts."""
+    def jacobian(self, parameters: Parameters, p: Tensor, r: Tensor, trail: list[Any]) -> Tensor:
+        """Return the derivatives of the residuals `r` by `p`, ``(B, d, len(p))``; a run with another parameter begins where that
+        first acts, from the states of the run that was made.
+        """
         h = torch.finfo(self.train.ends.dtype).eps ** 0.4
         columns = []
-        for i, first in enumerate(knobs.acts):
+        for i, first in enumerate(parameters.acts):
             q = p.clone()
             q[i] += h
-            columns.append((self.rest(knobs, q, first, trail)[0] - rest) / h)
+            columns.append((self.residuals(parameters, q, first, trail)[0] - r) / h)
         return torch.stack(columns, -1)
 
-    def rest(self, knobs: Knobs, p: Tensor, first: int = 0, trail: list[Any] | None = None) -> tuple[Tensor, list[Any]]:
-        """Return the differences between a run's end points and the teacher's, ``(B, d)``, with the run's states; it may
-        start from step `first` of another.
+    def residuals(
+        self, parameters: Parameters, p: Tensor, first: int = 0, trail: list[Any] | None = None
+    ) -> tuple[Tensor, list[Any]]:
+        """Return the `differences` between a run's ends and the teacher's, with the states of the run; it may begin at step
+        `first` of another.
         """
-        model, sampler = self.train.model, knobs.sampler(p)
-        begin = (self.train.states[0], None) if trail is None else trail[first]
-        way = travel(sampler, knobs.plan(sampler)[first:], model, *begin)
-        x = way[-1][0]
-        x = model.denoise(x, sampler.stops[-1]) if self.denoise else x
-        return as_vectors(x - self.train.ends).double(), way
+        model, sampler, noise = self.train.model, parameters.sampler(p), self.train.noise
+        x, state = (self.train.states[0], None) if trail is None else trail[first]
+        drawn = torch.zeros_like if noise is None else noise(sampler.stops, first)
+        way = run_plan(sampler, parameters.plan(sampler)[first:], model, x, drawn, state)
+        end = way[-1][0]
+        return self.differences(model.denoise(end, sampler.stops[-1]) if self.denoise else end, self.train.ends), way
 
     def error(self, sampler: Sampler, paths: TeacherPaths) -> float:
-        """Return the root-mean-square distance of end points from the teacher's, with large distances capped."""
-        times, model = sampler.times(self.sde, self.denoise), paths.model
-        x = travel(sampler, sampler.plan(model, times), model, paths.states[0])[-1][0]
-        x = model.denoise(x, times[-1]) if self.denoise else x
-        return average_distances(as_vectors(x - paths.ends).norm(dim=1)).item()
+        """Return the `distance` of a sampler's ends from the teacher's."""
+        return self.distance(
+            arrive(paths.model, sampler, paths.states[0], self.denoise, paths.noise), paths.ends
+        ).item()
+
+    def differences(self, x: Tensor, ends: Tensor) -> Tensor:
+        """Return the residuals whose squares are made least, ``(B, d)``: from one end to the other, path by path."""
+        return as_vectors(x - ends).double()
+
+    def distance(self, x: Tensor, ends: Tensor) -> Tensor:
+        """Return the root-mean-square distance of ends, large ones cut."""
+        return average_distances(as_vectors(x - ends).norm(dim=1))

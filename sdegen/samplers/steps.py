@@ -1,12 +1,15 @@
-"""The steps of a plan in turn (`take_steps`): what a run, a fit of a solver and rounds of guesses have in common."""
+"""The steps of a plan in turn (`take_steps`), which runs, fits of solvers and rounds of guesses have in common; with what is
+remembered on the way (`run_plan`), or where they lead (`arrive`).
+"""
 
 from __future__ import annotations
 
-__all__ = ["take_steps"]
+__all__ = ["arrive", "run_plan", "take_steps"]
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..answers import check_answer, check_pair
@@ -40,3 +43,39 @@ def take_steps(
         after, state = check_pair(who, moved, "the states and what is remembered")
         x = enter(check_answer(who, after, shape, x))
         yield x, state
+
+
+def run_plan(
+    sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, noise: Noise = torch.zeros_like, state: Any = None
+) -> list[tuple[Tensor, Any]]:
+    """Take all steps of a plan, and return the states before the first and after each, with what the sampler remembers there.
+
+    Parameters
+    ----------
+    sampler, plan, model, x, noise, state
+        As for `take_steps`; without noise by default.
+    """
+    return [(x, state), *take_steps(sampler, plan, model, x, noise, state)]
+
+
+def arrive(
+    model: ScoreModel, sampler: Sampler, x: Tensor, denoise: bool, noise: Callable[[Tensor], Noise] | None = None
+) -> Tensor:
+    """Return where a sampler brings states of the first of its times: the states at the last, or the posterior mean there.
+
+    Parameters
+    ----------
+    model, sampler
+        A score model and a sampler.
+    x
+        The states, ``(B, *)``.
+    denoise
+        Whether to take the posterior mean.
+    noise
+        Makes the noise of a run that stops at the given times; none by default.
+    """
+    times = sampler.times(model.sde, denoise)
+    drawn = torch.zeros_like if noise is None else noise(times)
+    for state, _ in take_steps(sampler, sampler.plan(model, times), model, x, drawn):
+        x = state
+    return model.denoise(x, times[-1]) if denoise else x

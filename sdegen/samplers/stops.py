@@ -7,7 +7,7 @@ stops of the solver that was nearest are moved to where the errors at the end, o
 
 from __future__ import annotations
 
-__all__ = ["Moved", "arrive", "move_cost", "move_stops", "moved"]
+__all__ = ["Moved", "move_cost", "move_stops", "moved"]
 
 from copy import copy
 
@@ -19,9 +19,9 @@ from ..models.modes import evaluating
 from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Grid
-from .distances import average_distances
 from .multistep import Multistep
-from .steps import take_steps
+from .robust import average_distances, cut_weights, normal_equations
+from .steps import arrive
 
 ROUNDS = 2
 STEP = 1e-2  # of the room that a stop has, in finite differences
@@ -68,19 +68,6 @@ def moved(solver: Multistep, stops: Tensor) -> Multistep:
     return other
 
 
-def arrive(model: ScoreModel, solver: Multistep, times: Tensor, x: Tensor) -> Tensor:
-    """Return the states at the last of the times of a solver.
-
-    Parameters
-    ----------
-    model, solver, times
-        A score model, a solver, and the times at which it stops.
-    x
-        States at the first, ``(B, *)``.
-    """
-    return [x, *(states for states, _ in take_steps(solver, solver.plan(model, times), model, x, torch.zeros_like))][-1]
-
-
 class _Paths:
     """Paths of a model, and how far from their ends a solver arrives: at the last time, and at the posterior mean there."""
 
@@ -90,13 +77,8 @@ class _Paths:
 
     def miss(self, solver: Multistep) -> Tensor:
         """Return the differences of both endings from those of the flow, ``(2, B, d)``."""
-        return torch.stack([as_vectors(self._end(solver, d) - self.ends[d]).double().cpu() for d in (False, True)])
-
-    def _end(self, solver: Multistep, denoise: bool) -> Tensor:
-        """Return where a solver arrives."""
-        times = solver.times(self.model.sde, denoise)
-        x = arrive(self.model, solver, times, self.x_T)
-        return self.model.denoise(x, times[-1]) if denoise else x
+        ends = [arrive(self.model, solver, self.x_T, denoise) for denoise in (False, True)]
+        return torch.stack([as_vectors(x - end).double().cpu() for x, end in zip(ends, self.ends, strict=True)])
 
     def distances(self, solver: Multistep) -> Tensor:
         """Return the median and the root-mean-square distance of each ending, ``(2, 2)``."""
@@ -137,36 +119,36 @@ def _fit(paths: _Paths, solver: Multistep) -> Tensor:
     stops = torch.linspace(0, 1, solver.steps + 1, dtype=torch.float64)
     units = paths.miss(solver).norm(dim=2).median(1).values.clamp_min(1e-300)[:, None, None]
 
-    def rest(stops: Tensor) -> Tensor:
+    def residuals(stops: Tensor) -> Tensor:
         """Return the differences at the ends of each path, both endings in their units, ``(B, 2 d)``."""
         return (paths.miss(moved(solver, stops)) / units).transpose(0, 1).flatten(1)
 
-    missed = rest(stops)
+    r = residuals(stops)
     for _ in range(ROUNDS):
         gaps = stops.diff()
         room = torch.minimum(gaps[:-1], gaps[1:])
         nudged = stops + STEP * torch.nn.functional.pad(room.diag(), (1, 1))
-        J = torch.stack([(rest(other) - missed) / STEP for other in nudged], -1)
-        size = missed.norm(dim=1)
-        w = (FAR * size.median() / size).clamp(max=1).square()
-        H, slope = torch.einsum("b,bdi,bdj->ij", w, J, J), torch.einsum("b,bdi,bd->i", w, J, missed)
+        J = torch.stack([(residuals(other) - r) / STEP for other in nudged], -1)
+        size = r.norm(dim=1)
+        w = cut_weights(size, FAR)
+        H, slope = normal_equations(w, J, r)
         if not (H.isfinite().all() and H.trace() > 0):
             break
         scale = (H.diagonal() + 1e-9 * H.trace()).diag()
-        found = [(_loss(w, missed), stops, missed)]
+        found = [(_loss(w, r), stops, r)]
         for damping in DAMPINGS:
             move = -torch.linalg.solve(H + damping * scale, slope)
             other = stops.clone()
             other[1:-1] += room * move * (ROOM / move.abs().max().clamp_min(1e-30)).clamp(max=1)
-            there = rest(other)
+            there = residuals(other)
             found.append((_loss(w, there), other, there))
-        _, stops, missed = min(found, key=lambda one: one[0])
+        _, stops, r = min(found, key=lambda one: one[0])
     return stops
 
 
-def _loss(w: Tensor, missed: Tensor) -> float:
+def _loss(w: Tensor, r: Tensor) -> float:
     """Return the weighted sum of squares; infinite where it is none."""
-    return (w * missed.square().sum(1)).sum().nan_to_num(torch.inf).item()
+    return (w * r.square().sum(1)).sum().nan_to_num(torch.inf).item()
 
 
 def move_cost(steps: int) -> int:

@@ -18,6 +18,7 @@ from .fitted import multiplied_move
 from .moves import Move, apply_move, multiply
 from .multistep import Multistep, MultistepMemory, MultistepStep
 from .references import Reference
+from .robust import normal_equations
 
 RIDGE = 1e-3  # of the features' own size: what the data do not tell stays at the analytic weight
 
@@ -59,7 +60,6 @@ def robust_least_squares(features: Tensor, target: Tensor) -> Tensor:
     for _ in range(4):
         size = (target - features @ theta).norm(dim=1)
         w = 1 / size.maximum(size.median()).clamp_min(1e-300)
-        gram = torch.einsum("b,bdi,bdj->ij", w, features, features)
-        right = torch.einsum("b,bdi,bd->i", w, features, target)
+        gram, right = normal_equations(w, features, target)
         theta = torch.linalg.solve(gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).to(gram), right)
     return theta.cpu()

@@ -34,11 +34,12 @@ from ..models.modes import evaluating
 from ..models.score import ScoreModel
 from ..processes.grids import Angle
 from .clocks import angle, log_ratio, share
-from .distances import average_distances
 from .even_error import EvenError
 from .multistep import Multistep
 from .references import Normal, PointMass, Reference
-from .stops import arrive, moved
+from .robust import average_distances
+from .steps import arrive
+from .stops import moved
 
 TURN = 0.4  # times the spread of the data: at about this level of noise samples decide what they become
 WIDER = 1.5  # times the scale, under conditions
@@ -220,7 +221,7 @@ def follow_flow(model: ScoreModel, x_T: Tensor, ground: Ground, steps: Sequence[
         As for `try_solvers`.
     """
     with torch.no_grad(), evaluating(model):
-        return _travel(model, along(ground, _fine(steps)), x_T)
+        return arrive(model, along(ground, _fine(steps)), x_T, denoise=False)
 
 
 def try_solvers(model: ScoreModel, x_T: Tensor, flow: Tensor, ground: Ground, steps: Sequence[int]) -> list[int]:
@@ -248,7 +249,8 @@ def try_solvers(model: ScoreModel, x_T: Tensor, flow: Tensor, ground: Ground, st
     with torch.no_grad(), evaluating(model):
         for n in steps:
             entered = _entered(n)
-            missed = torch.stack([_miss(_travel(model, CONTESTANTS[i].lay(ground, n), x_T), flow) for i in entered])
+            ends = (arrive(model, CONTESTANTS[i].lay(ground, n), x_T, denoise=False) for i in entered)
+            missed = torch.stack([_miss(x, flow) for x in ends])
             nearest.append(entered[int((missed / missed[0]).amax(1).nan_to_num(torch.inf).argmin())])
     return nearest
 
@@ -278,11 +280,6 @@ def _miss(x: Tensor, flow: Tensor) -> Tensor:
     """Return the median and the root-mean-square distance of states from the end of the flow."""
     distance = as_vectors(x - flow).double().norm(dim=1).cpu()
     return torch.stack([distance.median(), average_distances(distance)]).clamp_min(1e-300)
-
-
-def _travel(model: ScoreModel, solver: Multistep, x: Tensor) -> Tensor:
-    """Return the states at the last time of a solver."""
-    return arrive(model, solver, solver.times(model.sde, denoise=False), x)
 
 
 def choose_solver(ground: Ground, steps: int) -> Multistep:

@@ -1,8 +1,8 @@
-"""What the second fit of a solver turns, all at once: its times, and the factors on its weights, as one vector of numbers."""
+"""What the second fit of a solver changes, all at once: its times, and the factors on its weights, as one vector of numbers."""
 
 from __future__ import annotations
 
-__all__ = ["Knobs"]
+__all__ = ["Parameters"]
 
 import torch
 from torch import Tensor
@@ -14,8 +14,17 @@ from .fitted import Fitted, multiplied
 from .multistep import MultistepStep
 
 
-class Knobs:
-    """The parameters of the search: logarithms of the gaps between the times, on the clock, and factors on weights and noise."""
+class Parameters:
+    """The parameters of a fitted solver as one vector: logarithms of the gaps between the times, on the clock, and factors on
+    weights and noise.
+
+    Attributes
+    ----------
+    start
+        The vector of the solver to begin with, ``(p,)``.
+    acts
+        The step in which each parameter first acts.
+    """
 
     def __init__(self, sde: SDE, fitted: Fitted, model: ScoreModel) -> None:
         self.flow, self.model, self.fitted = sde.flow(model), model, fitted
@@ -29,7 +38,7 @@ class Knobs:
         noises = gaps[:0] if fitted.noises is None else fitted.noises.double()
         self.start = torch.cat([gaps.log(), fitted.factors.double()[self.mask], noises])
         acts = [k for k, m in moves for _ in m.weights]
-        self.acts = [0] * len(gaps) + acts + [*range(len(noises))]  # the step in which each first acts
+        self.acts = [0] * len(gaps) + acts + [*range(len(noises))]
 
     def sampler(self, p: Tensor) -> Fitted:
         """Make the solver with the parameters `p`, and return it."""

@@ -1,0 +1,47 @@
+"""Distances and least squares in which samples that have gone to another mode do not count for all."""
+
+from __future__ import annotations
+
+__all__ = ["CUT", "average_distances", "cut_weights", "normal_equations"]
+
+import torch
+from torch import Tensor
+
+CUT = 10.0  # medians, beyond which a distance counts no further
+
+
+def average_distances(distance: Tensor) -> Tensor:
+    """Return the root-mean-square of distances, each cut at `CUT` medians.
+
+    Parameters
+    ----------
+    distance
+        Of every sample, ``(B,)``.
+    """
+    return distance.minimum(CUT * distance.median()).square().mean().sqrt()
+
+
+def cut_weights(size: Tensor, cut: float) -> Tensor:
+    """Return the weights of squares, ``(B,)``, with which a residual beyond so many medians counts as one of that size.
+
+    Parameters
+    ----------
+    size
+        Norms of the residuals, ``(B,)``.
+    cut
+        The number of medians.
+    """
+    return (cut * size.median() / size).clamp(max=1).square()
+
+
+def normal_equations(w: Tensor, J: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``Σ w_b J_bᵀ J_b`` and ``Σ w_b J_bᵀ r_b``, of which weighted least squares is the solution.
+
+    Parameters
+    ----------
+    w
+        Weights, ``(B,)``.
+    J, r
+        Derivatives ``(B, d, p)`` and residuals ``(B, d)``.
+    """
+    return torch.einsum("b,bdi,bdj->ij", w, J, J), torch.einsum("b,bdi,bd->i", w, J, r)
