@@ -35,7 +35,7 @@ from .base import require_clean_means
 from .improper import noised_members, refuse_improper
 from .particles import Particles, log_mean_exp, noisy_times, refuse_early, refuse_rows, void_error_if_few
 from .product import Product
-from .swarm import Precomputed, Swarm, stages_of
+from .swarm import Precomputed, Stage, Swarm, stages_of
 
 COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too long before that is said
 REST = 0.5  # of what fits have taken by leave-one-out: as much again may be left, as on the ring, or nothing
@@ -148,23 +148,31 @@ def corrected(
                 swarm.x, swarm.memory = move
             bar.update()
         data = swarm.finish(sde, stages[-1])
-    error = _step_error(swarm, len(stages))
-    first, last, excess = stages[0], stages[-1], model.power - 1
-    constant = (
-        log_normaliser
-        + excess * (first.log_spread - last.log_spread + last.log_volume)
-        - excess * _log_units(sde, data)
-    )
+    return _with_evidence(swarm, sde, data, stages, log_normaliser)
+
+
+def _with_evidence(
+    swarm: Swarm, sde: LinearSDE, data: torch.Tensor, stages: list[Stage], log_normaliser: float
+) -> Particles:
+    """Return data as weighted particles, with the logarithm of the normaliser of the product and its error; `log_normaliser` is
+    that of the first law.
+    """
+    first, last, excess = stages[0], stages[-1], swarm.model.power - 1
+    flow = first.log_spread - last.log_spread + last.log_volume
     found = Particles.of_families(
         data,
         swarm.log_weights,
         swarm.ancestors,
         swarm.resampled,
-        len(times),
-        constant + log_mean_exp(swarm.log_weights).item() + swarm.optimism,
+        len(stages),
+        log_normaliser
+        + excess * flow
+        - excess * _log_units(sde, data)
+        + log_mean_exp(swarm.log_weights).item()
+        + swarm.optimism,
         "take anneal_product where members know their densities, else more steps, more particles, or powers nearer to those of "
         "one member",
-        error,
+        _step_error(swarm, len(stages)),
         swarm.optimisms,
         REST * abs(swarm.optimism),
     )
