@@ -155,19 +155,9 @@ def anneal_product(
                     members, sde.marginal(t), population, estimates, powers[i], h, noise, draws
                 )
                 h *= math.exp(accepted - ACCEPTED)
-            mean, root, left = _propose(sde, population, estimates, s, t, powers[i + 1], left)
-            z = noise(population.x)
-            moved = mean + (as_vectors(z).double() @ root.T.to(z.device)).reshape(mean.shape)
-            change = _log_ratio(sde, population.x, moved, s, t, z, root)
-            moved = model.cast_states(moved)
-            population = population.reweighted(moved, members.log_densities(moved, s.item()), powers[i + 1], change, s)
+            population, left = _step(members, sde, population, estimates, s, t, powers[i + 1], left, noise)
             bar.update()
-        flow = sde.transition(0.0, times[-1]).Phi
-        x = flow.inv()(population.x)
-        volume = -flow.log_abs_det().double().sum() * (x[0].numel() // flow.size)
-        population = population.reweighted(
-            x, members.log_densities(x, 0.0), powers[-1], volume.expand(particles), times[-1]
-        )
+        population = _finish(members, sde, population, powers[-1], times[-1])
     evidence, evaluations = log_mean_exp(population.log_weights).item(), len(times) + moves * (len(times) - 1)
     remedy = "take more particles, more steps, or powers nearer to those of one member"
     found = Particles.of_families(
@@ -286,6 +276,36 @@ def _move(
     clean, eps = (torch.where(here, w, v) for v, w in zip(estimates, new, strict=True))
     population = population._replace(x=torch.where(here, moved, x), log_target=torch.where(accepted, target, before))
     return population, (clean, eps), accepted.double().mean().item()
+
+
+def _step(
+    members: MembersInBatches,
+    sde: LinearSDE,
+    population: _Population,
+    estimates: tuple[Tensor, Tensor],
+    s: Tensor,
+    t: Tensor,
+    powers: Tensor,
+    before: Tensor,
+    noise: SampleNoise,
+) -> tuple[_Population, Tensor]:
+    """Take the step from `t` to `s`, and return the particles, weighted for it, and the covariance of `_propose`."""
+    mean, root, left = _propose(sde, population, estimates, s, t, powers, before)
+    z = noise(population.x)
+    moved = mean + (as_vectors(z).double() @ root.T.to(z.device)).reshape(mean.shape)
+    change = _log_ratio(sde, population.x, moved, s, t, z, root)
+    moved = members.model.cast_states(moved)
+    return population.reweighted(moved, members.log_densities(moved, s.item()), powers, change, s), left
+
+
+def _finish(
+    members: MembersInBatches, sde: LinearSDE, population: _Population, powers: Tensor, t: Tensor
+) -> _Population:
+    """Return the particles at `t` as data, by the drift without its noise, weighted for the law of the data."""
+    flow = sde.transition(0.0, t).Phi
+    x = flow.inv()(population.x)
+    volume = -flow.log_abs_det().double().sum() * (x[0].numel() // flow.size)
+    return population.reweighted(x, members.log_densities(x, 0.0), powers, volume.expand(len(x)), t)
 
 
 def _propose(
