@@ -226,8 +226,8 @@ def tags(argument: Argument) -> list[str]:
     return [tag for tag in shared if not (tag == "none" and "None" in argument.kinds)]
 
 
-def call(name: str, change: Case | None = None, value: Any = None) -> Any:
-    """Make the valid call of a name, or one with an argument changed, and use what it returns."""
+def call(name: str, change: Case | None = None, value: Any = None, used: bool = True) -> Any:
+    """Make the valid call of a name, or one with an argument changed, and use what it returns unless it is only to be made."""
     function, positional, keyword = function_of(name), [], {}
     torch.manual_seed(0)
     for a in arguments(name, function, TARGETS[name][1]):
@@ -239,7 +239,7 @@ def call(name: str, change: Case | None = None, value: Any = None) -> Any:
         else:
             positional.append(given)
     result = function(*positional, **keyword)
-    return use(name, result)
+    return use(name, result) if used else result
 
 
 def nonsense(tag: str, valid: Any) -> Any:

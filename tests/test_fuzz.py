@@ -77,29 +77,6 @@ def test_numbers_out_of_their_bounds_are_refused_in_a_sentence(nonsense: str) ->
     check_calls([case for name in TARGETS for case in cases_of(name) if case.nonsense == nonsense])
 
 
-FRACTIONS = {  # of one, by the interval that the documentation gives
-    "[0, 1]": "data.Scaled(flips), guidance.Rescaled(rescale), guidance.RescaledGuidance(rescale), samplers.DDIM(eta), "
-    "guidance.annealed_smc(threshold), guidance.twisted_smc(threshold), training.Settings(p_uncond)",
-    "(0, 1]": "guidance.DynamicThreshold(quantile)",
-    "[0, 1)": "nets.UNet(dropout), Model(end), LearnedVariance(end)",
-    "(0, 1)": "baselines.ResidualFlow(bound), processes.constant_betas(beta), processes.cosine_betas(largest), "
-    "processes.linear_betas(first), processes.linear_betas(last), processes.sigmoid_betas(first), processes.sigmoid_betas(last)",
-}
-
-
-@pytest.mark.parametrize("interval", FRACTIONS)
-def test_fractions_are_taken_in_their_interval_alone(interval: str) -> None:
-    taken = {0.5} | {v for v, end in ((0.0, "["), (1.0, "]")) if end in interval}
-    for name, argument in (place.strip(")").split("(") for place in FRACTIONS[interval].split(", ")):
-        for number in (-1e-3, 0.0, 0.5, 1.0, 1.001):
-            case = Case(name, argument, f"{number:g}")
-            if number in taken:
-                call(name, case, lambda _, number=number: number)
-            else:
-                with pytest.raises(ValueError, match=rf"\b{argument} = .*\.$"):
-                    call(name, case, lambda _, number=number: number)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_all_nonsense_is_refused_in_a_sentence(name: str) -> None:
