@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from ..fixed import apart_for, kept_property
+from ..fixed import kept_property
 from ..laws.bases import Basis
 from ..laws.diagonal import Diagonal, mean_log_snr
 from ..laws.mixtures import GaussianMixture, Moments
@@ -21,7 +21,6 @@ from ..laws.products import Field, value_and_slope
 from .base import SDE, Read
 from .dynamics import as_time, at_times, coefficient
 from .elementwise import ElementwiseFlow, ElementwiseSDE, Scheduled
-from .inverse import FallTable
 
 NEAREST = 1e-10  # of T: below it the rates of the flow are those there
 
@@ -113,17 +112,7 @@ class CoordinateSDE(ElementwiseSDE):
         declared = self.clock(t)
         return mean_log_snr(self.levels(t).reshape(*t.shape, -1)) if declared is None else declared
 
-    def _invert(self, level: Tensor) -> Tensor:
-        """Return the times at which ``log snr`` is `level`, from a table where it settles them."""
-        if self._falls is None or self._falls[0] != self.state:
-            with apart_for(self), torch.no_grad():
-                self._falls = (self.state, FallTable(self._fall, self.T))
-        t = self._falls[1](level.reshape(-1))
-        return super()._invert(level) if t is None else t.reshape(level.shape)
-
-    _falls: tuple[Any, FallTable] | None = None
-
-    def _fall(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _log_snr_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``log snr`` and its derivative: ``log(1 + snr)`` falls by the mean of ``g² / sigma² snr_i / (1 + snr_i)``,
         unless the process declares its `clock`.
         """
@@ -160,7 +149,9 @@ class CoordinateSDE(ElementwiseSDE):
         """Return the rates ``dphi_i / dphi`` by which the angles of the coordinates turn with that of the clock, at times."""
         t = t.clamp(NEAREST * self.T, self.t_max)
         levels = self.levels(t)
-        clock, fall = (v.reshape(*t.shape, *[1] * (levels.ndim - t.ndim)) for v in self._fall(t.reshape(-1)))
+        clock, fall = (
+            v.reshape(*t.shape, *[1] * (levels.ndim - t.ndim)) for v in self._log_snr_and_slope(t.reshape(-1))
+        )
         pull = (self.diffusion_operator(t).c.reshape(levels.shape) / self._values("sigma", t)).square()
         turns = (levels.sigmoid() * (-levels).sigmoid() / (clock.sigmoid() * (-clock).sigmoid())).sqrt()
         return -pull / fall * turns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Dynamics", "as_time", "at_times", "coefficient", "diffusion_at", "drift_at"]
+__all__ = ["Dynamics", "as_time", "at_times", "coefficient", "diffusion_at", "drift_at", "in_order"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -66,6 +66,22 @@ def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
         bad = t[~near].reshape(-1)[0].item()
         raise ValueError(f"{name} = {bad:.6g} lies outside [0, T] = [0, {T:g}]; pass times within the process.")
     return t.clamp(0.0, T)
+
+
+def in_order(s: Tensor | float, t: Tensor | float, T: float) -> tuple[Tensor, Tensor]:
+    """Return the times that a state goes from and to, as `as_time` does; refuse `s` after `t`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `as_time`; ValueError too if they are of two lengths, or `s` lies after `t`.
+    """
+    s, t = as_time(s, T, "s"), as_time(t, T)
+    if s.ndim and t.ndim and len(s) != len(t):
+        raise ValueError(f"s has shape {tuple(s.shape)} and t {tuple(t.shape)}; give one time, or as many of each.")
+    if not (s <= t).all():
+        raise ValueError(f"s must not lie after t; got t - s down to {(t - s).min().item():.6g}: swap the arguments.")
+    return s, t
 
 
 @asked_as("an SDE, such as VP(), or its Reverse")

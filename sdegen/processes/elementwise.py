@@ -23,12 +23,13 @@ from ..laws.kernels import Transition
 from ..laws.operators import Elementwise, Operator
 from ..laws.products import value_and_slope
 from .base import Flow, Read
-from .dynamics import as_time, at_times
-from .linear import LinearSDE, check_order
+from .dynamics import as_time, at_times, in_order
+from .inverse import Tabulated
+from .linear import first_noised
 from .panels import Panels
 
 
-class ElementwiseSDE(LinearSDE):
+class ElementwiseSDE(Tabulated):
     """The base class of linear SDEs whose coefficients multiply each coordinate by a number; ``alpha`` and ``sigma`` follow from
     ``f`` and ``g`` by quadrature.
 
@@ -124,10 +125,7 @@ class ElementwiseSDE(LinearSDE):
             return (0.5 * log_variance).exp()
         return (2 * (log_alpha + math.log(self.sigma_0))).logaddexp(log_variance).mul(0.5).exp()
 
-    @remembered
-    def t_min(self) -> float:
-        """Return the smallest time with ``sigma / alpha >= 1e-3``: below it the data are known to a thousandth."""
-        return self.time(1e6).item() if self.snr(0.0) > 1e6 else 0.0
+    t_min = remembered(first_noised)
 
     def drift_operator(self, t: Tensor | float) -> Elementwise:
         """Return ``f(t)``."""
@@ -149,7 +147,7 @@ class ElementwiseSDE(LinearSDE):
         The variance is ``−sigma_t² expm1(lambda_t − lambda_s)`` with the log-SNR lambda of each coordinate, which keeps its
         digits when the times are close.
         """
-        s, t = check_order(as_time(s, self.T, "s"), as_time(t, self.T))
+        s, t = in_order(s, t, self.T)
         sigma_s, sigma_t = self._values("sigma", s), self._values("sigma", t)
         ratio = (self._log_alpha(t) - self._log_alpha(s)).exp()
         ratio = torch.where(ratio.isnan(), sigma_t / sigma_s, ratio)  # no signal at either: the noise is carried on

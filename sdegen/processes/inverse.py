@@ -1,36 +1,43 @@
-"""The inverse of a signal-to-noise ratio that falls: a table for a guess, and Newton's step to the last digits."""
+"""The time at which a process has a given signal-to-noise ratio, where no closed form is known: `InverseTable`, a table of
+guesses with Newton's steps to the last digits, and `Tabulated`, the linear processes that keep one.
+"""
 
 from __future__ import annotations
 
-__all__ = ["FallTable"]
+__all__ = ["InverseTable", "Tabulated"]
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-NODES = 1025  # a guess is then right to six to nine digits, of which a step of Newton's makes all
+from ..fixed import remembered
+from .linear import LinearSDE
+
+NODES = 1025  # so that a guess has six to nine digits, and one step of Newton's method all
 FIRST = 1e-10  # of T: earlier times are left to bisection
-NEAR = 1e-6  # of a level: what Newton's step leaves is of its square
-SURE = 1e-7  # a relative step so small leaves an error of its square
+# Newton's method converges quadratically: an error, or a relative step, of this size leaves one of its square.
+NEAR = 1e-6  # of log snr
+SURE = 1e-7  # of the time
 
 
-class FallTable:
-    """The time at which ``log snr`` has a value, from a cubic Hermite table in ``log t`` and one or two steps of Newton's.
+class InverseTable:
+    """The time at which ``log snr`` has a value, from a cubic Hermite table in ``log t`` and one or two steps of Newton's method.
 
     Parameters
     ----------
-    fall
-        Of times ``(n,)``: ``log snr`` and its derivative, which is negative.
+    log_snr_and_slope
+        From times ``(n,)`` to ``log snr`` and its derivative by the time, which is negative.
     T
         The last time.
     """
 
-    def __init__(self, fall: Callable[[Tensor], tuple[Tensor, Tensor]], T: float) -> None:
-        self.fall, self.T = fall, T
+    def __init__(self, log_snr_and_slope: Callable[[Tensor], tuple[Tensor, Tensor]], T: float) -> None:
+        self.log_snr_and_slope, self.T = log_snr_and_slope, T
         t = torch.logspace(math.log10(FIRST * T), math.log10(T), NODES, dtype=torch.float64).clamp_max(T)
-        level, slope = fall(t)
+        level, slope = log_snr_and_slope(t)
         self.level, self.log_t, self.slope = -level, t.log(), -1.0 / (t * slope)  # of log t in the level, which rises
         self.usable = bool(self.slope.isfinite().all())
 
@@ -63,7 +70,7 @@ class FallTable:
             return None
         t, first, last = looked_up
         for _ in range(3):
-            found, slope = self.fall(t)
+            found, slope = self.log_snr_and_slope(t)
             step = (level - found) / slope
             t = (t + step).clamp(first, last)
             # Where the slope diverges, steps are short anywhere.
@@ -71,3 +78,21 @@ class FallTable:
             if (near & (step.abs() <= SURE * t)).all():
                 return t
         return None
+
+
+class Tabulated(LinearSDE):
+    """The part of a linear process that finds times by an `InverseTable`: subclasses give ``log snr`` with its derivative."""
+
+    @abstractmethod
+    def _log_snr_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``log snr`` and its derivative at times ``(n,)``."""
+
+    @remembered
+    def _inverse(self) -> InverseTable:
+        with torch.no_grad():
+            return InverseTable(self._log_snr_and_slope, self.T)
+
+    def _invert(self, level: Tensor) -> Tensor:
+        """Return the times at which ``log snr`` is `level`: from the table, or by bisection where that does not settle them."""
+        t = self._inverse(level.reshape(-1))
+        return super()._invert(level) if t is None else t.reshape(level.shape)

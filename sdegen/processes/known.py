@@ -16,7 +16,7 @@ from ..laws.kernels import StateLaw
 from ..laws.marginals import Perturbed
 from ..laws.operators import rows
 from .base import SDE
-from .dynamics import as_time
+from .dynamics import as_time, in_order
 
 
 class KnownSDE(SDE):
@@ -60,9 +60,7 @@ class KnownSDE(SDE):
         ValueError
             If a state lies outside of the domain, or `s` after `t`.
         """
-        s, t = as_time(s, self.T, "s"), as_time(t, self.T)
-        if (s > t).any():
-            raise ValueError(f"s must not lie after t; got t - s down to {(t - s).min().item():.6g}.")
+        s, t = in_order(s, t, self.T)
         check_domain(self._starts, x_s, "x_s")
         return self.law(x_s, s, t)
 

@@ -6,7 +6,7 @@ coefficients. ``Sigma(0) > 0`` is allowed and means data smoothed by that much; 
 
 from __future__ import annotations
 
-__all__ = ["LinearSDE", "as_kind", "as_linear", "gaussian", "is_linear", "check_order"]
+__all__ = ["LinearSDE", "as_kind", "as_linear", "first_noised", "gaussian", "is_linear"]
 
 import math
 from abc import abstractmethod
@@ -29,23 +29,6 @@ from .base import SDE
 from .dynamics import as_time
 
 Kind = TypeVar("Kind", bound=SDE)
-
-
-def check_order(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Check that the times of a transition are in order, and return them.
-
-    Raises
-    ------
-    ValueError
-        If they are of two lengths, or s lies after t.
-    """
-    if s.ndim and t.ndim and len(s) != len(t):
-        raise ValueError(f"s has shape {tuple(s.shape)} and t {tuple(t.shape)}; give one time, or as many of each.")
-    if not (s <= t).all():
-        raise ValueError(
-            f"s must not lie after t; got t - s down to {(t - s).min().item():.6g}: swap the arguments, transition(s, t)."
-        )
-    return s, t
 
 
 @asked_as("a linear SDE, such as VP(); others are for DirectModel(net, sde), simulate and FokkerPlanck")
@@ -279,6 +262,11 @@ class LinearSDE(SDE):
         t, G = as_time(t, self.T), self.diffusion_operator(t)
         infinite = ~G.is_finite()
         return self.diffusion_operator(torch.where(infinite, self.t_max, t)) if infinite.any() else G
+
+
+def first_noised(sde: LinearSDE) -> float:
+    """Return the smallest time with ``snr <= 1e6``: below it a state tells its datum to a thousandth of the spread."""
+    return sde.time(1e6).item() if sde.snr(0.0) > 1e6 else 0.0
 
 
 def is_linear(sde: SDE) -> TypeGuard[LinearSDE]:

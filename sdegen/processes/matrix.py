@@ -23,14 +23,14 @@ from ..laws.matrices import Matrix
 from ..laws.operators import Operator
 from ..laws.products import Field
 from .base import Flow, Read
-from .dynamics import as_time, at_times, coefficient
-from .inverse import FallTable
-from .linear import LinearSDE, check_order
+from .dynamics import as_time, at_times, coefficient, in_order
+from .inverse import Tabulated
+from .linear import first_noised
 from .matrix_panels import MatrixPanels
 from .quadrature import RootTable, psd_cholesky
 
 
-class CoupledSDE(LinearSDE):
+class CoupledSDE(Tabulated):
     """The base class of linear SDEs with matrix coefficients, ``du = F(t) u dt + G(t) dw``: what `MatrixSDE` and `CorrelatedSDE`
     share.
 
@@ -112,17 +112,7 @@ class CoupledSDE(LinearSDE):
         """Return ``G(t)``."""
         return Matrix(self._checked_G(as_time(t, self.T)))
 
-    def _invert(self, level: Tensor) -> Tensor:
-        """Return the times at which ``log snr`` is `level`, from a table where it settles them."""
-        t = self._falls(level.reshape(-1))
-        return super()._invert(level) if t is None else t.reshape(level.shape)
-
-    @remembered
-    def _falls(self) -> FallTable:
-        with torch.no_grad():
-            return FallTable(self._fall, self.T)
-
-    def _fall(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _log_snr_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``log snr`` and its derivative, by ``d log(1 + snr) / dt = −tr(Gᵀ C⁻¹ P Pᵀ Sigma⁻¹ G) / m`` with ``P = Phi E``
         of `m` columns and ``C = P Pᵀ + Sigma``.
         """
@@ -143,7 +133,7 @@ class CoupledSDE(LinearSDE):
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
         """Return the law of ``u_t`` given ``u_s``, with the Cholesky factor of its covariance."""
-        first, last = torch.broadcast_tensors(*check_order(as_time(s, self.T, "s"), as_time(t, self.T)))
+        first, last = torch.broadcast_tensors(*in_order(s, t, self.T))
         Phi, Sigma = self.moments(first, last)
         return Transition(Matrix(Phi), Matrix(psd_cholesky(Sigma)))
 
@@ -246,10 +236,7 @@ class CorrelatedSDE(CoupledSDE):
         """The identity: states are the data."""
         return torch.eye(len(self.Sigma_0), dtype=torch.float64)
 
-    @remembered
-    def t_min(self) -> float:
-        """Return the smallest time with ``snr <= 1e6``: below it the data are known to a thousandth."""
-        return self.time(1e6).item() if self.snr(0.0) > 1e6 else 0.0
+    t_min = remembered(first_noised)
 
 
 class MatrixFlow(Flow):

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from ..arguments import asked_as
-from ..fixed import apart_for
 from ..laws.operators import Operator, Scale
 from ..laws.products import Field
 from .base import SDE, Read
 from .dynamics import at_times, coefficient
 from .elementwise import ElementwiseFlow, ElementwiseSDE, Scheduled
-from .inverse import FallTable
 from .linear import as_kind
 
 
@@ -43,7 +41,9 @@ class ScalarSDE(ElementwiseSDE):
     is_scalar = True
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Take from a class with a schedule or a clock of its own the closed forms that it inherits from those of another."""
+        """Give up inherited closed forms that are of another schedule: ``log alpha`` where the class has its own ``alpha``, and
+        the inverse of the ratio where it has its own ``alpha``, ``sigma`` or ``time``.
+        """
         super().__init_subclass__(**more)
         if "alpha" in vars(cls) and "_log_alpha" not in vars(cls):
             cls._log_alpha = ScalarSDE._log_alpha  # type: ignore[method-assign]
@@ -88,23 +88,10 @@ class ScalarSDE(ElementwiseSDE):
 
     def time_near_log_snr(self, level: Tensor) -> Tensor:
         """Return times from a table alone, where it has them."""
-        t = None if type(self)._invert is not ScalarSDE._invert else self._falling().guess(level)
+        t = None if type(self)._invert is not ScalarSDE._invert else self._inverse.guess(level)
         return super().time_near_log_snr(level) if t is None else t
 
-    def _invert(self, level: Tensor) -> Tensor:
-        """Return the times at which ``log snr`` is `level`, from a table where it settles them."""
-        t = self._falling()(level.reshape(-1))
-        return super()._invert(level) if t is None else t.reshape(level.shape)
-
-    def _falling(self) -> FallTable:
-        if self._falls is None or self._falls[0] != self.state:
-            with apart_for(self), torch.no_grad():
-                self._falls = (self.state, FallTable(self._fall, self.T))
-        return self._falls[1]
-
-    _falls: tuple[Any, FallTable] | None = None
-
-    def _fall(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _log_snr_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``log snr`` and its derivative ``−g² / sigma²``."""
         return self.log_snr(t), -(self._values("g", t) / self._values("sigma", t)).square()
 
