@@ -21,12 +21,12 @@ from sdegen.samplers import EvenError, Multistep, PointMass, measure_profile
 from sdegen.samplers.profiles import profile_cost
 from sdegen.samplers.trials import (
     CONTESTANTS,
-    Ground,
-    along,
+    LawSummary,
     choose_solver,
-    ground_of,
-    guess,
     level,
+    make_by_moments,
+    make_by_profile,
+    summarise_law,
     try_solvers,
     untried,
 )
@@ -127,7 +127,11 @@ def test_in_a_few_steps_the_default_is_not_behind_what_is_guessed(sde: Any, law:
     found = errors(
         model,
         x_T,
-        [f(n) for n in few for f in (partial(samplers.default, model), partial(guess, end=None, scale=scale))],
+        [
+            f(n)
+            for n in few
+            for f in (partial(samplers.default, model), partial(make_by_moments, end=None, scale=scale))
+        ],
     )
     ratios = torch.tensor(found[::2]) / torch.tensor(found[1::2])
     assert ratios.max() < 1.15 and ratios.log().mean() < -0.1
@@ -250,13 +254,13 @@ def test_the_level_is_that_of_an_even_law_of_as_many_dimensions() -> None:
         assert level(sdegen.Moments(torch.zeros(64), covariance)) == pytest.approx(0.4 * 32**0.5 / 8 ** (1 / 6))
 
 
-def some_ground(given: bool = False) -> Ground:
+def summary(given: bool = False) -> LawSummary:
     model = sdegen.Exact(sdegen.VP(), RING)
-    return ground_of(model, measure_profile(model, drawn(RING), steps=())._replace(given=torch.tensor(given)), None)
+    return summarise_law(model, measure_profile(model, drawn(RING), steps=())._replace(given=torch.tensor(given)), None)
 
 
 def test_under_conditions_steps_are_laid_wider_and_around_the_variance_there() -> None:
-    plain, given = some_ground(), some_ground(given=True)
+    plain, given = summary(), summary(given=True)
     assert given.level == pytest.approx(1.5 * plain.level) and plain.around is None
     assert isinstance(given.around, samplers.Normal)
     assert given.around.variance == pytest.approx(given.profile.variance())
@@ -264,7 +268,7 @@ def test_under_conditions_steps_are_laid_wider_and_around_the_variance_there() -
 
 
 def test_the_nearest_is_behind_the_guess_in_neither_distance(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, ground, entered = sdegen.Exact(sdegen.VP(), RING), some_ground(), []
+    model, law, entered = sdegen.Exact(sdegen.VP(), RING), summary(), []
 
     def miss(x: Tensor, flow: Tensor) -> Tensor:
         """Distances of the guess, of one that is worse in the second, of the best by ratios, of the least but for one."""
@@ -274,17 +278,17 @@ def test_the_nearest_is_behind_the_guess_in_neither_distance(monkeypatch: pytest
 
     monkeypatch.setattr("sdegen.samplers.trials._miss", miss)
     monkeypatch.setattr("sdegen.samplers.trials.arrive", lambda model, solver, x, denoise: x)
-    (found,) = try_solvers(model, torch.zeros(2, 2).double(), torch.zeros(2, 2).double(), ground, [4])
+    (found,) = try_solvers(model, torch.zeros(2, 2).double(), torch.zeros(2, 2).double(), law, [4])
     places = [i for i, one in enumerate(CONTESTANTS) if one.fewest <= 4 <= one.most]
     assert len(entered) == len(places) and found == places[2]
 
 
 def test_what_was_nearest_at_a_number_of_steps_is_chosen_there_and_nowhere_else() -> None:
-    ground = some_ground()
+    law = summary()
     choices = untried()
     choices[5] = 6
-    known = ground._replace(profile=ground.profile._replace(choices=choices))
-    laid = CONTESTANTS[6].lay(known, 5)
+    known = law._replace(profile=law.profile._replace(choices=choices))
+    laid = CONTESTANTS[6].make(known, 5)
     chosen = choose_solver(known, 5)
     assert isinstance(chosen.grid, grids.Angle) and chosen.grid.scale == laid.grid.scale == 0.5 * known.level
     for steps in (4, 6, 13):
@@ -313,24 +317,24 @@ PLACES: list[tuple[int, int, float | tuple[float, float], int, bool, bool]] = [
 
 @pytest.mark.parametrize("given", [False, True], ids=["whole", "given"])
 def test_a_place_in_a_saved_profile_means_the_solver_that_it_meant(given: bool) -> None:
-    ground = some_ground(given)
+    law = summary(given)
     first, *others = CONTESTANTS
     assert (first.fewest, first.most) == (1, len(untried()) - 1) == (1, 12)
     for n in range(1, 13):
-        laid, guessed = first.lay(ground, n), guess(n, ground.end, ground.level, ground.around)
+        laid, guessed = first.make(law, n), make_by_moments(n, law.end, law.level, law.around)
         assert repr(laid) == repr(guessed)
     assert len(others) >= len(PLACES)  # new ones are added at the end
     for one, (fewest, most, even, order, corrector, points) in zip(others, PLACES, strict=False):
-        solver = one.lay(ground, fewest)
+        solver = one.make(law, fewest)
         found = (one.fewest, one.most, solver.steps, solver.order, solver.corrector)
         assert found == (fewest, most, fewest, order, corrector)
-        assert isinstance(solver.reference, PointMass) if points else solver.reference is ground.around
+        assert isinstance(solver.reference, PointMass) if points else solver.reference is law.around
         if isinstance(even, float):
             assert isinstance(solver.grid, EvenError) and solver.grid.power == pytest.approx(even)
-            assert solver.grid.profile is ground.profile and solver.clock == solver.grid.clock
+            assert solver.grid.profile is law.profile and solver.clock == solver.grid.clock
         else:
             assert isinstance(solver.grid, grids.Angle) and solver.clock is samplers.share
-            assert (solver.grid.scale, solver.grid.power) == pytest.approx((even[0] * ground.level, even[1]))
+            assert (solver.grid.scale, solver.grid.power) == pytest.approx((even[0] * law.level, even[1]))
 
 
 # By the number of steps: the order, a corrector, the clock, and the factor of the level that the steps are densest around.
@@ -346,34 +350,34 @@ SMOOTH[range(13, 42)] = (0.4, 3, True)
 POINTS = {range(1, 13): (0.4, 2, True), range(13, 40): (0.4, 3, True), range(40, 43): (1 / 3, 3, True)}
 
 
-def pointed(ground: Ground, level: int) -> Ground:
+def pointed(law: LawSummary, level: int) -> LawSummary:
     """The same, of data that are points at a level: their posterior variance there is less than half of that of smooth data."""
-    widths = ground.profile.widths.clone()
+    widths = law.profile.widths.clone()
     widths[level] = 0.4
-    return ground._replace(profile=ground.profile._replace(widths=widths))
+    return law._replace(profile=law.profile._replace(widths=widths))
 
 
 def test_what_is_not_tried_has_the_order_and_the_clock_that_the_table_says() -> None:
     for numbers, (order, corrector, clock, factor) in GUESSED.items():
         for n in numbers:
-            solver = guess(n, 0.01, 2.0)
+            solver = make_by_moments(n, 0.01, 2.0)
             assert (solver.order, solver.corrector, solver.clock, solver.steps) == (order, corrector, clock, n)
             grid = solver.grid
             assert isinstance(grid, grids.Angle) and (grid.scale, grid.power, grid.end) == (2.0 * factor, 0.5, 0.01)
-    smooth = some_ground()
+    smooth = summary()
     assert smooth.profile.widths[0] > 0.5
     points = pointed(smooth, 0)
-    for ground, table in ((smooth, SMOOTH), (points, POINTS)):
+    for law, table in ((smooth, SMOOTH), (points, POINTS)):
         for numbers, (power, order, corrector) in table.items():
             for n in (numbers[0], numbers[-1]):
-                solver = along(ground, n)
+                solver = make_by_profile(law, n)
                 assert (solver.order, solver.corrector, solver.steps) == (order, corrector, n)
                 assert isinstance(solver.grid, EvenError) and solver.grid.power == pytest.approx(power)
-                assert isinstance(solver.reference, PointMass) == (ground is points)
+                assert isinstance(solver.reference, PointMass) == (law is points)
     ratios = smooth.profile.log_ratios.exp()
     beyond = int((ratios >= math.e * ratios[0]).nonzero()[0])  # the first level with e times the noise of the end
     for place, around in ((beyond - 1, PointMass), (beyond, type(None))):
-        assert isinstance(along(pointed(smooth, place), 20).reference, around)
+        assert isinstance(make_by_profile(pointed(smooth, place), 20).reference, around)
 
 
 def errors(model: sdegen.Exact, x_T: Tensor, solvers: list[Any], fine: Any = None) -> list[float]:

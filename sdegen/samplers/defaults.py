@@ -22,7 +22,7 @@ from .ode import Heun, ProbabilityFlow
 from .profiles import known_profile
 from .references import Matched, MatchedConditional, Normal, PointMass, Reference
 from .secant_sde import SecantSDE
-from .trials import TURN, WIDER, choose_solver, ground_of, guess, level
+from .trials import TURN, WIDER, choose_solver, level, make_by_moments, summarise_law
 
 USUAL = 20  # steps, where the tables compare solvers
 LONG = 500  # steps of a method whose error falls as one over them: the only one that asks nothing of the process
@@ -34,39 +34,43 @@ NOISE_FROM = 6  # steps: with fewer the solver's own error is the larger one
 def default(model: ScoreModel, steps: int | None = None, eta: float | None = None) -> Sampler:
     """Return the sampler that `sample` uses if none is given, with 20 steps unless told otherwise.
 
-    For scalar processes `Multistep`: in up to twelve steps, that of a few solvers which came nearest to the model's own flow when
-    they were tried on some paths. `fit` has tried them (``model.profile``), and of a true score the first call with that number
-    of steps does. They differ in their grid, of equal parts of the measured error (`EvenError`) or around a level that is guessed
-    from the moments (`Angle`), in their order, and in their reference, the Gaussian of the data's moments or a point mass. Then
-    its stops on that grid are moved, where paths held back end nearer to the flow.
+    On scalar processes it follows the probability flow by `Multistep`. That is chosen
 
-    In more steps, or where none were tried, it is the first kind of grid and that Gaussian, with an order that grows with the
-    steps, as high orders need room: one in two, two up to six, three up to twelve, four beyond, the last with a corrector. Data
-    that are points at the last noise are followed around a point mass.
+    - by trials, in up to twelve steps: of a few solvers the one that came nearest to the model's own flow on some paths. They
+      differ in their grid, of equal parts of the measured error (`EvenError`) or around a level of noise that is guessed
+      (`Angle`), in their order, and in their reference, the Gaussian of the data's moments or a point mass. The stops of the
+      nearest are then moved, where paths held back end nearer to the flow so. `fit` makes these trials (``model.profile``),
+      and for a true score the first call with that number of steps does;
+    - by the profile, in more steps or where none were tried: the grid of equal parts of the error around that Gaussian, with
+      an order that grows with the steps, as high orders need room: one up to two steps, two up to six, three up to twelve, and
+      beyond three with a corrector, which makes it four. Data that are points at the last noise are followed around a point
+      mass;
+    - by the moments, where no profile is known: ``Angle(scale, power=0.5)`` with ``scale = 0.4 √tr(Sigma) / D^(1/6)``, where
+      ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions. The order is two up to eight steps, by extrapolation up to five
+      and then by a corrector, three up to twelve and four beyond, both with a corrector.
 
-    Where no profile is known the grid is ``Angle(scale, power=0.5)`` with ``scale = 0.4 √tr(Sigma) / D^(1/6)``, where
-    ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions, and the order is two up to eight, by extrapolation up to five and then
-    by a corrector, three up to twelve, four beyond, both with a corrector.
+    Under conditions or measurements the law of the samples is narrower than the data's moments say. A network that was trained
+    with conditions has a profile of the law under them, and with it its variance: there the reference is the Gaussian of that
+    variance around zero. Elsewhere, but for networks of images, the grid is the one by the moments with 1.5 times the scale,
+    and the order two up to twelve steps and three beyond, with a corrector: around the Gaussian of the moments under the
+    conditions where these are known (`ScoreModel.conditional_moments`), as under linear measurements, and around a point mass
+    where not.
 
-    Under conditions or measurements the law of the samples is narrower than those moments. A network that was trained with
-    conditions has a profile of the law under them, and with it its variance: there the reference is the Gaussian of that variance
-    around zero. Elsewhere, but for networks of images, it is `Multistep` on the second grid with 1.5 times the scale, of order
-    two up to twelve steps and three beyond, with a corrector: around the Gaussian of the moments under the conditions where these
-    are known (`ScoreModel.conditional_moments`), as under linear measurements, and around a point mass where not.
-
-    With noise it is `SecantSDE` on the first kind of grid, of equal parts of the root of the error, and ``Angle(scale,
-    power=0.75)`` with half that scale where no profile is known. Under conditions it is `ExponentialSDE` around the Gaussians
-    above on the second grid, of order two up to eight steps and three beyond; around a point mass, of order two, where these or
-    the moments of the data are not known.
+    With noise (`eta`) it is `SecantSDE`, on the grid of equal parts of the root of the error, or on
+    ``Angle(scale, power=0.75)`` with half that scale where no profile is known. Under conditions it is `ExponentialSDE` on
+    ``Angle(scale, power=0.5)``: of order two up to eight steps and three beyond around the Gaussian of the moments under them,
+    and of order two around a point mass where these, or the moments of the data, are not known.
 
     A trained network of images errs by more than these methods do, and noise put back at every step repairs part of it: there,
-    from six steps on, it is `ExponentialSDE` around a point mass, of order two, on that grid with 0.8 of the noise of the
-    reversed process, on processes by coordinate too.
+    from six steps on, it is `ExponentialSDE` around a point mass, of order two, on ``Angle(scale, power=0.5)`` with 0.8 of the
+    noise of the reversed process, on processes by coordinate too.
 
-    For other linear processes the like of the first with a corrector, of order two up to nine steps and three beyond, from 30
-    steps on with a part of the grid even in the time. Around a point mass, where the Gaussian is not known or takes matrices over
-    more than 32 numbers, the order grows later. Euler–Maruyama in 500 steps for nonlinear ones, or in coordinates without bounds
-    the probability flow, by adaptive steps unless their number is given. Grids end at ``model.end``, or as `nearest` says.
+    For other linear processes it is `Multistep` with a corrector on an `Angle` grid, from 30 steps on with a part of it even
+    in the time, of order two up to nine steps and three beyond. Around a point mass, where the Gaussian is not known or takes
+    matrices over more than 32 numbers, the order grows later. With noise it is `ExponentialSDE` around the same references.
+
+    For nonlinear processes it is `EulerMaruyama` in 500 steps, or in coordinates without bounds the probability flow, by
+    adaptive steps unless their number is given. Grids end at ``model.end``, or as `nearest` says.
     Why: docs/choose_a_sampler.md.
 
     Parameters
@@ -117,13 +121,13 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
         return ExponentialSDE(steps, grid, 2 if steps < 9 else 3, eta, reference=MatchedConditional())
     profile = model.profile if conditioned or draws_images(model) else known_profile(model, end, steps)
     if profile is not None and not draws_images(model) and bool(profile.given) == conditioned:
-        return choose_solver(ground_of(model, profile, end), steps)
+        return choose_solver(summarise_law(model, profile, end), steps)
     if conditioned and not draws_images(model):
         # The law of the samples is narrower than the data's moments say, and the flow of these leaves it three quarters of its
         # width at ten steps. Chosen on exact posteriors of mixtures in 2 to 16 dimensions, by distance and width.
         grid = Angle(end=end, scale=WIDER * (scale or TURN), power=0.5)
         return Multistep(steps, grid, 2 if steps < 13 else 3, MatchedConditional(), share, corrector=True)
-    return guess(steps, end, scale, Normal() if scale is None else None)
+    return make_by_moments(steps, end, scale, Normal() if scale is None else None)
 
 
 def _of_secants(model: ScoreModel, steps: int, eta: float, end: float | None) -> SecantSDE:

@@ -79,7 +79,8 @@ def edit(
         raise TypeError(
             f"{type(sde).__name__} is not linear: simulate(sde, x, 0, t) and sample(x_T=...) from there instead."
         )
-    check_states("x", x, model), check_number("t", t, above=0)
+    data = check_states("x", x, model)
+    check_number("t", t, above=0)
     check_sampler_given(steps, sampler)
     seed = as_seed(seed, generator)
     own = keywords_of(sample)
@@ -95,7 +96,7 @@ def edit(
             f"{type(sampler).__name__} begins at {first:.6g}, not at t = {t:.6g}; "
             "give a sampler that takes its times from its grid."
         )
-    state, at = sde.lift(check_states("x", x, model)), sde.marginal(t)
+    state, at = sde.lift(data), sde.marginal(t)
     z = SampleNoise(seed)(state)  # a sample's own, however many there are
     edited = sample(model, x_T=at.Phi(state) + at.R(z), sampler=sampler, seed=seed + 1, **more)
     return narrowed("data", edited, sde.telling(x.dtype, edited.device))

@@ -67,8 +67,8 @@ def interpolate(
     if x.shape != y.shape:
         raise ValueError(f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; give as many of the same shape.")
     weights = check_tensor("weights", weights, ndim=1).double().cpu()
-    if weights.ndim != 1 or not len(weights) or not weights.isfinite().all():
-        raise ValueError(f"weights has shape {tuple(weights.shape)}; give finite numbers (K,), 0 for x and 1 for y.")
+    if not len(weights):
+        raise ValueError("weights has shape (0,); give numbers (K,), one at least, 0 for x and 1 for y.")
     # One seed for both: what a larger state holds beyond the data is the same at both ends.
     seed = as_seed(seed, None)
     how: dict[str, Any] = {"steps": steps, "sampler": sampler, "batch": batch, "progress": progress}

@@ -27,7 +27,7 @@ from ..processes.linear import LinearSDE, gaussian
 from ..processes.scalar import as_scalar
 from .start import check_states
 from .stops import move_cost, move_stops
-from .trials import CONTESTANTS, MOST, follow_flow, ground_of, trial_cost, try_solvers, untried
+from .trials import CONTESTANTS, MOST, follow_flow, summarise_law, trial_cost, try_solvers, untried
 
 LEVELS = 32
 DRAWS, FEWEST = 16, 4  # data at each level
@@ -158,14 +158,14 @@ def _try(
         NOISES * n, *x_0.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(NOISE_SEED)
     )
     x_T = model.cast_states(sde.marginal(sde.T)(x_0[rows]).sample(noise.to(x_0)))
-    bound, ground = bind_rows(model, cond, rows, x_0[:1], n), ground_of(model, profile, end)
-    flow = follow_flow(bound, x_T, ground, steps)
+    bound, law = bind_rows(model, cond, rows, x_0[:1], n), summarise_law(model, profile, end)
+    flow = follow_flow(bound, x_T, law, steps)
     own: list[Tensor] = [torch.empty(0)] * len(steps)
-    nearest = try_solvers(bound, x_T, flow, ground, steps)
+    nearest = try_solvers(bound, x_T, flow, law, steps)
     if stops:
         halves = [(bind_rows(model, cond, rows[k::2], x_0[:1], n), x_T[k::2], flow[k::2]) for k in (0, 1)]
         own = [
-            move_stops(halves[0], halves[1], CONTESTANTS[i].lay(ground, m)) for i, m in zip(nearest, steps, strict=True)
+            move_stops(halves[0], halves[1], CONTESTANTS[i].make(law, m)) for i, m in zip(nearest, steps, strict=True)
         ]
     return list(zip(nearest, own, strict=True))
 

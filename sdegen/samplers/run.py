@@ -200,8 +200,10 @@ def sample(
     warn_of_narrow_data(sde, spread, times[-1])
     take = take_steps if weigher is None else weigher.take_steps
     whole = return_path or return_log_prob
-    reached = sampler.reaches_data and _checks_end(sampler, times, denoise, parallel)
-    run = Runner(sampler, times, denoise and not reached, partial(noise, seed), callback, whole, grad, parallel, take)
+    if sampler.reaches_data:
+        _check_end(sampler, times, denoise, parallel)
+    last = denoise and not sampler.reaches_data
+    run = Runner(sampler, times, last, partial(noise, seed), callback, whole, grad, parallel, take)
     found = run(model, sampler.plan, list(chunks(model, x, batch, cond, rows.start, n)), progress)
     samples = _as_data(sde, found if return_path or not whole else found[-1], dtype, return_path)
     if denoise:
@@ -242,8 +244,8 @@ def _weigher(sde: SDE, return_path: bool, parallel: int | Picard | None) -> Weig
     return Weigher()
 
 
-def _checks_end(sampler: Sampler, times: Tensor, denoise: bool, parallel: int | Picard | None) -> bool:
-    """Return that a run's last step is one to the data; refuse a run that ends before, and guesses of such steps."""
+def _check_end(sampler: Sampler, times: Tensor, denoise: bool, parallel: int | Picard | None) -> None:
+    """Refuse a run to the data whose last step, which is to lead there, ends before; and guesses of such a sampler's steps."""
     name = type(sampler).__name__
     if parallel is not None:
         raise TypeError(f"{name} takes few steps in turn, which parallel cannot guess; leave it out.")
@@ -252,7 +254,6 @@ def _checks_end(sampler: Sampler, times: Tensor, denoise: bool, parallel: int | 
             f"the grid of {name} ends at t = {times[-1].item():.6g}, and its last step is to be one to the data; give a grid "
             'that ends at 0, such as grids.Angle(end=0.0), or ask for the states there, final="sample".'
         )
-    return True
 
 
 def _ends_denoised(sde: SDE, final: str | None) -> bool:

@@ -1,20 +1,21 @@
-"""Trials of the default: which of some solvers keeps nearest to a model's own flow, in a given number of steps (`try_solvers`).
+"""The default for the probability flow of a scalar process: made by the moments of the data (`make_by_moments`), by the profile
+of their law (`make_by_profile`), or chosen among some solvers by trials on paths of the model itself (`try_solvers`).
 
 Equal parts of the error are the best steps in the limit of many. Of a few, each as long as the law's own changes or longer, the
 error is not its leading term: where to look, how far to extrapolate and what to follow in closed form depend on more of the law
-than its profile tells. So they are tried, on paths of the model itself.
+than its profile tells. So solvers that differ in these are tried.
 """
 
 from __future__ import annotations
 
 __all__ = [
-    "Ground",
-    "along",
+    "LawSummary",
     "choose_solver",
     "follow_flow",
-    "ground_of",
-    "guess",
     "level",
+    "make_by_moments",
+    "make_by_profile",
+    "summarise_law",
     "trial_cost",
     "try_solvers",
     "untried",
@@ -50,8 +51,8 @@ LONG = 40  # steps, from which on data that are points have the power of the err
 FINE = 12  # steps, beside three for each of those tried, of the run that stands for the flow
 
 
-class Ground(NamedTuple):
-    """What solvers of a law are laid out by.
+class LawSummary(NamedTuple):
+    """What the solvers of this module are made by: all that they take of the law of the samples.
 
     Attributes
     ----------
@@ -71,8 +72,9 @@ class Ground(NamedTuple):
     around: Reference | None
 
 
-def ground_of(model: ScoreModel, profile: Profile, end: float | None) -> Ground:
-    """Return what solvers of a model's law are laid out by: under conditions around the Gaussian of the variance there.
+def summarise_law(model: ScoreModel, profile: Profile, end: float | None) -> LawSummary:
+    """Return what solvers are made by for the law of a model's samples: under conditions they are around the Gaussian of the
+    variance there.
 
     Parameters
     ----------
@@ -85,8 +87,8 @@ def ground_of(model: ScoreModel, profile: Profile, end: float | None) -> Ground:
     """
     scale = level(model.state_moments())
     if not profile.given:
-        return Ground(profile, scale, end, None)
-    return Ground(profile, WIDER * scale, end, Normal(max(profile.variance(), LEAST**2)))
+        return LawSummary(profile, scale, end, None)
+    return LawSummary(profile, WIDER * scale, end, Normal(max(profile.variance(), LEAST**2)))
 
 
 def level(moments: Moments) -> float:
@@ -98,8 +100,9 @@ def level(moments: Moments) -> float:
     return found if found > 0 else LEAST
 
 
-def guess(steps: int, end: float | None, scale: float | None, around: Reference | None = None) -> Multistep:
-    """Return the default for a law of which no more than moments are known: `Multistep` with its order by the number of steps.
+def make_by_moments(steps: int, end: float | None, scale: float | None, around: Reference | None = None) -> Multistep:
+    """Return the default for a law of which no more than moments are known, the guess that trials are held against: `Multistep`
+    with its order by the number of steps.
 
     Parameters
     ----------
@@ -122,31 +125,32 @@ def guess(steps: int, end: float | None, scale: float | None, around: Reference 
     return Multistep(steps, grid, order, around, clock, corrector)
 
 
-def along(ground: Ground, steps: int) -> Multistep:
-    """Return the default for a law whose profile is known and which is not tried: `Multistep` on equal parts of the error.
+def make_by_profile(law: LawSummary, steps: int) -> Multistep:
+    """Return the default for a law whose profile is known and on which no solvers were tried: `Multistep` on equal parts of the
+    error.
 
-    Around the data's Gaussian the order is one in two steps, two up to six, three up to twelve, and four beyond, where a
-    corrector makes it of one of three. Data that are points where the run ends are followed around a point mass, which arrives
+    Around the data's Gaussian the order is one up to two steps, two up to six, three up to twelve, and beyond three with a
+    corrector, which makes it four. Data that are points where the run ends are followed around a point mass, which arrives
     at them, and in 40 steps and more the power of the error is a third in place of 0.4.
 
     Parameters
     ----------
-    ground
-        Of the law.
+    law
+        Its profile and more.
     steps
         Of the grid.
     """
-    profile = ground.profile
+    profile = law.profile
     last = profile.log_ratios < profile.log_ratios[0] + 1  # less than e times the noise at the end
     if profile.widths[last].min() < POINTS:
-        return _by_error(ground, steps, 0.4 if steps < LONG else 1 / 3, 2 if steps < 13 else 3, True, PointMass())
+        return _by_error(law, steps, 0.4 if steps < LONG else 1 / 3, 2 if steps < 13 else 3, True, PointMass())
     if steps < 13:
-        return _by_error(ground, steps, 0.4, 1 if steps < 3 else 2 if steps < 7 else 3)
-    return Multistep(steps, EvenError(profile, end=ground.end), 3, ground.around, share, True)
+        return _by_error(law, steps, 0.4, 1 if steps < 3 else 2 if steps < 7 else 3)
+    return Multistep(steps, EvenError(profile, end=law.end), 3, law.around, share, True)
 
 
 def _by_error(
-    ground: Ground,
+    law: LawSummary,
     steps: int,
     power: float,
     order: int,
@@ -154,12 +158,12 @@ def _by_error(
     around: Reference | None = None,
 ) -> Multistep:
     """Return a solver on equal parts of a power of the error."""
-    grid = EvenError(ground.profile, end=ground.end, power=power)
-    return Multistep(steps, grid, order, around or ground.around, grid.clock, corrector)
+    grid = EvenError(law.profile, end=law.end, power=power)
+    return Multistep(steps, grid, order, around or law.around, grid.clock, corrector)
 
 
 def _by_level(
-    ground: Ground,
+    law: LawSummary,
     steps: int,
     factor: float,
     order: int,
@@ -170,13 +174,13 @@ def _by_level(
     """Return a solver whose steps are densest around some times the level of the moments; a larger power has fewer at little
     noise.
     """
-    grid = Angle(end=ground.end, scale=factor * ground.level, power=power)
-    return Multistep(steps, grid, order, around or ground.around, share, corrector)
+    grid = Angle(end=law.end, scale=factor * law.level, power=power)
+    return Multistep(steps, grid, order, around or law.around, share, corrector)
 
 
-def _by_guess(ground: Ground, steps: int) -> Multistep:
+def _by_moments(law: LawSummary, steps: int) -> Multistep:
     """Return the solver for a law of which the moments are known alone."""
-    return guess(steps, ground.end, ground.level, ground.around)
+    return make_by_moments(steps, law.end, law.level, law.around)
 
 
 class _Contestant(NamedTuple):
@@ -184,12 +188,12 @@ class _Contestant(NamedTuple):
 
     fewest: int
     most: int
-    lay: Callable[[Ground, int], Multistep]
+    make: Callable[[LawSummary, int], Multistep]
 
 
 # Order three goes far out of a few steps, and order one wastes many. Models keep the places of what was nearest: add at the end.
 CONTESTANTS = (  # the guess is the first, and tried at every number
-    _Contestant(1, MOST, _by_guess),
+    _Contestant(1, MOST, _by_moments),
     _Contestant(2, 3, partial(_by_error, power=1 / 2, order=1)),
     _Contestant(2, 6, partial(_by_error, power=1 / 3, order=2)),
     _Contestant(1, 5, partial(_by_level, factor=1.0, order=1)),
@@ -212,19 +216,19 @@ def untried() -> Tensor:
     return torch.full((MOST + 1,), -1)
 
 
-def follow_flow(model: ScoreModel, x_T: Tensor, ground: Ground, steps: Sequence[int]) -> Tensor:
+def follow_flow(model: ScoreModel, x_T: Tensor, law: LawSummary, steps: Sequence[int]) -> Tensor:
     """Return the end of a run of many steps on paths of a model, which stands for its flow.
 
     Parameters
     ----------
-    model, x_T, ground, steps
+    model, x_T, law, steps
         As for `try_solvers`.
     """
     with torch.no_grad(), evaluating(model):
-        return arrive(model, along(ground, _fine(steps)), x_T, denoise=False)
+        return arrive(model, make_by_profile(law, _fine(steps)), x_T, denoise=False)
 
 
-def try_solvers(model: ScoreModel, x_T: Tensor, flow: Tensor, ground: Ground, steps: Sequence[int]) -> list[int]:
+def try_solvers(model: ScoreModel, x_T: Tensor, flow: Tensor, law: LawSummary, steps: Sequence[int]) -> list[int]:
     """Run solvers on paths of a model, and return which is the nearest to its flow for each number of steps, by its place in
     `CONTESTANTS`.
 
@@ -240,18 +244,18 @@ def try_solvers(model: ScoreModel, x_T: Tensor, flow: Tensor, ground: Ground, st
         States at the first time, ``(B, *)``.
     flow
         Where the flow takes them (`follow_flow`).
-    ground
-        What solvers are laid out by.
+    law
+        What solvers are made by.
     steps
         Numbers of steps.
     """
     nearest = []
     with torch.no_grad(), evaluating(model):
         for n in steps:
-            entered = _entered(n)
-            ends = (arrive(model, CONTESTANTS[i].lay(ground, n), x_T, denoise=False) for i in entered)
+            tried = _tried(n)
+            ends = (arrive(model, CONTESTANTS[i].make(law, n), x_T, denoise=False) for i in tried)
             missed = torch.stack([_miss(x, flow) for x in ends])
-            nearest.append(entered[int((missed / missed[0]).amax(1).nan_to_num(torch.inf).argmin())])
+            nearest.append(tried[int((missed / missed[0]).amax(1).nan_to_num(torch.inf).argmin())])
     return nearest
 
 
@@ -263,7 +267,7 @@ def trial_cost(steps: Sequence[int]) -> int:
     steps
         Numbers of steps.
     """
-    return _fine(steps) + sum(n * len(_entered(n)) for n in steps) if steps else 0
+    return _fine(steps) + sum(n * len(_tried(n)) for n in steps) if steps else 0
 
 
 def _fine(steps: Sequence[int]) -> int:
@@ -271,7 +275,7 @@ def _fine(steps: Sequence[int]) -> int:
     return 3 * max(steps) + FINE
 
 
-def _entered(steps: int) -> list[int]:
+def _tried(steps: int) -> list[int]:
     """Return the places of the solvers that are tried in a number of steps."""
     return [i for i, one in enumerate(CONTESTANTS) if one.fewest <= steps <= one.most]
 
@@ -282,19 +286,19 @@ def _miss(x: Tensor, flow: Tensor) -> Tensor:
     return torch.stack([distance.median(), average_distances(distance)]).clamp_min(1e-300)
 
 
-def choose_solver(ground: Ground, steps: int) -> Multistep:
+def choose_solver(law: LawSummary, steps: int) -> Multistep:
     """Return the default for a law whose profile is known: what was nearest at this number of steps, with its stops as
-    they were moved, or `along`.
+    they were moved, or what its profile makes where none was tried.
 
     Parameters
     ----------
-    ground
-        Of the law, with the choices and the stops in its profile.
+    law
+        With the choices and the stops in its profile.
     steps
         Of the grid.
     """
-    chosen = int(ground.profile.choices[steps]) if steps <= MOST else -1
+    chosen = int(law.profile.choices[steps]) if steps <= MOST else -1
     if chosen < 0:
-        return along(ground, steps)
-    solver, stops = CONTESTANTS[chosen].lay(ground, steps), ground.profile.stops[steps, : steps + 1]
+        return make_by_profile(law, steps)
+    solver, stops = CONTESTANTS[chosen].make(law, steps), law.profile.stops[steps, : steps + 1]
     return moved(solver, stops) if stops[0] >= 0 else solver
