@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Fixed", "apart", "apart_for", "bytes_of", "kept_property", "is_unknown", "remembered", "weights_of"]
+__all__ = ["Fixed", "isolated", "isolated_for", "bytes_of", "kept_property", "is_unknown", "remembered", "weights_of"]
 
 import functools
 import gc
@@ -118,28 +118,28 @@ def _making(init: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
-    """Compute what is kept apart from what is being done where it is first asked for: in no transformation of functions
-    (``torch.func``), in no inference mode and with no other default device, of which others would find the traces.
+def isolated() -> Iterator[None]:
+    """Compute within a ``with`` block as if the caller were in no transformation of functions (``torch.func``), no inference mode
+    and under no default device: what is kept must bear no trace of who first asked for it.
     """
     grad, cpu = torch.is_grad_enabled(), torch.device("cpu")
     with torch._C._DisableFuncTorch(), torch.inference_mode(False), torch.set_grad_enabled(grad), cpu:
         yield
 
 
-def apart_for(thing: Any) -> AbstractContextManager[None]:
-    """Return the context in which what follows from an object is computed: `apart`, unless its own numbers are transformed."""
+def isolated_for(thing: Any) -> AbstractContextManager[None]:
+    """Return the context in which what an object keeps is computed: `isolated`, unless its own numbers are being transformed."""
     own = [*thing.parameters(), *thing.buffers()] if isinstance(thing, nn.Module) else vars(thing).values()
-    return nullcontext() if any(isinstance(v, Tensor) and is_unknown(v) for v in own) else apart()
+    return nullcontext() if any(isinstance(v, Tensor) and is_unknown(v) for v in own) else isolated()
 
 
 class kept_property(functools.cached_property[T]):
-    """A property that is computed when it is first asked for, and kept (`apart_for`)."""
+    """A property that is computed when it is first asked for, and kept (`isolated_for`)."""
 
     def __get__(self, thing: Any, owner: type[Any] | None = None) -> Any:
         if thing is None:
             return self
-        with apart_for(thing):
+        with isolated_for(thing):
             return super().__get__(thing, owner)
 
 
@@ -222,11 +222,11 @@ class remembered(Generic[T]):
             return self
         weights = weights_of(thing)
         if weights is None:
-            with apart_for(thing):
+            with isolated_for(thing):
                 vars(thing)[self.name] = value = self.compute(thing)  # found there from now on
             return value
         memory = vars(thing).setdefault("_remembered", {})
         if self.name not in memory or memory[self.name][0] != weights:
-            with apart_for(thing):
+            with isolated_for(thing):
                 memory[self.name] = weights, self.compute(thing)
         return memory[self.name][1]

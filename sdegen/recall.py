@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .fixed import Fixed, apart, bytes_of, is_unknown, weights_of
+from .fixed import Fixed, bytes_of, is_unknown, isolated, weights_of
 
 T = TypeVar("T")
 _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
@@ -66,7 +66,7 @@ def recall(compute: Callable[[], T], *about: Any) -> T:
     for kept in tuple(_kept):  # other threads may add to it
         if kept.key == key:
             return kept.result
-    with apart():
+    with isolated():
         result = compute()
     size = _or_none(_size, result)
     if size is not None and size <= _NUMBERS:

@@ -13,7 +13,7 @@ import sdegen
 from sdegen import baselines as b
 from sdegen import nets
 from sdegen.data import Images
-from sdegen.training.run import Readings
+from sdegen.training.run import PendingLosses
 from sdegen.training.settings import Settings
 from sdegen.training.state import Training
 
@@ -52,7 +52,7 @@ def take_steps(model: Any, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> 
     training.model.to(META).train()
     training.parameters = training.gradient.parameters = list(training.model.parameters())
     training.optimiser = torch.optim.SGD([{"params": training.parameters, "factor": 1.0}])  # type: ignore[assignment]
-    training.readings, training.averages = Readings(training.run, META), []
+    training.pending, training.averages = PendingLosses(training.run, META), []
     training.source.device, training.source.cond = META, {k: v.to(META) for k, v in training.source.cond.items()}
     batches = training.source.batches(8, training.generator)
     for _ in range(2):
@@ -65,7 +65,7 @@ def take_steps(model: Any, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> 
 def test_a_step_asks_for_no_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     training = take_steps(MODELS[name](), monkeypatch)
-    assert len(training.readings.waiting) == 2 and training.readings.waiting[0].device == META
+    assert len(training.pending.waiting) == 2 and training.pending.waiting[0].device == META
 
 
 def test_a_loss_that_asks_for_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

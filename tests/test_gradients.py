@@ -11,7 +11,7 @@ from sdegen import fit, losses, nets, weightings
 from sdegen.data import Batch
 from sdegen.training.dropping import Drop
 from sdegen.training.gradients import Gradient, answering
-from sdegen.training.workers import Processes
+from sdegen.training.workers import Workers
 
 RING = sdegen.data.gaussian_ring()
 flat = lambda tensors: torch.cat([t.detach().flatten() for t in tensors])
@@ -70,7 +70,7 @@ def test_parts_add_up_to_the_gradient_of_the_batch(case, parts, device, dtype, e
     for accumulate in (1, parts):
         generator = torch.Generator().manual_seed(2)
         model.zero_grad()
-        gradient = Gradient(model, objective, parameters, generator, Processes(device), accumulate)
+        gradient = Gradient(model, objective, parameters, generator, Workers(device), accumulate)
         mean = gradient(batch)
         found.append((mean, flat(p.grad for p in parameters), generator.get_state()))
     one, many = found
@@ -92,7 +92,7 @@ def test_the_network_sees_every_row_once_and_its_own_conditions(device, dtype):
     model = sdegen.Model(Watched(), sdegen.VP()).to(device, dtype)
     x = RING.sample(10, torch.Generator().manual_seed(1)).to(device, dtype)
     label = torch.arange(10, device=device)
-    Gradient(model, losses.Denoising(), list(model.parameters()), torch.Generator(), Processes(device), 4)(
+    Gradient(model, losses.Denoising(), list(model.parameters()), torch.Generator(), Workers(device), 4)(
         Batch(x, {"label": label, "mode": torch.tensor(1.0)})
     )
     assert [len(seen[0]) for seen in model.net.seen] == [2, 3, 2, 3]
@@ -169,7 +169,7 @@ def test_autocast_reaches_the_network_alone(device):
             return losses.Denoising()(model, x, generator=generator)
 
         parameters, generator = list(model.parameters()), torch.Generator().manual_seed(0)
-        means.append(Gradient(model, objective, parameters, generator, Processes(device), 1, autocast)(Batch(x, {})))
+        means.append(Gradient(model, objective, parameters, generator, Workers(device), 1, autocast)(Batch(x, {})))
         grads.append(flat(p.grad for p in parameters))
         dtypes.append(model.net.seen[0][3])
         assert {p.grad.dtype for p in parameters} == {p.dtype for p in parameters} == {torch.float32}
@@ -193,9 +193,9 @@ def test_autocast_leaves_the_process_in_full_precision(sde, device):
     model = sdegen.Model(Gain(), sde()).to(device)
     x = RING.sample(12, torch.Generator().manual_seed(1)).to(device, torch.float32)
     values = [
-        Gradient(
-            model, losses.Denoising(), [model.net.a], torch.Generator().manual_seed(0), Processes(device), 1, cast
-        )(Batch(x, {})).item()
+        Gradient(model, losses.Denoising(), [model.net.a], torch.Generator().manual_seed(0), Workers(device), 1, cast)(
+            Batch(x, {})
+        ).item()
         for cast in (None, torch.bfloat16)
     ]
     assert values[0] == values[1]
@@ -328,10 +328,10 @@ def test_sums_over_processes_are_those_of_every_gradient(number: int) -> None:
             assert how == "sum"
             return 2 * value
 
-    processes = Processes(torch.device("cpu"))
-    processes._talk = TwoAlike()
+    workers = Workers(torch.device("cpu"))
+    workers._talk = TwoAlike()
     parameters = [torch.nn.Parameter(torch.ones(k + 1, 2)) for k in range(number)]
     for k, p in enumerate(parameters[:2]):
         p.grad = torch.full_like(p, k + 0.5)
-    assert processes.add(torch.tensor(0.7), iter(parameters)) == pytest.approx(1.4)
+    assert workers.add(torch.tensor(0.7), iter(parameters)) == pytest.approx(1.4)
     assert [None if p.grad is None else p.grad.unique().item() for p in parameters] == [1.0, 3.0, None][:number]

@@ -12,7 +12,7 @@ import sdegen
 from sdegen import fit
 from sdegen.training import Listener, Settings, TensorBoard, Training, state, train
 from sdegen.training.listeners import Checkpoints
-from sdegen.training.run import Readings
+from sdegen.training.run import PendingLosses
 
 RING = sdegen.data.gaussian_ring()
 flat = lambda model: torch.cat([p.detach().flatten() for p in model.parameters()]).cpu()
@@ -182,7 +182,7 @@ class Sheet:
         self.images[step] = images
 
 
-class Late(Readings):
+class Late(PendingLosses):
     """Losses read as from an accelerator, seven steps together."""
 
     def __init__(self, run, device):
@@ -193,7 +193,7 @@ class Late(Readings):
 @pytest.mark.parametrize("late", [False, True])
 def test_tensorboard_has_the_curves_of_the_record(tiny, late, monkeypatch):
     if late:
-        monkeypatch.setattr(state, "Readings", Late)
+        monkeypatch.setattr(state, "PendingLosses", Late)
     sheet = Sheet()
     board = TensorBoard(sheet, every=4, images=lambda model: torch.full((2, 1, 3, 3), 1.5), images_every=5)
     run = fit(tiny(), RING, steps=10, batch_size=8, seed=0, callbacks=[board], validation=RING, validate_every=6)

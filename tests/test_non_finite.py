@@ -24,7 +24,7 @@ from sdegen import (
     samplers,
     training,
 )
-from sdegen.training.run import Readings
+from sdegen.training.run import PendingLosses
 
 RING = sdegen.data.gaussian_ring()
 NAN = math.nan
@@ -123,7 +123,7 @@ def test_the_time_that_is_named_is_that_of_the_bad_row(dtype, generator):
 def test_curves_that_are_read_late_end_before_the_bad_step() -> None:
     """As on an accelerator, where some fifty steps are read at a time."""
     run = training.Run(steps=5, lr=[0.1, 0.2, 0.3, 0.4, 0.5])
-    readings = Readings(run, torch.device("cpu"))
+    readings = PendingLosses(run, torch.device("cpu"))
     readings.patience = 50
     for loss in (3.0, 2.0, NAN, 1.0, 0.5):
         readings.add(torch.tensor(loss), torch.tensor(1.0))

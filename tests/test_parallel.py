@@ -14,7 +14,7 @@ import torch
 
 import sdegen
 from sdegen import fit
-from sdegen.training.workers import Processes
+from sdegen.training.workers import Workers
 
 RING = sdegen.data.gaussian_ring()
 # Several processes, without an answer to any question that the launcher would ask.
@@ -140,11 +140,11 @@ def test_a_weight_that_another_process_used_moves_in_this_one_too():
             )  # its loss, what it used, its gradients
             return flat + other
 
-    processes = Processes(torch.device("cpu"))
-    processes.number, processes._talk = 2, Talk()
+    workers = Workers(torch.device("cpu"))
+    workers.number, workers._talk = 2, Talk()
     theirs, ours, nobodys = (torch.nn.Parameter(torch.zeros(n)) for n in (2, 1, 1))
     ours.grad = torch.tensor([3.0])
-    assert processes.add(torch.tensor(1.0), [theirs, ours, nobodys]) == 1.5
+    assert workers.add(torch.tensor(1.0), [theirs, ours, nobodys]) == 1.5
     assert theirs.grad.tolist() == [7.0, 8.0] and ours.grad.tolist() == [3.0] and nobodys.grad is None
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import TensorDataset
 import sdegen
 from sdegen import conditions, fit
 from sdegen.training import constant_rate, finite, losses, state
-from sdegen.training.run import Readings
+from sdegen.training.run import PendingLosses
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_a_callback_sees_the_model_as_it_would_be_left(tiny):
     assert torch.equal(seen[0], raw[0]) and not torch.equal(seen[-1], raw[-1])
 
 
-class Late(Readings):
+class Late(PendingLosses):
     """Losses read as from an accelerator, seven steps together."""
 
     def __init__(self, run, device):
@@ -289,7 +289,7 @@ class Distance(TorchDispatchMode):
 @pytest.mark.parametrize("labelled", [False, True])
 def test_nothing_in_a_step_of_fit_waits_for_an_accelerator(monkeypatch, generator, loss, labelled):
     """On data in memory, of the default loss too; losses and norms are read every seven steps, all in one transfer."""
-    monkeypatch.setattr(state, "Readings", Late)
+    monkeypatch.setattr(state, "PendingLosses", Late)
     for module in (finite, conditions):
         monkeypatch.setattr(module, "at_hand", lambda device: False)
     torch.manual_seed(0)
@@ -318,7 +318,7 @@ def test_a_default_step_asks_a_process_for_its_law_at_most_twice(tiny, monkeypat
 
 def test_late_readings_are_the_same_record(tiny, monkeypatch):
     at_once = fit(tiny(), RING, steps=17, batch_size=8, seed=0)
-    monkeypatch.setattr(state, "Readings", Late)
+    monkeypatch.setattr(state, "PendingLosses", Late)
     model = tiny()
     late = fit(model, RING, steps=17, batch_size=8, seed=0)
     assert (late.loss, late.grad_norm, late.lr) == (at_once.loss, at_once.grad_norm, at_once.lr)
@@ -328,7 +328,7 @@ def test_late_readings_are_the_same_record(tiny, monkeypatch):
 @pytest.mark.parametrize("bad", [4, 7, 8])
 def test_a_failure_that_is_read_late_has_left_the_weights_alone(tiny, monkeypatch, bad):
     """The optimiser steps on with finite losses after the bad one, and moves nothing."""
-    monkeypatch.setattr(state, "Readings", Late)
+    monkeypatch.setattr(state, "PendingLosses", Late)
     model, kept, calls = tiny(), [], []
 
     def loss(model, x, generator=None):

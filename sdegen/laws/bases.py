@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
 from ..checks import check_count, check_tensor
-from ..fixed import Fixed, apart
+from ..fixed import Fixed, isolated
 from ..precision import apply_matrix
 from ..show import show_call
 
@@ -84,7 +84,7 @@ class _AlongSides(Basis):
 
 
 @cache
-@apart()
+@isolated()
 def _cast(kind: type[_AlongSides], n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return kind.waves(n).to(device, dtype)
 

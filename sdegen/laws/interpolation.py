@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_tensor
-from ..fixed import apart
+from ..fixed import isolated
 
 
 @cache
-@apart()
+@isolated()
 def gauss(points: int) -> tuple[Tensor, Tensor]:
     """Return the Gauss–Legendre nodes and weights on ``[−1, 1]`` with the given number of points, exact up to degree ``2
     points − 1``.
@@ -28,7 +28,7 @@ def gauss(points: int) -> tuple[Tensor, Tensor]:
 
 
 @cache
-@apart()
+@isolated()
 def rule(points: int = 40) -> tuple[Tensor, Tensor]:
     """Return quadrature nodes and weights on ``[0, 1]``: Gauss–Legendre, transformed to cluster at both ends, where
     integrands may be steep.

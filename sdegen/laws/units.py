@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..fixed import apart_for
+from ..fixed import isolated_for
 from ..show import show_call
 
 APART = 0.03  # of the spread, for neighbouring numbers of a dtype at the mean: rounding then costs a hundredth of it
@@ -135,7 +135,7 @@ class Units:
             )
         key = x.dtype, x.device
         if key not in self._prepared:
-            with apart_for(self):  # what is kept may be differentiated through later
+            with isolated_for(self):  # what is kept may be differentiated through later
                 mean = self.mean.to(x.dtype)
                 rest = (self.mean - mean.double()).to(x.dtype)
                 self._prepared[key] = mean.to(x.device), rest.to(x.device), self.std.to(x.device, x.dtype)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..conditions import Conditions
-from ..fixed import apart
+from ..fixed import isolated
 from ..laws.mixtures import Moments
 from ..processes.linear import LinearSDE, as_linear
 from .reversal import LearnedReversal
@@ -227,7 +227,7 @@ class LongSeries(Wrapper):
     def _extended(self, known: Moments | None) -> Moments | None:
         """Return the moments of series from those of windows, kept as long as these are the same."""
         if self._known[0] is not known:
-            with apart():
+            with isolated():
                 self._known = (known, None if known is None else extend(known, self.shared, self.length))
         return self._known[1]
 

@@ -6,7 +6,7 @@ Here is what is true of every SDE: time reversal, the probability flow, the shor
 
 from __future__ import annotations
 
-__all__ = ["Flow", "Read", "Reverse", "SDE", "Scored"]
+__all__ = ["Flow", "HasVelocity", "Reverse", "SDE", "HasScore"]
 
 import math
 from functools import partial
@@ -32,14 +32,14 @@ from .nonlinear import calibrate_lag, local_law, walk
 from .state_noise import Dependence, GramDivergence
 
 
-class Scored(Protocol):
+class HasScore(Protocol):
     """What `Reverse` needs of a score model: the method ``score``."""
 
     def score(self, x: Tensor, t: Tensor | float, /) -> Tensor:
         """Return ``∇ log p_t(x)``, of the shape of `x`."""
 
 
-class Read(Scored, Protocol):
+class HasVelocity(HasScore, Protocol):
     """What a probability flow needs of a score model: its score, or its velocity at times known beforehand."""
 
     def velocity_at(self, x: Tensor, at: Marginal, /) -> Tensor:
@@ -218,13 +218,13 @@ class SDE(Lifting):
         """Whether data may be brought to units of their spread, as `fit` does by default: not where states have bounds."""
         return self.domain is constraints.real
 
-    def reverse(self, model: Scored, eta: float = 1.0) -> Reverse:
+    def reverse(self, model: HasScore, eta: float = 1.0) -> Reverse:
         """Return the process from T to 0 with the same marginals, for any noise level `eta`: 1 is the reverse-time SDE, 0
         the probability flow.
         """
         return Reverse(self, model, eta)
 
-    def flow(self, model: Read) -> Flow:
+    def flow(self, model: HasVelocity) -> Flow:
         """Return the probability flow, in a time change and rescaled coordinates in which it is regular."""
         return Flow(self, model)
 
@@ -254,7 +254,7 @@ class Reverse(Dynamics):
     """
 
     @check_arguments
-    def __init__(self, sde: SDE, model: Scored, eta: float = 1.0) -> None:
+    def __init__(self, sde: SDE, model: HasScore, eta: float = 1.0) -> None:
         if not eta >= 0:
             raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
         self.sde, self.model, self.eta, self.T = sde, model, eta, sde.T
@@ -297,7 +297,7 @@ class Flow:
     __repr__ = show_call
 
     @check_arguments
-    def __init__(self, sde: SDE, model: Read) -> None:
+    def __init__(self, sde: SDE, model: HasVelocity) -> None:
         self.sde, self.model = sde, model
         self._reverse = sde.reverse(model, eta=0.0)
 

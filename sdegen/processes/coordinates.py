@@ -18,7 +18,7 @@ from ..laws.diagonal import Diagonal, mean_log_snr
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import Operator
 from ..laws.products import Field, value_and_slope
-from .base import SDE, Read
+from .base import SDE, HasVelocity
 from .dynamics import as_time, at_times, coefficient
 from .elementwise import ElementwiseFlow, ElementwiseSDE, Scheduled
 
@@ -123,7 +123,7 @@ class CoordinateSDE(ElementwiseSDE):
         rates = (self._map("g", at_times(self, "g", t), t).c / self._values("sigma", t)).square().reshape(len(t), -1)
         return level, -(rates * (levels.sigmoid() / level.sigmoid()[:, None])).mean(1)
 
-    def flow(self, model: Read) -> CoordinateFlow:
+    def flow(self, model: HasVelocity) -> CoordinateFlow:
         """Return the probability flow in the angle of the clock."""
         return CoordinateFlow(self, model)
 

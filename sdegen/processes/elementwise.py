@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..fixed import apart_for, is_unknown, remembered, weights_of
+from ..fixed import is_unknown, isolated_for, remembered, weights_of
 from ..laws.kernels import Transition
 from ..laws.operators import Elementwise, Operator
 from ..laws.products import value_and_slope
-from .base import Flow, Read
+from .base import Flow, HasVelocity
 from .dynamics import as_time, at_times, in_order
 from .inverse import Tabulated
 from .linear import first_noised
@@ -104,7 +104,7 @@ class ElementwiseSDE(Tabulated):
         if self._panels is None or self._panels[0] != state:
             number = 1024 if self.piece is None else max(1, min(round(self.T / self.piece), 4096))
             # Panels do not depend on the times that are asked about: these may be differentiated, and panels are not.
-            with apart_for(self):
+            with isolated_for(self):
                 f, g = (partial(at_times, self, name) for name in ("f", "g"))
                 panels = Panels(f, g, 0.0, self.T, number, self.piece is not None, self.coefficient_shape)
             if panels.drift.requires_grad or panels.log_noise.requires_grad:
@@ -187,7 +187,7 @@ class ElementwiseFlow(Flow):
 
     sde: ElementwiseSDE
 
-    def __init__(self, sde: ElementwiseSDE, model: Read) -> None:
+    def __init__(self, sde: ElementwiseSDE, model: HasVelocity) -> None:
         self.sde, self.model = sde, model
 
     def clock(self, t: Tensor) -> Tensor:

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ..answers import ask_score
-from ..fixed import apart_for, kept_property, remembered, weights_of
+from ..fixed import isolated_for, kept_property, remembered, weights_of
 from ..laws.embedding import Embedding, IntoChannels
 from ..laws.kernels import Kernel, Transition
 from ..laws.matrices import Matrix
 from ..laws.operators import Operator
 from ..laws.products import Field
-from .base import Flow, Read
+from .base import Flow, HasVelocity
 from .dynamics import as_time, at_times, coefficient, in_order
 from .inverse import Tabulated
 from .linear import first_noised
@@ -76,7 +76,7 @@ class CoupledSDE(Tabulated):
         """
         state = weights_of(self), isinstance(self, nn.Module) and torch.is_grad_enabled()
         if self._panels is None or self._panels[0] != state:
-            with apart_for(self):  # panels do not depend on the times that are asked about
+            with isolated_for(self):  # panels do not depend on the times that are asked about
                 panels = MatrixPanels(self._checked_F, self._checked_G, 0.0, self.T)
             if panels.Phi.requires_grad or panels.Sigma.requires_grad:
                 return panels
@@ -122,7 +122,7 @@ class CoupledSDE(Tabulated):
         told = P.mT @ R_inv.mT @ R_inv @ G
         return at.log_snr, -(seen * told).sum((-2, -1)) / P.shape[-1] * (1 + 1 / at.snr)
 
-    def flow(self, model: Read) -> MatrixFlow:
+    def flow(self, model: HasVelocity) -> MatrixFlow:
         """Return the probability flow, which is regular at 0 too."""
         return MatrixFlow(self, model)
 

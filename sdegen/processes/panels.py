@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..answers import as_numbers
 from ..checks import kind_of
-from ..fixed import apart
+from ..fixed import isolated
 from ..laws.interpolation import gauss
 
 OfTime = Callable[[Tensor], Tensor]
@@ -49,7 +49,7 @@ class PanelRule(NamedTuple):
 
 
 @cache
-@apart()
+@isolated()
 def panel_rule(points: int = POINTS) -> PanelRule:
     """Return the Gauss–Legendre rule of a panel."""
     nodes, weights = (v.numpy() for v in gauss(points))

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..arguments import asked_as
 from ..laws.operators import Operator, Scale
 from ..laws.products import Field
-from .base import SDE, Read
+from .base import SDE, HasVelocity
 from .dynamics import at_times, coefficient
 from .elementwise import ElementwiseFlow, ElementwiseSDE, Scheduled
 from .linear import as_kind
@@ -95,7 +95,7 @@ class ScalarSDE(ElementwiseSDE):
         """Return ``log snr`` and its derivative ``−g² / sigma²``."""
         return self.log_snr(t), -(self._values("g", t) / self._values("sigma", t)).square()
 
-    def flow(self, model: Read) -> AngleFlow:
+    def flow(self, model: HasVelocity) -> AngleFlow:
         """Return the probability flow with the angle ``atan2(sigma, alpha)`` as time."""
         return AngleFlow(self, model)
 

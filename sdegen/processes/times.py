@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ..arguments import asked_as, check_arguments
 from ..checks import check_count, check_function
-from ..fixed import Fixed, apart_for, weights_of
+from ..fixed import Fixed, isolated_for, weights_of
 from ..show import show_call
 from ..signatures import check_call
 from .base import SDE
@@ -52,7 +52,7 @@ class TimeLaw(Fixed, ABC):
         """Return what a function finds out about a process, kept until another process is asked about or its weights change."""
         weights = weights_of(sde) if isinstance(sde, nn.Module) else None  # a step of training saves the call
         if self._kept is None or self._kept[0] is not sde or self._kept[1] != weights:
-            with apart_for(sde):
+            with isolated_for(sde):
                 self._kept = (sde, weights, tabulate(sde))
         found: Table = self._kept[2]
         return found

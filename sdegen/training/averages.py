@@ -53,7 +53,7 @@ class PowerEMA:
     Parameters
     ----------
     parameters
-        What to average.
+        The weights, read at every `update`; those that hold no floating-point numbers are left out.
     width
         Standard deviation of the profile as a fraction of the run, at most 0.28 (a plain average); 0 keeps the last.
     """
@@ -76,8 +76,8 @@ class PowerEMA:
         torch._foreach_lerp_(self.average, weights, 1 - keep)
 
     def attach(self, model: nn.Module, buffers: Buffers) -> None:
-        """Let the buffers of the model be found anew for the average, where it is put into the model; not for the last weights,
-        of width 0, which have their own.
+        """Note the model and how its buffers are recomputed, wherever the average is put into it from now on. For an average of
+        width 0, the last weights, the model has the right ones already.
         """
         self._model, self._buffers = (model if self.width else None), buffers
 
@@ -115,13 +115,13 @@ class Snapshots:
     Parameters
     ----------
     parameters
-        What to average, by name.
+        The weights by name, as for `PowerEMA`.
     folder
         Where snapshots are kept, a file each; by default in memory.
     """
 
-    widths = (0.05, 0.1)
-    buffers: Buffers | None = None  # what finds those that belong to an average, if anything is to
+    widths = (0.05, 0.1)  # of the averages that are stored at each snapshot
+    buffers: Buffers | None = None  # recomputes those that belong to an average; None leaves a model its own
 
     __repr__ = show_call
 
@@ -186,6 +186,7 @@ class Snapshots:
         return dict(zip(self.names, total, strict=True))
 
     def _read(self, step: int) -> list[list[Tensor]]:
+        """Return the averages that were stored at a step, the weights of each width."""
         if self.folder is None:
             return self._kept[step]
         path, gone = self._file(step), "delete it, and average over the others."

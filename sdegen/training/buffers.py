@@ -1,8 +1,8 @@
-"""Buffers that belong to weights, found anew for other weights, such as averaged ones: `Buffers`.
+"""Buffers that follow from weights, recomputed for other weights, such as averaged ones: `Buffers`.
 
-Statistics of batch normalisation, and the vectors of power iterations by which spectral norms are known, follow the weights of a
-run step by step. Averaged weights were in no step: with the buffers of the last one their network is another one, and a bound on
-its slope does not hold. Other buffers stay as they are.
+Statistics of batch normalisation, and the vectors of the power iterations that estimate spectral norms, follow the weights from
+step to step. Averaged weights were in no step: with the buffers of the last step their network computes something else, and a
+bound on its slope does not hold. Other buffers stay as they are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ITERATIONS = 300  # of a power method of torch's own, which says nothing of its 
 
 
 class Buffers:
-    """The buffers of a model that are found from its weights, for any weights.
+    """The recomputation of a model's buffers from its weights: of batch normalisation and of power iterations.
 
     Parameters
     ----------
@@ -38,8 +38,10 @@ class Buffers:
         self.objective, self.batches = objective, batches
 
     def fit(self, model: nn.Module) -> None:
-        """Find the buffers, for the weights that a model has now, of those parts that are in training mode when the model is put
-        there: what stays in evaluation mode is not being trained. The mode of the model stays as it is.
+        """Compute the buffers of a model again, for the weights that it has now.
+
+        Parts that stay in evaluation mode when the model is put in training mode are not being trained, and keep theirs. The
+        modes of all parts are restored.
         """
         modes = {part: part.training for part in model.modules()}
         try:
@@ -70,7 +72,7 @@ class Buffers:
 
     @contextmanager
     def lent(self, model: nn.Module) -> Iterator[None]:
-        """Find the buffers of a model within a ``with`` block, and put back those that it had."""
+        """Compute the buffers of a model again for a ``with`` block, and restore those that it had afterwards."""
         before = [(value, value.detach().clone()) for value in model.buffers()]
         self.fit(model)
         try:

@@ -2,7 +2,7 @@
 
 A run has a folder. ``step-N.safetensors`` holds weights, averages, the optimiser, the states of the random generators, what is
 left of this pass over the data, and the record; its header is JSON: settings, model, version. Nothing is pickled. The last two
-are kept; a new one is whole before an old one goes (`files.write_whole`).
+are kept; a new one is whole before an old one goes (`storage.write_whole`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Checkpoint:
     about
         What the run was of, in JSON: settings and model.
     tensors
-        Everything else.
+        All else that changes from step to step, by name (`Training.tensors`).
     """
 
     path: Path
@@ -148,7 +148,7 @@ class Checkpoint:
                 raise ValueError(f"{self.path} lacks {name}; {gone}")
             if name.startswith("weight:"):
                 continue  # `check` has looked at those
-            free = int(name.startswith(grows))
+            free = int(name.startswith(grows))  # the length is not compared
             if was.ndim != value.ndim or was.shape[free:] != value.shape[free:] or was.dtype != value.dtype:
                 raise ValueError(
                     f"{self.path} has {name} as {tuple(was.shape)} {was.dtype}, where the run has {tuple(value.shape)} "

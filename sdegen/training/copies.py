@@ -22,7 +22,7 @@ class FloatCopies:
     Parameters
     ----------
     named
-        Weights by name.
+        All weights that learn, by name.
 
     Attributes
     ----------

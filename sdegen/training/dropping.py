@@ -1,4 +1,6 @@
-"""Random removal of conditions in training, so that one network learns the distribution with and without them."""
+"""Conditions in training: `Drop`, which removes them at random so that one network learns the law with and without them, and
+checks that data, loss and network agree on which there are.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ from ..samplers.rollout import log_prob_of_steps
 from ..samplers.run import sample
 from .score_loss import ScoreLoss
 
-# What takes conditions of a score model by keyword, beside arguments of its own.
+# Functions that take a model's conditions by keyword beside arguments of their own, so that none may have one of those names.
 DOORS = (
     sample, edit, encode, encode_with_error, decode, interpolate, fit_solver, estimate_log_prob, sample_with_log_prob, Density,
     elbo, discrete_elbo, bits_per_dim, discrete_bits_per_dim, noised_bits_per_dim, twisted_smc, tilted_smc, measure_profile,
@@ -55,10 +57,10 @@ class Drop:
     Parameters
     ----------
     p
-        The probability.
+        The probability that a datum loses all conditions of `null` together.
     null
-        What a condition becomes that is lost with all others, by name: a number, or a tensor of the shape of one row. Those it
-        does not name are never lost so. By default the nulls of those declared that may be lost, and ``{"label": -1}`` where a
+        The value of a lost condition, by name: a number, or a tensor of the shape of one row. Conditions that it does not name
+        are not lost together. By default the nulls of those declared that may be lost, and ``{"label": -1}`` where a
         network declares none.
     cond
         The conditions of the data, one row a datum.
@@ -151,7 +153,8 @@ def note_conditions(model: nn.Module, objective: Callable[..., Tensor], source: 
 
 
 def check_lost(objective: Callable[..., Tensor], p: float, cond: dict[str, Tensor]) -> None:
-    """Refuse to lose conditions of data that are not those which a loss asks under.
+    """Refuse ``p_uncond`` for a loss that asks the model under conditions of its own: those of the data, which would be lost, are
+    not used.
 
     Raises
     ------

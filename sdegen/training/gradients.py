@@ -18,7 +18,7 @@ from ..data.parts import part_of
 from .copies import FloatCopies
 from .finite import NonFiniteLoss
 from .score_loss import ScoreLoss
-from .workers import Processes
+from .workers import Workers
 
 
 class Gradient:
@@ -39,21 +39,21 @@ class Gradient:
         What to differentiate by.
     generator
         Randomness of times and noise.
-    processes
-        Those that share the rows.
+    workers
+        The operating system's processes that share the rows of a batch.
     accumulate
         Parts on each process.
     autocast
-        The network's precision, ``torch.bfloat16`` or None for that of its weights. Losses, processes and weights keep theirs.
+        The network's precision, ``torch.bfloat16`` or None for that of its weights. Losses, SDEs and weights keep theirs.
     copies
-        Those of weights of half precision, which take their gradients.
+        The float32 copies of weights of half precision, to which gradients go; None where no weight has one.
 
     Attributes
     ----------
     of_data
         Whether the law that is learned is that of the data (`ScoreLoss`).
     reason
-        Why the loss of this process's rows was not finite, if it was not and there are others.
+        Why the loss of this worker's rows was not finite, where others have to hear of it first.
 
     Raises
     ------
@@ -70,15 +70,15 @@ class Gradient:
         objective: Callable[..., Tensor],
         parameters: list[Tensor],
         generator: torch.Generator,
-        processes: Processes,
+        workers: Workers,
         accumulate: int = 1,
         autocast: torch.dtype | None = None,
         copies: FloatCopies | None = None,
     ) -> None:
         self.copies = copies
         self.model, self.objective, self.parameters = model, objective, parameters
-        self.generator, self.processes, self.autocast = generator, processes, autocast
-        self.accumulate, self.parts = accumulate, accumulate * processes.number
+        self.generator, self.workers, self.autocast = generator, workers, autocast
+        self.accumulate, self.parts = accumulate, accumulate * workers.number
         net = getattr(model, "net", None)
         if not isinstance(net, nn.Module) and (self.parts > 1 or autocast is not None or copies is not None):
             raise TypeError(
@@ -96,7 +96,7 @@ class Gradient:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Leave the gradient in the parameters; returns the mean loss."""
-        x = batch.x  # asked here, and not by a function of its own, as in every step
+        x = batch.x  # checked inline, since every step comes by
         if not x.is_meta and torch.is_autocast_enabled(x.device.type):
             raise ValueError(
                 "training was called under torch.autocast, which would cast losses and gradients too; call it outside of that, "
@@ -106,7 +106,7 @@ class Gradient:
             raise ValueError(
                 f"a batch of {len(batch.x)} rows cannot be split in {self.parts} parts; give larger batches."
             )
-        first, shares = self.processes.rank * self.accumulate, []
+        first, shares = self.workers.rank * self.accumulate, []
         draws = self.generator.get_state() if self.accumulate > 1 else None
         for i in range(first, first + self.accumulate):
             if draws is not None:
@@ -115,7 +115,7 @@ class Gradient:
                 rows = part_of(len(batch.x), self.parts, i) if self.parts > 1 else slice(0, len(batch.x))
                 values = self.values(batch, self.generator, rows)
             except NonFiniteLoss as error:
-                if self.processes.number == 1:
+                if self.workers.number == 1:
                     raise
                 # The others wait for a gradient: they hear of it by the sum.
                 self.reason = str(error)
@@ -132,7 +132,7 @@ class Gradient:
                 self.copies.take_gradients()
             shares.append(share.detach())
         loss = sum(shares[1:], start=shares[0])
-        return loss if self.processes.number == 1 else self.processes.add(loss, self.parameters)
+        return loss if self.workers.number == 1 else self.workers.add(loss, self.parameters)
 
     def values(self, batch: Batch, generator: torch.Generator, rows: slice) -> Tensor:
         """Return the loss of each datum, checked to be that; only those of `rows` are computed with the network."""

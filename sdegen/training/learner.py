@@ -29,8 +29,8 @@ class Learner(Protocol):
     - ``moments``, an attribute or a property with a setter: `fit` writes those of the data there before the first step, and never
       reads them. A `laws.calibrated.Calibrated` is told of them before the first training (``measure``), and is given data finer
       than its weights, which it can take in units of their spread.
-    - ``net``, a module that is asked apart from the loss in parts, in another precision or on several processes. Without one none
-      of these three can be had.
+    - ``net``, the network as a module of its own: `accumulate`, `autocast` and several workers change how it is called, and
+      cannot be had without it.
 
     Conditions of the data reach the loss as keywords; a loss that does not name one, nor takes ``**cond``, refuses data that has
     it. Averages, checkpoints and the optimiser go by ``named_parameters()`` and ``state_dict()``.

@@ -156,12 +156,12 @@ class KeepSnapshots(Keeping):
     def begin(self, training: Training) -> None:
         """Forget snapshots of later steps, left by an interrupted or another run."""
         super().begin(training)
-        if training.processes.main:
+        if training.workers.main:
             self.snapshots.forget_later()
 
     def keep(self) -> None:
         """Keep a snapshot of the averages now."""
-        if self.snapshots.folder is None or self.training.processes.main:
+        if self.snapshots.folder is None or self.training.workers.main:
             self.snapshots.keep()
 
 
@@ -184,7 +184,7 @@ class Checkpoints(Keeping):
         """Write a checkpoint now: all processes give their part, and the main one writes."""
         training = self.training
         tensors = training.tensors()
-        if training.processes.main:
+        if training.workers.main:
             self.folder.write(training.run.steps, training.run.seconds, training.about, tensors)
 
     def end(self, training: Training) -> None:

@@ -1,6 +1,6 @@
 """`fit`, which trains a model, and `train`, the loop over steps that it runs.
 
-`settings` are what the weights depend on, `state` is all there is between two steps, `listeners` are what hears of each.
+`settings` has the options, `state` all that a run is between two steps, and `listeners` the callbacks.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def fit(
         What data are without one the network learns where training loses it: by the probability that `nets.Label` and the like
         declare for each, or all at once by ``p_uncond``.
     settings
-        What the weights depend on; the default ones if none are given.
+        All options that the trained weights depend on; the default ones if none are given.
     validation, validate_every
-        Other data, of any of these kinds, and the steps between two times that the loss of the averaged weights is measured on
-        them; ``run.validation`` has what was found (`validation.Validation`).
+        Other data, of any of these kinds, on which the loss of the averaged weights is measured, and the steps between two
+        measurements; they are in ``run.validation`` (`validation.Validation`).
     checkpoint, every
         A folder, and the steps between two checkpoints there. The same call again goes on where the last one ended,
         however it ended, towards the same weights to the last bit where `steps` alone end it; of a finished run it gives the
@@ -81,7 +81,7 @@ def fit(
     Returns
     -------
     Run
-        What was done.
+        The record: losses, settings, and what else was measured.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def fit(
     settings = Settings.of(settings, changes)
     training = Training(model, data, settings, checkpoint, threads)
     listeners: list[Listener] = []
-    if training.processes.main:
+    if training.workers.main:
         listeners += [Bar()] if should_show(progress) else []
         listeners += [] if validation is None else [Validation(validation, validate_every)]
         listeners += listening_to
@@ -136,14 +136,14 @@ def train(training: Training, listeners: Iterable[Listener] = ()) -> Iterator[St
     Parameters
     ----------
     training
-        What to go on with.
+        A run, new or as its checkpoint left it.
     listeners
-        What hears of it, in this order.
+        Callbacks, called in this order.
 
     Yields
     ------
     Step
-        What the step did.
+        The step that was taken.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def train(training: Training, listeners: Iterable[Listener] = ()) -> Iterator[St
             stack.callback(listener.close)
         while True:
             run.seconds = time.perf_counter() - began
-            elapsed = run.seconds if settings.seconds is None else training.processes.agree(run.seconds)
+            elapsed = run.seconds if settings.seconds is None else training.workers.agree(run.seconds)
             done = settings.done(run.steps, elapsed)
             if done >= 1:
                 break

@@ -328,9 +328,7 @@ def _mirrored(sde: SDE, perturbed: Perturbed) -> Perturbed:
 
 
 def _noised(sde: SDE, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:
-    """Noise data by a process that is not itself to be learned: the weighted error of a score says nothing about the
-    process.
-    """
+    """Return noised data; refuse a process with parameters to learn, of which the weighted error of a score says nothing."""
     perturbed = sde.perturb(x_0, t, generator=generator)
     if perturbed.x.requires_grad and not x_0.requires_grad:
         raise ValueError(

@@ -6,7 +6,7 @@ the data's velocity in a map from a time to itself. All are in the units of the 
 
 from __future__ import annotations
 
-__all__ = ["Lagrangian", "MapLoss", "PairTimes", "Semigroup", "Way", "as_map", "over_own_size"]
+__all__ = ["Lagrangian", "MapLoss", "PairTimes", "Semigroup", "Way", "as_map", "adaptively_weighted"]
 
 from abc import abstractmethod
 from contextlib import nullcontext
@@ -77,16 +77,16 @@ class PairTimes:
 
 
 SHORTEST = 1e-3  # angle that a difference of ways is divided by, at least
-SMALLEST = 1e-3  # squared miss below which it is not divided any further
+SMALLEST = 1e-3  # added to a squared error before it divides itself
 
 
-def over_own_size(squares: Tensor, power: float) -> Tensor:
-    """Return squared misses ``(B,)`` over a power of their own size, which has no gradient.
+def adaptively_weighted(squares: Tensor, power: float) -> Tensor:
+    """Return squared errors, each divided by a power of its own value, through which no gradient goes.
 
     Parameters
     ----------
     squares
-        Squared misses.
+        Squared errors, ``(B,)``.
     power
         0 for the squares themselves; the gradient of 1/2 is that of distances, and of 1 that of logarithms.
     """
@@ -118,15 +118,15 @@ class Way(NamedTuple):
     Attributes
     ----------
     model
-        The map.
+        The flow map that is trained.
     truth
         The model whose flow the map is to follow: the map itself, or its teacher.
     x
-        States, ``(B, *)``.
+        Noised states, ``(B, *)``, from which jumps start.
     at, to
-        The marginals at their times, and at those that they go to.
+        The marginals at the times of `x`, and at the times that jumps go to.
     cond
-        The conditions.
+        The conditions of the batch.
     """
 
     model: FlowMap
@@ -195,7 +195,7 @@ class MapLoss(ScoreLoss):
         truth = model if self.teacher is None else self.teacher
         with nullcontext() if truth is model else evaluating(truth):
             squares = as_vectors(self.misses(Way(model, truth, x, at, sde.marginal(s), cond)).square()).sum(1)
-        missed = over_own_size(squares, self.power)
+        missed = adaptively_weighted(squares, self.power)
         if self.diagonal:
             missed = missed + self.diagonal * self._against_data(model, x_0, generator, cond)
         return finite(missed, t)

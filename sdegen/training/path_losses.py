@@ -28,7 +28,7 @@ from .finite import NonFiniteLoss, finite
 from .score_loss import ScoreLoss
 from .weightings import LikelihoodWeighting, Weighting, weight_at
 
-SHARE = 0.5  # of samples that weights leave effective
+SHARE = 0.5  # of the samples, which tempered weights leave effective
 
 
 class LogVariance(ScoreLoss):
@@ -243,7 +243,7 @@ class AdjointMatching(ScoreLoss):
 
 
 def temper(log_weights: Tensor, share: float) -> Tensor:
-    """Return weights to the largest power, 1 at most, that leaves an effective share of them, as logarithms."""
+    """Return log-weights times the largest factor, 1 at most, for which a `share` of the samples is effective."""
 
     def enough(power: float) -> bool:
         return (power * log_weights).softmax(0).square().sum().item() * len(log_weights) * share <= 1

@@ -1,8 +1,11 @@
-"""The record of a training run: `Step`, one step while it runs, and `Run`, the whole run afterwards."""
+"""The record of a training run: `Step`, what callbacks are told of one step, and `Run`, what `fit` returns.
+
+Losses reach it through `PendingLosses`, so that no step waits for an accelerator.
+"""
 
 from __future__ import annotations
 
-__all__ = ["Readings", "Run", "Step", "averaged"]
+__all__ = ["PendingLosses", "Run", "Step", "averaged"]
 
 import copy
 import math
@@ -26,7 +29,7 @@ from .settings import Settings
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a training run, as callbacks are called with it.
+    """One step of a training run, as a callback is told of it: its loss, the model as it is now, and the record so far.
 
     Attributes
     ----------
@@ -152,29 +155,31 @@ def _span(values: list[float]) -> str:
     return f"{first:.4g}, then {last:.4g} (means of the first and the last {n:,} steps)"
 
 
-class Readings:
-    """A buffer of losses and gradient norms that are still on the accelerator, before they enter a run's record.
+class PendingLosses:
+    """The losses and gradient norms of the last steps, which are still on an accelerator and not yet in the run's record.
 
-    A CPU has them at once. An accelerator is asked for those of 50 steps together, so that nothing waits for it; until then
-    `bad` tells the optimiser on the device not to touch the weights any more. A loss that is not finite ends the run, and its
-    record at the step before.
+    On a CPU they are read at every step. An accelerator is asked for those of 50 steps together, as each reading waits for all of
+    its queued work. A loss that is not finite ends the run, and the record at the step before; until it is read, the flag `bad`
+    keeps the optimiser on the device from moving the weights.
 
     Parameters
     ----------
     run
-        What they are written to.
+        The record that they are written to.
     device
-        Where they come from.
+        The device of the model.
 
     Attributes
     ----------
     reason
-        Why a loss is not finite, where that is known better than by its value.
+        Why a loss is not finite, where more is known than its value.
+    bad
+        1 on an accelerator once a loss or a norm was not finite, else 0; None on a CPU.
     """
 
     def __init__(self, run: Run, device: torch.device) -> None:
         self.run = run
-        self.waiting: list[Tensor] = []  # a loss and a norm each
+        self.waiting: list[Tensor] = []  # pairs of a loss and a norm
         self.reason: str | None = None
         self.patience = 1 if at_hand(device) else 50
         self.bad = None if self.patience == 1 else torch.zeros((), device=device)

@@ -21,7 +21,7 @@ from ..signatures import check_call
 from .averages import exponent
 
 STEPS = 4000  # of a run whose end nobody named
-OPTIONAL = ("steps", "seconds", "clip", "snapshots", "seed")  # None switches them off, or leaves them to the run
+OPTIONAL = ("steps", "seconds", "clip", "snapshots", "seed")  # may be None: switched off, or chosen by the run
 
 
 def cosine_decay(done: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Training", "by_factor"]
+__all__ = ["Training"]
 
 import math
 from collections.abc import Callable, Sequence
@@ -38,13 +38,13 @@ from .dropping import Drop, check_lost, check_taken, note_conditions
 from .finite import NonFiniteLoss
 from .gradients import Gradient
 from .learner import Learner, learnable, objective_of
-from .run import Readings, Run
+from .run import PendingLosses, Run
 from .settings import Settings
 from .threads import Threads
-from .workers import Processes
+from .workers import Workers
 
 SHARE = 0.01  # of the evaluations of a training, that its profile may cost
-_CURVES = ("loss", "grad_norm", "lr")
+_CURVES = ("loss", "grad_norm", "lr")  # of the record: one number a step
 
 
 class Training:
@@ -57,7 +57,7 @@ class Training:
     data
         As for `fit`.
     settings
-        What the weights depend on; the default ones if none are given.
+        All options that the trained weights depend on; the default ones if none are given.
     checkpoint
         The folder of the run, if it has one. Nothing is written there by the training itself (`listeners.Checkpoints`).
     threads
@@ -68,7 +68,7 @@ class Training:
     run
         The record so far.
     like
-        One of the model's weights.
+        A weight of the model, whose dtype and device data are brought to.
     parameters, optimiser, average
         The weights that learn, those of half precision as `FloatCopies`, what moves them, and their average.
 
@@ -95,7 +95,7 @@ class Training:
         self.model, copies = model, FloatCopies(named)
         self.copies = copies if copies.copies else None
         self.parameters, self.like = list(copies.named.values()), (like := next(iter(named.values())))
-        self.processes = Processes(like.device)
+        self.workers = Workers(like.device)
         self._check_parts(settings)
         self.folder = None if checkpoint is None else Folder(checkpoint)
         kept = self._kept()
@@ -108,24 +108,24 @@ class Training:
         self.drop = Drop(settings.p_uncond, settings.null, self.source.cond, kinds)
         raw = self.source.moments(self.generator)
         self.moments = self._in_coordinates(raw)
-        self.processes.share(model)
+        self.workers.share(model)
         objective = objective_of(model) if settings.loss is None else settings.loss
         check_taken(objective, model, self.source.cond)
         check_lost(objective, settings.p_uncond, self.source.cond)
         self.gradient = Gradient(
-            model, objective, self.parameters, self.generator, self.processes, settings.accumulate, settings.autocast,
+            model, objective, self.parameters, self.generator, self.workers, settings.accumulate, settings.autocast,
             self.copies,
         )  # fmt: skip
         self.optimiser = torch.optim.AdamW(
-            by_factor(copies.named, settings.lr_factors),
+            _rate_groups(copies.named, settings.lr_factors),
             lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True,
         )  # fmt: skip
-        self.readings = Readings(self.run, like.device)
-        if self.readings.bad is not None:
+        self.pending = PendingLosses(self.run, like.device)
+        if self.pending.bad is not None:
             # The fused optimiser then leaves the weights as they are.
-            self.optimiser.found_inf = self.readings.bad  # type: ignore[attr-defined]
+            self.optimiser.found_inf = self.pending.bad  # type: ignore[attr-defined]
         self._make_averages(named, objective)
-        # What a continued run is held to, and only a run with a folder leaves behind.
+        # By these a continued run is compared with what it continues; a run without a folder is continued by none.
         self.about, self.known = ({}, {}) if self.folder is None else (self._about(), self.source.fingerprint(raw))
         if kept is not None:
             kept.check(self.about, model, self.moments)
@@ -136,31 +136,31 @@ class Training:
         if kept is None:
             self._measure(objective)  # only now: a model that is refused stays as it was
         cast(Learner, model).moments = self.moments
-        self.processes.check_same("step", self.run.steps)
+        self.workers.check_same("step", self.run.steps)
         self.threads = Threads(like.device, self.run.threads if threads is None else threads)
 
     def _measure(self, objective: Callable[..., Tensor]) -> None:
-        """Tell the model in which units data and conditions have mean 0 and standard deviation 1, and what it learns of these."""
+        """Give the model the units of data and conditions, and tell it which conditions it will learn with and without."""
         if isinstance(self.model, Calibrated):
             self.model.measure(self.moments)
         note_conditions(self.model, objective, self.source, self.drop)
         measure_conditions(self.model, self.source.few)
 
     def _in_coordinates(self, moments: Moments) -> Moments:
-        """Return the moments that the process is to be told: those of the data, or of coordinates that it has them in."""
+        """Return the moments of the data, or of their coordinates where the process takes data in others than their own."""
         coordinates = self.model.sde.measured_in if isinstance(self.model, Trainable) else None
         return moments if coordinates is None else self.source.moments(self.generator, coordinates)
 
     def batches_of(self, data: Any) -> Source | Stream:
-        """Return the batches of any data for the model that is trained: one that takes data in units of their spread is asked in
-        a finer dtype.
+        """Return the source of batches of any data for this model. A model that takes data in units of their spread gets them in
+        their own dtype, which may be finer than its weights, as rounding before the mean is subtracted would lose digits.
         """
         return source_of(
             data, self.like.dtype, self.like.device, cast=not isinstance(self.model, (ScoreModel, Calibrated))
         )
 
     def _make_averages(self, named: dict[str, Tensor], objective: Callable[..., Tensor]) -> None:
-        """Make the averages of the weights, which are given buffers of their own."""
+        """Make the averages of the weights, whose buffers are recomputed where they are used."""
         settings = self.settings
         self.average = PowerEMA(named.values(), settings.ema)
         buffers = Buffers(objective, partial(self.source.few, settings.batch_size))
@@ -172,19 +172,19 @@ class Training:
             self.averages += self.run.snapshots.averages
 
     def _check_parts(self, settings: Settings) -> None:
-        parts = settings.accumulate * self.processes.number
+        parts = settings.accumulate * self.workers.number
         if settings.batch_size < parts:
             raise ValueError(f"batch_size = {settings.batch_size} cannot be split in {parts}; take fewer parts.")
 
     def _kept(self) -> Checkpoint | None:
         """Return the newest checkpoint, after the main process has made the folder."""
-        if self.folder is not None and self.processes.main:
+        if self.folder is not None and self.workers.main:
             self.folder.prepare()
-        self.processes.wait()  # for the main one, which may still be writing what is to be read here
+        self.workers.wait()  # for the main one, which may still be writing what is to be read here
         return None if self.folder is None else self.folder.newest()
 
     def _fresh_seed(self) -> int:
-        return int(self.processes.agree(int(torch.randint(2**31 - 1, (), device="cpu"))))
+        return int(self.workers.agree(int(torch.randint(2**31 - 1, (), device="cpu"))))
 
     def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
         """Take one optimiser step and update the averages; return the mean loss and the norm of the gradient.
@@ -200,11 +200,11 @@ class Training:
         try:
             loss = self.gradient(batch)
         except NonFiniteLoss as error:
-            raise self.readings.stopped(str(error)) from None
+            raise self.pending.stopped(str(error)) from None
         clip = math.inf if self.settings.clip is None else self.settings.clip
         norm = nn.utils.clip_grad_norm_(self.parameters, clip)
-        self.readings.reason = self.gradient.reason
-        self.readings.add(loss, norm)
+        self.pending.reason = self.gradient.reason
+        self.pending.add(loss, norm)
         self.optimiser.step()
         if self.copies is not None:
             self.copies.give_back()
@@ -220,7 +220,7 @@ class Training:
         NonFiniteLoss
             If one is not finite.
         """
-        self.readings.read()
+        self.pending.read()
 
     def _about(self) -> dict[str, Any]:
         """Return the settings and the model as JSON, which a continued run must share with the original one."""
@@ -231,7 +231,7 @@ class Training:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that changes from step to step as tensors by name, gathered over the processes."""
-        device = self.processes.device
+        device = self.workers.device
         tensors = {f"weight:{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"moments:{name}": value for name, value in self.moments._asdict().items()}
         tensors |= {f"data:{name}": value for name, value in self.known.items()}
@@ -251,14 +251,14 @@ class Training:
         tensors |= {} if self.copies is None else {f"copy:{i}": v for i, v in enumerate(self.copies.copies)}
         tensors |= {"generator": self.generator.get_state()} | self.source.state()
         tensors |= {} if self.run.threads is None else {"threads": torch.tensor(self.run.threads)}
-        tensors["torch:cpu"] = self.processes.gather(torch.get_rng_state())
+        tensors["torch:cpu"] = self.workers.gather(torch.get_rng_state())
         if device.type == "cuda":
-            tensors["torch:cuda"] = self.processes.gather(torch.cuda.get_rng_state(device))
+            tensors["torch:cuda"] = self.workers.gather(torch.cuda.get_rng_state(device))
         return tensors
 
     def _restore_generators(self, kept: Checkpoint) -> None:
         self.generator.set_state(kept.tensors["generator"])
-        rank, device = self.processes.rank, self.processes.device
+        rank, device = self.workers.rank, self.workers.device
         own = {name: states[rank].clone() for name, states in kept.part("torch").items() if rank < len(states)}
         if "cpu" in own:
             torch.set_rng_state(own["cpu"])
@@ -323,8 +323,9 @@ def _column(values: Sequence[Any]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def by_factor(named: dict[str, Tensor], factors: dict[str, float] | None) -> list[dict[str, Any]]:
-    """Return parameters in groups with a common factor on the learning rate, given by the beginning of their names; else 1.
+def _rate_groups(named: dict[str, Tensor], factors: dict[str, float] | None) -> list[dict[str, Any]]:
+    """Return the optimiser's groups of parameters, one for each factor on the learning rate: that of the key which a parameter's
+    name begins with, else 1.
 
     Raises
     ------

@@ -32,7 +32,7 @@ from ..samplers.priors import prior_of
 from ..samplers.start import check_conditions
 from ..show import show_call
 from .finite import finite
-from .map_losses import SHORTEST, as_map, over_own_size
+from .map_losses import SHORTEST, adaptively_weighted, as_map
 from .score_loss import ScoreLoss
 
 
@@ -252,4 +252,4 @@ class Trajectories(ScoreLoss):
         still = rows((begin == end).double(), u)
         angle = rows((begin - end).clamp_min(SHORTEST), u)
         missed = as_vectors(torch.where(still > 0, found - v, apart / angle).square()).sum(1)
-        return finite(over_own_size(missed, self.power), t)
+        return finite(adaptively_weighted(missed, self.power), t)

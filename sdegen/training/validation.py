@@ -46,7 +46,7 @@ class Validation(Keeping):
     @check_arguments
     def __init__(self, data: Any, every: int) -> None:
         super().__init__(every)
-        # `rows` of scaled images, `read` of a table.
+        # Data are iterated or indexed; scaled images have `rows`, a table has `read`. All else is taken for a law.
         if not any(hasattr(data, name) for name in ("__iter__", "__getitem__", "rows", "read")):
             check_law("data", data)
         self.data = data
@@ -64,7 +64,7 @@ class Validation(Keeping):
     def keep(self) -> None:
         """Measure now, and write the estimate into the record."""
         training = self.training
-        device = training.processes.device
+        device = training.workers.device
         size = max(1, training.settings.batch_size // training.settings.accumulate)
         generator = torch.Generator().manual_seed(0)
         found: list[Tensor] = []

@@ -59,11 +59,11 @@ def weight_at(weighting: Weighting, sde: SDE, at: Level) -> Operator:
     Parameters
     ----------
     weighting
-        The weighting.
+        Any weighting, maybe the user's own.
     sde
-        The process.
+        The process of the model.
     at
-        Its noise level at the states.
+        The noise level of the states, as ``sde.at(t, x)`` gives it.
 
     Raises
     ------

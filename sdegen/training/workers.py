@@ -1,11 +1,13 @@
-"""Distributed training: communication between the processes that ``accelerate launch`` has started, or a single one.
+"""Distributed training: communication between the operating system's processes that ``accelerate launch`` has started.
+
+In the library a process is an SDE; those of the operating system are workers here.
 
 The engine is torch.distributed as accelerate sets it up; one process needs neither.
 """
 
 from __future__ import annotations
 
-__all__ = ["Processes"]
+__all__ = ["Workers"]
 
 import os
 from collections.abc import Iterable
@@ -14,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 
-class Processes:
-    """The processes of a distributed training run, and communication between them; a single process needs no accelerate.
+class Workers:
+    """The workers of a training run, processes of the operating system, and what they tell each other; one alone needs no
+    accelerate.
 
     Parameters
     ----------
@@ -25,7 +28,7 @@ class Processes:
     Attributes
     ----------
     number, rank
-        How many there are, and which one this is; the main one is 0.
+        How many workers there are, and which of them this one is; the main one is 0.
 
     Raises
     ------
@@ -89,7 +92,7 @@ class Processes:
         Raises
         ------
         ValueError
-            If it is not.
+            If it does.
         """
         main = self.agree(value)
         if main != value:
