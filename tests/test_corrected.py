@@ -19,6 +19,7 @@ from sdegen.guidance.measurements import Linear, mixture_posterior
 from sdegen.guidance.swarm import Swarm, regress, stages_of
 from sdegen.laws import GaussianMixture, PlanarLaw, Units, multiply_laws
 from sdegen.processes import CLD, LinearSDE
+from sdegen.samplers.multistep import MultistepMemory
 
 RING = sdegen.data.gaussian_ring()
 EXACT = sdegen.Exact(sdegen.VP(), RING)
@@ -102,11 +103,21 @@ def test_particles_that_are_drawn_again_take_all_of_theirs_with_them() -> None:
     swarm = Swarm(model, torch.randn(200, 2, dtype=torch.float64, generator=draws), 1.0, None, {})
     swarm.look(stages_of(model, sde, torch.tensor([0.6, 0.4], dtype=torch.float64), 2)[0])
     swarm.log_weights = 3 * torch.randn(200, dtype=torch.float64, generator=draws)
-    before, mean = [swarm.x, swarm.noise[1], swarm.clean[0], swarm.shift, swarm._rate], swarm.log_weights.exp().mean()
+    swarm.optimisms = swarm.optimisms + swarm._rate
+    swarm.memory = MultistepMemory(1 + swarm.x, [2 + swarm.x, 3 + swarm.x], 4 + swarm.x)
+
+    def all_of_theirs() -> list[Tensor]:
+        assert swarm.memory is not None and swarm.memory.bare is not None
+        remembered = [swarm.memory.first, *swarm.memory.history, swarm.memory.bare]
+        rates = [swarm._rate, swarm.optimisms, swarm._optimisms_rate]
+        return [swarm.x, *swarm.noise, *swarm.clean, swarm.shift, *rates, *remembered]
+
+    before, mean = all_of_theirs(), swarm.log_weights.exp().mean()
     swarm.resample(0.9, draws)
     assert swarm.resampled == 1 and swarm.ancestors.unique().numel() < 120
-    for was, now in zip(before, [swarm.x, swarm.noise[1], swarm.clean[0], swarm.shift, swarm._rate], strict=True):
+    for was, now in zip(before, all_of_theirs(), strict=True):
         torch.testing.assert_close(now, was[swarm.ancestors])
+    swarm.memory = None
     torch.testing.assert_close(swarm.log_weights.exp(), mean.expand(200))
     swarm.resample(0.9, draws)
     assert swarm.resampled == 1  # as all weights are equal

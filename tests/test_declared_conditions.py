@@ -799,3 +799,11 @@ def test_no_value_that_units_were_taken_of_is_far(kind: Any, shape: tuple[int, .
     for value in (v[7:9] + 3, v[7] + 3):
         with pytest.warns(UserWarning, match=r"^v lies \S+ standard deviations"):
             warn_of_far(part, {"v": value})
+
+
+@pytest.mark.parametrize("axis", [-1, -3])
+def test_numbers_whose_units_are_not_measured_are_shown_as_they_are(axis: int) -> None:
+    value = torch.randn(4, 3, *[2] * (-1 - axis), generator=torch.Generator().manual_seed(0))
+    value[0, 0] = math.nan
+    known, there = ConditionUnits(3, axis)(value, value)
+    assert known.equal(value.nan_to_num()) and there.equal((~value.isnan()).float())

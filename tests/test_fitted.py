@@ -264,3 +264,32 @@ def test_refusals() -> None:
     model.moments = None
     with pytest.raises(ValueError, match="moments"):
         samplers.fit_solver(model)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "eta", "paths"),
+    [
+        (2, 0.0, 512),
+        (128, 0.0, 512),
+        (256, 0.0, 256),
+        (2048, 0.0, 64),
+        (8, 0.5, 8192),
+        (16, 0.5, 4096),
+        (2048, 0.5, 64),
+    ],
+)
+def test_states_of_more_numbers_are_fitted_on_fewer_paths(
+    numbers: int, eta: float, paths: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def search(model: Any, steps: int, paths: int, *_: Any) -> None:
+        raise Asked(paths)
+
+    for name in ("Search", "LawSearch"):
+        monkeypatch.setattr(f"sdegen.samplers.fitting.{name}", search)
+    model = sdegen.Model(sdegen.nets.MLP(numbers, width=1, depth=1), sdegen.VP())
+    model.moments = sdegen.Moments(torch.zeros(numbers), torch.ones(numbers))
+    with pytest.raises(Asked, match=f"^{paths}$"):
+        samplers.fit_solver(model, steps=4, eta=eta)

@@ -32,6 +32,7 @@ from fuzz import (
     verdict,
 )
 from test_docstrings import PUBLIC
+from tqdm import tqdm
 
 import sdegen
 
@@ -219,3 +220,32 @@ def test_what_is_given_a_generator_draws_from_it_alone() -> None:
                     elsewhere.add(place)
     assert not elsewhere
     assert len(called) > 100 and {*GIVEN, "training.losses.Denoising.__call__", "sample"} <= called
+
+
+def test_every_progress_bar_is_shown_where_asked_for_and_ends_at_its_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, int | None]] = []
+    close = tqdm.close
+
+    def watched(bar: Any) -> None:
+        if not bar.disable:
+            shown.append((bar.n, bar.total))
+        close(bar)
+
+    monkeypatch.setattr(tqdm, "close", watched)
+    asked = [
+        name
+        for name in TARGETS
+        if any(a.name == "progress" for a in arguments(name, function_of(name), TARGETS[name][1]))
+    ]
+    asked = [name for name in asked if not name.startswith("samplers.")]  # some of which take long
+    bars = {}
+    for name in asked:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call(name, Case(name, "progress", "true"), lambda _: True, used=False)
+        bars[name] = shown.copy()
+        shown.clear()
+    assert all(n and total in (n, None) for some in bars.values() for n, total in some), bars
+    assert [name for name, some in bars.items() if not some] == [
+        "inference.draw_pairs"
+    ]  # whose simulator takes all at once

@@ -293,3 +293,12 @@ def test_score_matching_refuses_to_train_a_process_and_trains_a_network_on_one_t
         run = sdegen.fit(model, RING, steps=5, batch_size=64, loss=loss, seed=0, progress=False)
         assert all(torch.equal(p, q) for p, q in zip(before, model.sde.parameters(), strict=True))
         assert all(math.isfinite(v) for v in run.loss)
+
+
+@pytest.mark.parametrize("make", [LearnedSchedule, LearnedSDE])
+def test_laws_at_one_time_have_derivatives_as_often_as_they_are_asked_for(make: Any) -> None:
+    """What is remembered of a time has no graph, which could be used once."""
+    sde, t = make(), torch.tensor([0.3, 0.7], dtype=torch.float64)
+    both = [sde.alpha(t).log() + sde.sigma(t).log() for _ in range(2)]
+    each = [torch.autograd.grad(value.sum(), list(sde.parameters())) for value in both]
+    assert all(a.equal(b) and a.abs().sum() > 0 for a, b in zip(*each, strict=True))

@@ -17,6 +17,7 @@ from sdegen.data import (
     from_arrays,
     from_dataset,
     from_folder,
+    save_pngs,
 )
 
 
@@ -210,3 +211,9 @@ def test_a_folder_that_is_none_is_refused(tree):
     (tree / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty holds no images"):
         from_folder(tree)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_no_images_at_all_are_not_saved(dtype, tmp_path):
+    with pytest.raises(ValueError, match=r"^images have shape \(0, 3, 4, 5\)"):
+        save_pngs(torch.zeros(0, 3, 4, 5, dtype=dtype), tmp_path)

@@ -183,6 +183,19 @@ def test_kalman_updates_by_variances_are_those_by_their_matrix_however_precise(o
     torch.testing.assert_close(found, alone, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    "operator", [measurements.Blur(1.5, 0.1), measurements.Mask(torch.arange(20)[None] % 3 > 0, std=0.1)], ids=str
+)
+def test_conjugate_gradients_alone_arrive_at_a_kalman_update(operator: Any) -> None:
+    """With a number of iterations given, no other way is taken where they do not."""
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1, 20), torch.ones(1))
+    x, y = (torch.randn(n, 1, 20, dtype=F64, generator=torch.Generator().manual_seed(n)) for n in (3, 1))
+    V, inside = torch.linspace(0.1, 1, 20, dtype=F64), sdegen.Exact(sdegen.VP(), law)
+    y = operator.measure(y)[0]
+    found = KalmanUpdate(inside, operator, V, iterations=40).denoise(x, 0.4, y=y)
+    torch.testing.assert_close(found, KalmanUpdate(inside, operator, V.diag()).denoise(x, 0.4, y=y), rtol=0, atol=1e-6)
+
+
 def test_kalman_updates_that_are_not_solved_warn_of_how_far_they_are_off() -> None:
     law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1, 100), torch.ones(1))
     wrapped = KalmanUpdate(sdegen.Exact(sdegen.VP(), law), measurements.Blur(1.5, 1e-4), torch.ones(100), iterations=3)

@@ -293,3 +293,13 @@ def test_a_density_of_times_that_is_none_is_refused(density, says):
 def test_a_number_that_makes_no_weighting_is_refused(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+@pytest.mark.parametrize("density", [None, lambda sde, t: 1 / (0.1 + t)])
+@pytest.mark.parametrize("nodes", [3, 1000])
+@pytest.mark.parametrize("sde", [VP(), sdegen.DoubleWell()], ids=lambda sde: type(sde).__name__)
+def test_intervals_of_importance_times_have_probability_one_to_the_last_digit(sde, nodes, density) -> None:  # type: ignore[no-untyped-def]
+    edges, mass = ImportanceTimes(density=density, nodes=nodes)._build(sde)
+    assert len(edges) == nodes + 1 and mass.dtype == edges.dtype == torch.float64
+    assert abs(mass.sum().item() - 1) < 1e-13 and (edges[1:] > edges[:-1]).all()
+    assert edges[0] == sde.t_min and edges[-1] == sde.T

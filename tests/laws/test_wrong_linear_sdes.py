@@ -221,6 +221,17 @@ class FlowChartTwice(VE):
         return Twice(self, model)
 
 
+class FlowTellsLaterTimes(VE):
+    """The time that the flow's clock shows is a thousandth late."""
+
+    def flow(self, model: Any) -> AngleFlow:
+        class Late(AngleFlow):
+            def time(self, clock: Tensor) -> Tensor:
+                return 1.001 * super().time(clock)
+
+        return Late(self, model)
+
+
 class TrainsBeyondTheEnd(OU):
     """``t_min`` lies after T."""
 
@@ -269,6 +280,7 @@ FAULTS = [
     wrong(FlowInAnotherClock, "flow_carries_the_marginals"),
     wrong(FlowWithoutScale, "clock_inverts_the_snr"),
     wrong(FlowChartTwice, "clock_inverts_the_snr", "flow_carries_the_marginals"),
+    wrong(FlowTellsLaterTimes, "clock_inverts_the_snr", "flow_carries_the_marginals"),
     wrong(TrainsBeyondTheEnd, "training_times_lie_inside"),
 ]
 
