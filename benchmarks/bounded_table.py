@@ -34,8 +34,8 @@ from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import coordinates, metrics, nets
 from sdegen.laws.bases import Axes
-from sdegen.laws.draws import seeded
 from sdegen.processes.linear import is_linear
+from sdegen.seeding import seeded
 
 MIXTURE = sdegen.GaussianMixture(
     torch.tensor([0.4, 0.6]), torch.tensor([[-0.8, 0.3], [0.7, -0.5]]), torch.tensor([0.04, 0.09])

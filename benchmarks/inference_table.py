@@ -38,7 +38,7 @@ from benchmarks.rows import Key, Values
 from benchmarks.simulators import TASKS, Task
 from benchmarks.tables import Table
 from sdegen import inference, metrics
-from sdegen.laws.draws import seeded
+from sdegen.seeding import seeded
 from sdegen.training import Settings
 
 Fit = Callable[[Task, inference.Pairs, int], tuple[Any, Values]]

@@ -15,7 +15,6 @@ __all__ = [
     "ask_log_prob",
     "ask_numbers",
     "ask_score",
-    "check_unmixed",
     "check_answer",
     "check_pair",
     "check_each",
@@ -25,7 +24,6 @@ __all__ = [
 ]
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -33,8 +31,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROUNDING = 64.0  # units of rounding of the largest number, which is more than the order of a sum makes
-AGAIN = 30  # times to ask what seems to mix rows: draws that drop a tenth of four numbers all agree once in 10⁵
 FAILURES = RuntimeError, ValueError, IndexError  # what a network raises that was written for other shapes
 
 
@@ -261,49 +257,6 @@ def ask_score(scored: Any, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tens
     """
     who = f"{type(scored).__name__}.score"
     return check_answer(who, ask(who, scored.score, x, t, **cond), x.shape, x)
-
-
-def check_unmixed(who: str, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Refuse a function whose answer for one datum depends on the other in its batch, as where it subtracts their mean or has
-    batch normalisation in training mode; one that draws its answers passes, and one that fails for two data.
-
-    Parameters
-    ----------
-    who
-        Whose answers they are.
-    function
-        From data ``(2, *)`` to an answer of each, ``(2, *)``.
-    x
-        Two data that differ, ``(2, *)``.
-
-    Raises
-    ------
-    ValueError
-        If it does.
-
-    Examples
-    --------
-    >>> check_unmixed("f", lambda x: x - x.mean(1, keepdim=True), torch.eye(2))
-    >>> check_unmixed("f", lambda x: x - x.mean(0), torch.eye(2))
-    Traceback (most recent call last):
-    ValueError: f answers otherwise of a datum when another stands beside it in the batch, as where it subtracts a mean over the \
-batch; let each row depend on its own datum alone, and networks of it be in eval mode.
-    """
-    with torch.no_grad():
-        try:
-            both, turned, first, second = (function(x[pair]).double() for pair in ([0, 1], [1, 0], [0, 0], [1, 1]))
-        except FAILURES:  # as of a function of one datum only, which the run itself meets and tells of
-            return
-        known = both[both.isfinite()].abs()
-        most = ROUNDING * torch.finfo(x.dtype).eps * (known.amax().item() if known.numel() else 0.0)
-        close = partial(torch.allclose, rtol=0, atol=most, equal_nan=True)
-        # Compared in the same place of a batch: networks round the first row otherwise than the second.
-        alone = torch.stack([first[0], second[1], second[0], first[1]])
-        if not close(torch.cat([both, turned]), alone) and all(close(function(x).double(), both) for _ in range(AGAIN)):
-            raise ValueError(
-                f"{who} answers otherwise of a datum when another stands beside it in the batch, as where it subtracts a mean "
-                "over the batch; let each row depend on its own datum alone, and networks of it be in eval mode."
-            )
 
 
 def _described(answer: Any) -> str:

@@ -168,10 +168,12 @@ def _check_of(hint: Any, default: Any = None) -> Check:
     if kind in (types.UnionType, typing.Union):
         return _check_any(parts, default)
     if kind is Callable and parts and isinstance(parts[0], list):
-        asked = [getattr(one, "__name__", str(one)) for one in parts[0]]
-        return lambda name, value: check_call(name, check_function(name, value, "a function"), asked)
+        return _check_callable(*parts)
     if kind in CHECKS:
         return CHECKS[kind]
+    if kind in (dict, Mapping) and parts:
+        example = f"a dict {{{' : '.join(_named(part) for part in parts)}}}".replace(" : ", ": ")
+        return lambda name, value: check_kind(name, value, kind, example)
     if kind is float:
         infinite = default is inspect.Parameter.empty or (isinstance(default, float) and math.isinf(default))
         return lambda name, value: check_number(name, value, infinite=infinite)
@@ -180,6 +182,25 @@ def _check_of(hint: Any, default: Any = None) -> Check:
     if isinstance(kind, type) and kind is not object and not hasattr(kind, "__supertype__"):
         return _check_protocol(kind) if getattr(kind, "_is_protocol", False) else _check_class(kind)
     return lambda name, value: value
+
+
+def _named(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint))
+
+
+def _check_callable(given: Sequence[Any], returned: Any) -> Check:
+    """Return the check of a function that is called with so many arguments; of the very thing that it would make, say so."""
+    asked = [_named(one) for one in given]
+    makes = isinstance(returned, type) and returned not in (object, Tensor)
+    of = f" of ({', '.join(asked)}) that returns a {returned.__name__}" if makes else ""
+
+    def check(name: str, value: Any) -> Any:
+        made = (
+            f": the class {type(value).__name__} itself, or a lambda" if makes and isinstance(value, returned) else ""
+        )
+        return check_call(name, check_function(name, value, f"a function{of}{made}"), asked)
+
+    return check
 
 
 def _check_any(hints: Sequence[Any], default: Any) -> Check:

@@ -76,7 +76,10 @@ def save(model: nn.Module | ScoreModel | Fitted, path: str | Path) -> None:
         If the file cannot be written. One that was there before is whole.
     """
     path = _checked(path)
-    check_kind("model", model, _KINDS, "a model, such as Model(net, VP()), or a fitted solver")
+    example = "a model, such as Model(net, VP()), or a fitted solver"
+    if isinstance(getattr(model, "model", None), ScoreModel):  # as a posterior, or a density
+        example += f": of a {type(model).__name__} x.model, to make it again of that and its other arguments"
+    check_kind("model", model, _KINDS, example)
     weights = _weights(model)
     arguments: dict[str, Tensor] = {}
     classes: dict[str, type] = {}

@@ -6,11 +6,13 @@ __all__ = ["Fixed", "isolated", "isolated_for", "bytes_of", "kept_property", "is
 
 import functools
 import gc
+import inspect
 from abc import ABCMeta
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FunctionType
 from typing import Any, Generic, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -50,10 +52,7 @@ class _OfFixed(ABCMeta):
                     f"it, and what follows from {name} is remembered; derive a class that has it, or set it before the first is "
                     "made."
                 )
-            warn_caller(
-                f"{cls.__name__}.{name} is replaced while there are objects of it, which may go on with what they remember of "
-                "the one before; make them anew."
-            )
+            _warn_of_replaced(cls, name, value)
         super().__setattr__(name, value)
 
 
@@ -99,6 +98,24 @@ class Fixed(Overridable, metaclass=_OfFixed):
                 f"attributes is remembered; make another {kind}, with {name} set in its constructor."
             )
         super().__setattr__(name, value)
+
+
+_replaced: WeakKeyDictionary[type, dict[str, Any]] = (
+    WeakKeyDictionary()
+)  # methods of classes before others came in their place
+
+
+def _warn_of_replaced(cls: type, name: str, value: Any) -> None:
+    """Warn of a method that is replaced; not when it is put back, as a test does with what it has patched."""
+    before = _replaced.setdefault(cls, {})
+    if name in before and before[name] is value:
+        del before[name]
+        return
+    before.setdefault(name, inspect.getattr_static(cls, name))
+    warn_caller(
+        f"{cls.__name__}.{name} is replaced while there are objects of it, which may go on with what they remember of the one "
+        "before; make them anew."
+    )
 
 
 def _making(init: Callable[..., None]) -> Callable[..., None]:

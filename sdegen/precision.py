@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checks import require_tensor
+
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:
     """Return float32 for a dtype of half precision, and any finer dtype as it is.
@@ -35,7 +37,8 @@ def at_least_single(dtype: torch.dtype) -> torch.dtype:
 
 
 def widened(x: Tensor) -> Tensor:
-    """Return a tensor of half precision as float32, and any finer one as it is."""
+    """Return a tensor of half precision as float32, and any finer one as it is; refuse what is no tensor."""
+    x = require_tensor("x", x)
     return x if x.dtype.itemsize > 2 else x.to(at_least_single(x.dtype))
 
 

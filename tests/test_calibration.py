@@ -196,6 +196,29 @@ def test_random_points_know_neither_the_units_of_parameters_nor_their_zero() -> 
     torch.testing.assert_close(*places)
 
 
+@pytest.mark.parametrize("where", [(0,), (2,), (1, 3), (0, 1, 4)])
+def test_coordinates_that_never_vary_such_as_pixels_of_a_border_change_no_ball(where: tuple[int, ...]) -> None:
+    theta, x = torch.randn(2, 30, 2, generator=torch.Generator().manual_seed(len(where)), dtype=torch.float64)
+    free = [i for i in range(2 + len(where)) if i not in where]
+
+    def bordered(rows: torch.Tensor) -> torch.Tensor:
+        whole = torch.full((len(rows), 2 + len(where)), 0.1, dtype=rows.dtype)
+        whole[:, free] = rows
+        return whole
+
+    class Bordered(Gaussian):
+        def sample(self, n: int, x: Tensor) -> Tensor:
+            return bordered(super().sample(n, x))
+
+    found = []
+    for posterior, show in ((Gaussian(), lambda rows: rows), (Bordered(), bordered)):
+        torch.manual_seed(0)
+        found.append(find_tarp_coverage(posterior, show(theta), x, 20, references=show(x), seed=0).places)
+    assert torch.equal(*found)
+    with pytest.raises(ValueError, match="the same in all pairs and not in all draws, or none varies"):
+        find_tarp_coverage(Gaussian(), torch.zeros_like(theta), x, 20, seed=0)
+
+
 @pytest.mark.parametrize("find", [find_ranks, find_coverage, find_tarp_coverage])
 @pytest.mark.parametrize(
     "drawn", [torch.zeros(DRAWS, 3), torch.zeros(3, 2), torch.full((DRAWS, 2), math.nan), None, torch.tensor(1.0)]

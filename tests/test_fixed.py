@@ -171,6 +171,20 @@ def test_a_method_of_a_class_that_is_replaced_is_warned_of_once_there_are_object
     assert held.f(torch.ones(())) == -2
 
 
+def test_a_method_that_is_patched_and_put_back_is_warned_of_once() -> None:
+    class Shared(sdegen.VP): ...
+
+    held, before = Shared(), Shared.alpha
+    patches = [lambda self, t, factor=factor: factor * t for factor in (2.0, 3.0)]
+    for values, many in (([patches[0], before], 1), ([patches[1], before], 1), (patches, 2)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for value in values:
+                Shared.alpha = value
+        assert len(said) == many and "Shared.alpha is replaced" in str(said[0].message)
+    assert held.T == 1
+
+
 OTHERS: dict[str, Callable[[], Any]] = {
     "importance": times.ImportanceTimes, "angle": times.AngleTimes, "log-normal": times.LogNormalTimes,
     "discrete": times.DiscreteTimes, "shared": times.SharedTimes,

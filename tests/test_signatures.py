@@ -8,6 +8,7 @@ from types import FunctionType
 from typing import Any
 
 import fuzz
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -159,3 +160,52 @@ def test_what_does_not_tell_passes() -> None:
         assert check_call("f", function, ["x"]) is function
     with pytest.raises(TypeError, match=r"callback takes \(\), and is called as callback\(step\); give a function"):
         sdegen.fit(sdegen.Model(nets.MLP(2, width=4), sdegen.VP()), torch.randn(9, 2), steps=1, callbacks=[lambda: 1])
+
+
+MADE: dict[str, tuple[Callable[[], object], str]] = {
+    "sampler": (
+        lambda: sdegen.testing.check_sampler(sdegen.samplers.Heun(10), sdegen.VP()),
+        r"^make is a Heun; .* class Heun",
+    ),
+    "another sampler": (
+        lambda: sdegen.testing.check_sampler(sdegen.samplers.DDIM(), sdegen.VP()),
+        r"^make is a DDIM; give a function of \(int\) that returns a Sampler: the class DDIM itself, or a lambda\.$",
+    ),
+    "number": (lambda: sdegen.testing.check_sampler(10, sdegen.VP()), r"^make is an int; .* returns a Sampler\.$"),
+    "product": (lambda: sdegen.guidance.Product(MODEL), r"^models is an Exact; give a dict \{ScoreModel: float\}"),
+    "mixed": (lambda: sdegen.guidance.Mixed(MODEL), r"^models is an Exact; give a dict \{ScoreModel: float\}"),
+    "table": (
+        lambda: sdegen.data.Table(sdegen.data.NumberColumn()),
+        r"^columns is a NumberColumn; give a dict \{str: Column\}",
+    ),
+}
+MODEL = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+
+
+@pytest.mark.parametrize("case", MADE)
+def test_a_thing_given_for_what_makes_or_holds_it_is_told_what_to_give(case: str) -> None:
+    call, told = MADE[case]
+    with pytest.raises(TypeError, match=told):
+        call()
+
+
+READINGS = ["score", "noise", "denoise", "velocity", "estimate"]
+STATES: dict[str, tuple[Any, str]] = {
+    "array": (np.zeros((3, 2)), r"^x is a ndarray; give a tensor: torch\.from_numpy\(x\)\.$"),
+    "list": ([[0.0, 1.0]], r"^x is a list; give a tensor\.$"),
+    "number": (1.0, r"^x is a float; give a tensor\.$"),
+    "nothing": (None, r"^x is None; give a tensor\.$"),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("state", STATES)
+def test_states_that_are_no_tensors_are_refused_by_every_reading_of_a_model(state: str, reading: str) -> None:
+    given, told = STATES[state]
+    net = nets.MLP(2, width=4, depth=1)
+    models: list[sdegen.ScoreModel] = [MODEL, sdegen.Model(net, sdegen.VP()), sdegen.Model(net, sdegen.EDM())]
+    models += [sdegen.DirectModel(net, sdegen.VP()), sdegen.guidance.Product({MODEL: 2.0}), sdegen.Conditioned(MODEL)]
+    models += [sdegen.guidance.PiGDM(MODEL, sdegen.measurements.Linear(torch.eye(2), 0.5))]
+    for model in models:
+        with pytest.raises(TypeError, match=told):
+            getattr(model, reading)(given, 0.5, **({"y": torch.zeros(2)} if "y" in model.conditions.names else {}))

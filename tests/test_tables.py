@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -376,6 +376,40 @@ def test_what_is_no_table_is_refused() -> None:
         CategoryColumn(["a", "a"])
     with pytest.raises(ValueError, match="no columns"):
         Table({})
+
+
+BOUNDED: dict[str, tuple[Column, float, float]] = {
+    "positive": (PositiveColumn(), 0.0, math.inf),
+    "interval": (IntervalColumn(-2.0, 5.0), -2.0, 5.0),
+    "counts": (CountColumn(), 0.0, math.inf),
+    "counts from 3 on": (CountColumn(3), 0.0, math.inf),
+}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(list(BOUNDED)),
+    st.booleans(),
+    st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=6),
+    st.booleans(),
+)
+def test_numbers_that_a_column_cannot_have_are_refused_where_they_come_back(
+    kind: str, gapped: bool, numbers: list[float], single: bool
+) -> None:
+    """As a process without the coordinates of the table draws them; of entries that are missing the number is none."""
+    column, low, high = BOUNDED[kind]
+    x = torch.tensor(numbers, dtype=torch.float32 if single else torch.float64)[:, None]
+    inside = (x[:, 0] >= low) & (x[:, 0] <= high)
+    table, there = Table({"a": GappedColumn(column) if gapped else column}), torch.ones(len(x), dtype=torch.bool)
+    if gapped:
+        there[1::2] = False
+        x = torch.cat([GappedColumn(column)._there.centre("a", there.numpy()).to(x), x], 1)
+    if inside[there].all():
+        found = table.decode(x)["a"]
+        assert [entry is None or entry != entry for entry in found.tolist()] == (~there).tolist()
+        return
+    with pytest.raises(ValueError, match=r"^column 'a': .* numbers are (below|outside of) .*table\.coordinates"):
+        table.decode(x)
 
 
 def test_a_process_in_the_coordinates_of_a_table_is_saved_with_its_model(tmp_path) -> None:

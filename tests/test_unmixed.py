@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,9 +17,12 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import guidance
-from sdegen.answers import check_unmixed
 from sdegen.guidance.measurements import Linear, LinearMeasurement, Nonlinear
 from sdegen.guidance.near import data_near
+from sdegen.inference import draw_pairs
+from sdegen.mixing import check_unmixed
+from sdegen.seeding import set_seeds, state_of_generators
+from sdegen.training import LogVariance
 
 RING = sdegen.data.gaussian_ring()
 MODEL = sdegen.Exact(sdegen.VP(), RING)
@@ -32,6 +38,15 @@ ALONG: dict[str, Callable[[Tensor, int], Tensor]] = {
     "sort": lambda x, axis: x + x.sort(axis).values.flip(axis),
     "largest": lambda x, axis: x / x.abs().amax(axis, keepdim=True),
 }
+POINTS = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+
+
+def small_model() -> sdegen.Model:
+    model = sdegen.Model(sdegen.nets.MLP(2, width=8, depth=1), sdegen.VP())
+    model.moments = WIDE.moments()
+    return model
+
+
 Door = Callable[[Callable[[Tensor], Tensor]], Any]
 DOORS: dict[str, Door] = {
     "pigdm": lambda f: sdegen.sample(guidance.PiGDM(MODEL, Nonlinear(f, 0.5)), 4, y=[1.0, 0.0], steps=2, seed=0),
@@ -51,6 +66,11 @@ DOORS: dict[str, Door] = {
     "importance_sample": lambda f: guidance.importance_sample(MODEL, lambda x: RING.log_prob(f(x)), 8, steps=3, seed=0),
     "predictive_check": lambda f: sdegen.metrics.predictive_check(
         torch.ones(2), torch.randn(9, 2, generator=torch.Generator().manual_seed(0)), lambda x: f(x)[:, 0]
+    ),
+    "fid": lambda f: sdegen.metrics.fid(POINTS, POINTS + 0.1, f),
+    "accuracy": lambda f: sdegen.metrics.accuracy(POINTS, torch.zeros(len(POINTS), dtype=torch.long), f),
+    "log_variance": lambda f: sdegen.fit(
+        small_model(), WIDE, loss=LogVariance(lambda x: WIDE.log_prob(f(x)), steps=3), steps=1, batch_size=4, seed=0
     ),
     "classifier": lambda f: sdegen.sample(
         guidance.ClassifierGuidance(MODEL, lambda x, t: f(x)), 4, label=1, steps=2, seed=0
@@ -165,3 +185,43 @@ def test_functions_are_asked_as_a_run_asks_them() -> None:
     DOORS["classifier"](slope)
     sdegen.sample(guidance.DPS(MODEL, Nonlinear(alone, 0.5)), 2, y=[1.0, 0.0], steps=2, seed=0, batch=1)
     check_unmixed("it", lambda x: x * torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.1, 0.2], [0.3, 0.4]]))
+
+
+OWN = np.random.default_rng(0)
+# What simulators draw, each by generators that a seed of the run sets, but for the last.
+DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "torch": lambda theta: theta + torch.randn_like(theta),
+    "numpy": lambda theta: theta + torch.from_numpy(np.random.normal(size=theta.shape)),  # noqa: NPY002
+    "counts": lambda theta: 1 + torch.poisson(theta.exp()),  # as many numbers as it takes
+    "rejection": lambda theta: torch.stack([torch.randn(1 + int(3 * abs(row[0]))).sum() * row for row in theta]),
+    "none": lambda theta: theta.tanh(),
+    "own": lambda theta: theta + torch.from_numpy(OWN.normal(size=theta.shape)),
+}
+
+
+@pytest.mark.parametrize("draws", DRAWS)
+@pytest.mark.parametrize("kind", ALONG)
+def test_a_simulator_that_mixes_rows_is_warned_of_and_what_it_draws_is_left_as_it_was(kind: str, draws: str) -> None:
+    def simulate(axis: int) -> sdegen.inference.Pairs:
+        return draw_pairs(WIDE, lambda theta: ALONG[kind](DRAWS[draws](theta), axis), 20, seed=0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = simulate(1)
+    if draws in ("torch", "numpy", "none"):
+        with pytest.warns(UserWarning, match="simulator gives other data to a vector .* batched=False"):
+            simulate(0)
+        assert torch.equal(found.x, simulate(1).x)
+
+
+@pytest.mark.parametrize("door", ["fid", "accuracy", "tilted_smc", "anneal_density", "importance_sample"])
+def test_to_ask_whether_rows_are_mixed_draws_from_no_generator_of_the_caller(door: str) -> None:
+    def noisy_where_asked(x: Tensor) -> Tensor:
+        if len(x) == 2:
+            x = x + 0.01 * torch.randn(x.shape) + random.random() * np.random.random()  # noqa: NPY002
+        return x
+
+    set_seeds(7)
+    before = state_of_generators()
+    DOORS[door](noisy_where_asked)
+    assert state_of_generators() == before

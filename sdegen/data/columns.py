@@ -98,7 +98,13 @@ class Column(ABC):
 
     @abstractmethod
     def decode(self, x: Tensor) -> np.ndarray:
-        """Return the entries of numbers ``(N, width)``, ``(N,)``."""
+        """Return the entries of numbers ``(N, width)``, ``(N,)``.
+
+        Raises
+        ------
+        ValueError
+            If one is none that the column may have.
+        """
 
 
 class NumberColumn(Column):
@@ -116,6 +122,9 @@ class PositiveColumn(NumberColumn):
     """A column of positive numbers, of which a model learns the logarithm."""
 
     coordinates = Log()
+
+    def decode(self, x: Tensor) -> np.ndarray:
+        return super().decode(_refuse_numbers(x, x[:, 0] < 0, "below 0"))
 
     def centre(self, name: str, entries: np.ndarray) -> Tensor:
         x = super().centre(name, entries)
@@ -144,6 +153,10 @@ class IntervalColumn(NumberColumn):
         self.low, self.high = check_interval("low and high", (low, high))
         self.coordinates = LogOdds(self.low, self.high)
 
+    def decode(self, x: Tensor) -> np.ndarray:
+        outside = (x[:, 0] < self.low) | (x[:, 0] > self.high)
+        return super().decode(_refuse_numbers(x, outside, f"outside of {self.low:g} to {self.high:g}"))
+
     def centre(self, name: str, entries: np.ndarray) -> Tensor:
         x = super().centre(name, entries)
         outside = (x[:, 0] <= self.low) | (x[:, 0] >= self.high)
@@ -164,7 +177,7 @@ class CountColumn(Column):
     Raises
     ------
     ValueError
-        If it is no whole number; when it decodes, if a number is beyond those that it encodes.
+        If it is no whole number.
     """
 
     middle = 0.5
@@ -193,6 +206,8 @@ class CountColumn(Column):
             raise ValueError(
                 f"whole numbers reach {x.abs().max():.3g}, of at most 2**52; look at the model that x is sampled from."
             )
+        if self.at_least is not None:
+            _refuse_numbers(x + self.at_least, x[:, 0] < 0, f"below {self.at_least}")
         found: np.ndarray = (x[:, 0].floor().long() + (self.at_least or 0)).numpy()
         return found
 
@@ -247,6 +262,23 @@ class CategoryColumn(Column):
         nearest = torch.cdist(x, self._corners).argmin(1)
         entries: np.ndarray = self._entries[nearest.numpy()]
         return entries
+
+
+def _refuse_numbers(x: Tensor, wrong: Tensor, where: str) -> Tensor:
+    """Return numbers ``(N, width)`` that a column may have; refuse others.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+    """
+    rows = wrong.nonzero()[:, 0]
+    if len(rows):
+        raise ValueError(
+            f"{len(rows)} of {len(x)} numbers are {where}, the first {x[rows[0], 0]:g} in row {int(rows[0])}; sample a model "
+            "whose process is in the table's coordinates, sde.in_coordinates(table.coordinates), or leave these rows out."
+        )
+    return x
 
 
 def _is_hashable(value: Any) -> bool:

@@ -89,9 +89,10 @@ class GappedColumn(Column):
         return torch.cat([flags, numbers], 1), around_flags + volumes
 
     def decode(self, x: Tensor) -> np.ndarray:
-        there, entries = self._there.decode(x[:, :1]), self.column.decode(x[:, 1:])
-        entries = entries if entries.dtype.kind == "f" else entries.astype(object)
-        entries[~there] = np.nan if entries.dtype.kind == "f" else None
+        there = self._there.decode(x[:, :1])
+        known = self.column.decode(x[there, 1:])
+        entries = np.full(len(x), *((np.nan, known.dtype) if known.dtype.kind == "f" else (None, object)))
+        entries[there] = known
         return entries
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from ..laws.draws import seeded
+from ..seeding import seeded
 from ..show import show_call
 
 

@@ -222,11 +222,11 @@ class Table:
         TypeError
             If `x` is not floating point.
         ValueError
-            If it has another shape, or holds NaN or infinite values.
+            If it has another shape, or holds NaN or infinite values, or numbers that a column cannot have, as below 0 of a
+            `PositiveColumn`.
         """
         x = check_tensor("x", x, shape=(None, self.width)).detach().cpu().double()
-        parts = x.split([column.width for column in self.columns.values()], 1)
-        return into({name: column.decode(v) for (name, column), v in zip(self.columns.items(), parts, strict=True)})
+        return into({name: _decoded(name, column, x[:, self.places[name]]) for name, column in self.columns.items()})
 
     @check_arguments
     def log_prob(self, law: Any, frame: Any, draws: int = 10, generator: torch.Generator | None = None) -> Tensor:
@@ -263,6 +263,14 @@ class Table:
             x, log_volume = self._encode(frame, generator)
             found.append(ask_log_prob(law, x).double() + log_volume)
         return torch.stack(found).logsumexp(0) - math.log(draws)
+
+
+def _decoded(name: str, column: Column, x: Tensor) -> np.ndarray:
+    """Return the entries of the column `name`; an error says its name."""
+    try:
+        return column.decode(x)
+    except ValueError as error:
+        raise ValueError(f"column {name!r}: {error}") from None
 
 
 def _guess(name: str, entries: np.ndarray) -> Column:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..answers import check_answer, check_each, check_unmixed
+from ..answers import check_answer, check_each
 from ..arguments import check_arguments
 from ..checks import check_function
 from ..conditions import Conditions, check_labels
 from ..laws.described import Described
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.products import pull_back
+from ..mixing import check_unmixed
 from ..models.parametrizations import EDMParametrization
 from ..models.score import ScoreModel
 from ..precision import dtype_of

@@ -11,12 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..answers import ask_log_prob, ask_numbers, check_unmixed
+from ..answers import ask_log_prob, ask_numbers
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.mixtures import GaussianMixture
 from ..laws.operators import rows
 from ..laws.vectors import as_vectors, over_rows
+from ..mixing import check_unmixed
 from ..precision import uncast
 from ..progress import show_bar
 from ..samplers.noise import as_seed

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..answers import check_unmixed
 from ..laws.mixtures import Moments
+from ..mixing import check_unmixed
 from ..models.score import ScoreModel
 
 NEAR = 0.1  # standard deviations from the mean, where every function of data has values

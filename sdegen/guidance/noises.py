@@ -23,9 +23,10 @@ from torch.distributions import constraints
 from ..answers import check_answer
 from ..arguments import asked_as, check_arguments
 from ..checks import check_number
-from ..laws.draws import noise_like, seeded
+from ..laws.draws import noise_like
 from ..laws.products import pull_back
 from ..laws.vectors import as_vectors
+from ..seeding import seeded
 from ..show import show_call
 from ..signatures import Overridable
 

@@ -72,6 +72,7 @@ class PathTarget:
     ) -> None:
         self.log_prob, self.base, self.error = log_prob, base, error
         self.sampler = _default(steps) if sampler is None else sampler
+        self._looked = False
 
     def draw(
         self,
@@ -92,6 +93,9 @@ class PathTarget:
             If the process is not linear.
         """
         sde = as_linear(model.sde, WHY)
+        if not self._looked:
+            refuse_mixing("log_prob", lambda x: ask_numbers("log_prob", self.log_prob, x), model)
+            self._looked = True
         times = self.sampler.times(sde, denoise=False)
         recall(partial(_check_end, sde, times[-1]), "ends in data", sde, times[-1].item())
         if self.base is not None:
@@ -231,7 +235,6 @@ def importance_sample(
     check_sampler_given(steps, sampler)
     n, steps = check_count("n", n, at_least=2), STEPS if steps is None else check_count("steps", steps)
     target = PathTarget(log_prob, base, sampler, steps)
-    refuse_mixing("log_prob", lambda x: ask_numbers("log_prob", log_prob, x), model)
     run = target.draw(model, n, generator, seed, batch)
     log_weights = target.log_weights(model, run).cpu()
     remedy = "take a model nearer to the law, as by a longer training, or more steps"

@@ -14,10 +14,11 @@ from tqdm import tqdm
 from ..answers import ask_draws
 from ..arguments import asked_as, check_arguments, check_law
 from ..checks import check_count, check_tensor
-from ..laws.draws import seeded
 from ..laws.outside import as_law
+from ..mixing import mixes_rows
 from ..progress import should_show
 from ..samplers.noise import as_seed
+from ..seeding import seeded
 from ..show import show_call
 from ..signatures import check_call
 from ..warning import warn_caller
@@ -143,11 +144,34 @@ def draw_pairs(
         raise ValueError(
             f"prior draws {n} parameters of shape {tuple(theta.shape)}; give a law of vectors, whose draws are ({n}, d)."
         )
+    if batched and n > 1:
+        _warn_of_mixing(simulator, theta[:2])
     with seeded(generator):  # the simulator gets parameters of its own, which it may change in place
         if batched:
             return Pairs.of(theta, _simulate(simulator, theta))
         each = tqdm(theta, desc="simulations", disable=not should_show(progress))
         return Pairs.of(theta, torch.stack([_simulate(simulator, one) for one in each]))
+
+
+def _warn_of_mixing(simulator: Callable[..., Any], theta: Tensor) -> None:
+    """Warn of a simulator whose data of one vector depend on the other in its batch; the steps that an adaptive solver of
+    equations chooses for all rows together pass.
+    """
+
+    def simulate(theta: Tensor) -> Tensor:
+        x = _as_data(simulator(theta.clone()))
+        return x if len(x) == 2 else x.new_zeros(2)  # the run itself tells of it
+
+    try:
+        mixes = mixes_rows(simulate, theta, tolerance=0.01)
+    except Exception:  # whatever it is, the run itself meets it, and tells of it
+        return
+    if mixes:
+        warn_caller(
+            "simulator gives other data to a vector of parameters when another stands beside it, as where it subtracts a mean "
+            "over the batch: pairs are then not of one law; let each row depend on its own parameters alone, or give "
+            "batched=False."
+        )
 
 
 def _simulate(simulator: Callable[..., Any], theta: Tensor) -> Tensor:

@@ -13,15 +13,10 @@ __all__ = [
     "rademacher_like",
     "refuse_derivatives",
     "resample_systematically",
-    "seeded",
     "uniform_like",
 ]
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -144,33 +139,3 @@ def resample_systematically(weights: Tensor, n: int, u: Tensor | float) -> Tenso
     """
     places = (torch.arange(n, dtype=torch.float64) + u) / n
     return torch.searchsorted(weights.double().cumsum(0), places).clamp_max(len(weights) - 1)
-
-
-@contextmanager
-def seeded(generator: torch.Generator | None) -> Iterator[None]:
-    """Set the generators of torch, NumPy and Python from the given one within a ``with`` block, and restore them afterwards.
-
-    Without a generator nothing is done.
-
-    Parameters
-    ----------
-    generator
-        One number is drawn from it, as a seed.
-    """
-    if generator is None:
-        yield
-        return
-    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    others = random.getstate(), np.random.get_state()  # noqa: NPY002 (a user's own code draws from it)
-    try:
-        cuda = torch.cuda.is_initialized()
-        with torch.random.fork_rng(range(torch.cuda.device_count()) if cuda else []):
-            torch.default_generator.manual_seed(seed)
-            if cuda:
-                torch.cuda.manual_seed_all(seed)
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            yield
-    finally:
-        random.setstate(others[0])
-        np.random.set_state(others[1])  # noqa: NPY002

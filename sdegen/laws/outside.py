@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch import distributions as D
 
+from ..seeding import seeded
 from ..show import show_call
-from .draws import seeded
 from .mixtures import Distribution, GaussianMixture, check_event
 from .products import pull_back
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..checks import require_tensor
 from ..precision import uncast
 from .draws import rademacher_like
 from .vectors import as_vectors, dot
@@ -285,6 +286,7 @@ def pull_back(
     x
         Where, ``(B, *)``.
     """
+    require_tensor("x", x)
     try:
         functional: Any = torch.func.vjp(look, x, has_aux=True)
     except RuntimeError:  # what is wrong with the function itself comes up again

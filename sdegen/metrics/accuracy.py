@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_function, kind_of
+from ..mixing import check_unmixed
 from ..show import show_call
 from ..signatures import check_call
 from .estimate import Estimate, check_samples
@@ -64,7 +65,7 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
     TypeError
         If `samples` are not floating point, or `labels` not integers.
     ValueError
-        If their numbers differ, labels are not classes, or samples are not finite.
+        If their numbers differ, labels are not classes, samples are not finite, or the network mixes the rows of a batch.
 
     Examples
     --------
@@ -91,9 +92,12 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
     weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     found = []
     for x in samples.detach().split(batch_size):
+        on = x if weight is None else x.to(weight.device)
         with torch.no_grad():
-            logits = logits_of(x if weight is None else x.to(weight.device))
+            logits = logits_of(on)
         found.append(_checked(logits, len(x)).argmax(1).cpu())
+        if len(found) == 1 and len(on) > 1:
+            check_unmixed("net", logits_of, on[:2])
     labels = labels.cpu()
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(

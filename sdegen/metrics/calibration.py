@@ -245,7 +245,8 @@ def find_tarp_coverage(
     TypeError
         If parameters or data are not floating point.
     ValueError
-        If their numbers differ, draws or points have another shape than parameters, or a parameter is the same in all pairs.
+        If their numbers differ, draws or points have another shape than parameters, or a parameter is the same in all pairs but
+        not in all draws.
     """
     if references is not None and check_tensor("references", references).shape != theta.shape:
         raise ValueError(
@@ -253,13 +254,16 @@ def find_tarp_coverage(
         )
     drawn = _as_rows(draw_for_pairs(posterior, theta, x, draws, progress), 2)
     true = _as_rows(theta, 1)[:, None].to(drawn)
-    if not (true.std(0) > 0).all():
-        raise ValueError(
-            "a coordinate of theta is the same in all pairs; give parameters that vary, drawn from their prior."
-        )
     alike = torch.cat([drawn, true], 1)  # of an exact posterior: what follows must not tell the true ones
+    fixed, idle = (rows.amax(0) == rows.amin(0) for rows in (true.flatten(0, 1), alike.flatten(0, 1)))
+    if idle.all() or (fixed & ~idle).any():
+        raise ValueError(
+            "a coordinate of theta is the same in all pairs and not in all draws, or none varies; give parameters that vary, "
+            "drawn from their prior."
+        )
     around = _points_among(alike, generator_apart(seed)) if references is None else _as_rows(references, 1).to(true)
-    far = ((alike - around[:, None]) / alike.flatten(0, 1).std(0)).norm(dim=2, keepdim=True)
+    # Coordinates that never vary, such as pixels of the border, are as far in all.
+    far = ((alike - around[:, None])[..., ~idle] / alike.flatten(0, 1)[:, ~idle].std(0)).norm(dim=2, keepdim=True)
     return Coverage(find_places(far[:, :-1], far[:, -1:], None if seed is None else seed + 1)[:, 0])
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.images import Scaled
+from ..mixing import check_unmixed
 from ..warning import warn_caller
 from .estimate import Estimate, as_pair, check_samples
 from .features import weights_hash
@@ -153,7 +154,7 @@ def batches(
     TypeError
         If something is not a floating-point tensor.
     ValueError
-        If there is nothing, or samples or features are not finite, or `net` is in training mode.
+        If there is nothing, or samples or features are not finite, or `net` is in training mode or mixes the rows of a batch.
     """
     if isinstance(net, nn.Module) and net.training:
         raise ValueError(
@@ -177,14 +178,17 @@ def batches(
             if net is None:
                 yield x.reshape(len(x), -1)
             else:
+                on = x if weight is None else x.to(weight.device)
                 with torch.no_grad():
-                    found = net(x if weight is None else x.to(weight.device))
+                    found = net(on)
                 if not isinstance(found, Tensor) or found.shape[:1] != x.shape[:1]:
                     raise ValueError(
                         f"{identity(net)[0]} returned no tensor with {len(x)} rows for {len(x)} samples; "
                         "let it return features (n, d)."
                     )
                 check_samples(found, f"{identity(net)[0]}({name})")
+                if empty and len(on) > 1:
+                    check_unmixed(identity(net)[0], net, on[:2])
                 yield found.reshape(len(x), -1)
             empty = False
     if empty:

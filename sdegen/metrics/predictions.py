@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..answers import check_unmixed
 from ..arguments import check_arguments
 from ..checks import check_tensor
+from ..mixing import check_unmixed
 from .estimate import Estimate, check_samples
 
 

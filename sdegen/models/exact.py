@@ -99,7 +99,7 @@ class Exact(Fixed, ScoreModel):
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
         read_named(self, cond, self.estimate)
-        at, states = self.sde.marginal(t), widened(x)
+        states, at = widened(x), self.sde.marginal(t)
         seen, mean, of_y = self._observed(states, at)
         return self.sde.embed(mean).to(x.dtype), seen.by.noise(states, of_y, at.R).to(x.dtype)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..answers import ask, ask_score, check_answer, check_pair
 from ..arguments import asked_as
+from ..checks import require_tensor
 from ..conditions import Conditions, conditions_of
 from ..laws.calibrated import check_moments
 from ..laws.kernels import Transition
@@ -283,13 +284,15 @@ class VelocityModel(ScoreModel):
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return ``E[x_0 | x_t]`` and ``E[z | x_t]``."""
         at = self._marginal(t)
-        y, v = at.normalise(x), self.velocity_at(x, at, **cond)
+        v = self.velocity_at(x, at, **cond)
+        y = at.normalise(x)
         return at.denoise(y, v), at.noise(y, v)
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``∇ log p_t(x) = −R⁻ᵀ E[z | x_t]``."""
         at = self._marginal(t)
-        return at.score_from_noise(at.noise(at.normalise(x), self.velocity_at(x, at, **cond)))
+        v = self.velocity_at(x, at, **cond)
+        return at.score_from_noise(at.noise(at.normalise(x), v))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
         """Prepare questions as combinations of state and velocity, from which all other predictions follow."""
@@ -320,7 +323,7 @@ def check_dtype(model: ScoreModel, x: Tensor) -> torch.dtype:
     ValueError
         If it is coarser, or the devices differ.
     """
-    if not x.is_floating_point():
+    if not require_tensor("x", x).is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; convert it to the model's floating-point dtype.")
     weight = model.like
     if weight is None or (weight.dtype == x.dtype and weight.device == x.device):

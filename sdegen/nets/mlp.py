@@ -136,7 +136,8 @@ def flatten_states(x: Tensor, dim: int) -> Tensor:
     rows = x.reshape(len(x), -1)
     if rows.shape[1] != dim:
         raise ValueError(
-            f"x has shape {tuple(x.shape)}, the network takes dim = {dim} coordinates; construct it with dim={rows.shape[1]}."
+            f"x has shape {tuple(x.shape)}, the network takes dim = {dim} coordinates; construct it with dim={rows.shape[1]}, "
+            f"or give data, states and model.moments of {dim}."
         )
     return rows
 

@@ -1,0 +1,94 @@
+"""Whether a function from outside mixes the rows of a batch: `check_unmixed`, `mixes_rows`."""
+
+from __future__ import annotations
+
+__all__ = ["check_unmixed", "mixes_rows"]
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .answers import FAILURES
+from .seeding import seeded, set_seeds, state_of_generators
+
+ROUNDING = 64.0  # units of rounding of the largest number, which is more than the order of a sum makes
+SEEDS = 5  # of draws, by all of which what mixes rows must seem to
+AGAIN = 30  # times to ask it: draws of its own that drop a tenth of four numbers all agree once in 10⁵
+PAIRS = (0, 1), (1, 0), (0, 0), (1, 1)
+
+
+def check_unmixed(who: str, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Refuse a function whose answer for one datum depends on the other in its batch (`mixes_rows`), as where it subtracts their
+    mean or has batch normalisation in training mode.
+
+    Parameters
+    ----------
+    who
+        Whose answers they are.
+    function
+        From data ``(2, *)`` to an answer of each, ``(2, *)``.
+    x
+        Two data that differ, ``(2, *)``.
+
+    Raises
+    ------
+    ValueError
+        If it does.
+
+    Examples
+    --------
+    >>> check_unmixed("f", lambda x: x - x.mean(1, keepdim=True), torch.eye(2))
+    >>> check_unmixed("f", lambda x: x - x.mean(0), torch.eye(2))
+    Traceback (most recent call last):
+    ValueError: f answers otherwise of a datum when another stands beside it in the batch, as where it subtracts a mean over the \
+batch; let each row depend on its own datum alone, and networks of it be in eval mode.
+    """
+    if mixes_rows(function, x):
+        raise ValueError(
+            f"{who} answers otherwise of a datum when another stands beside it in the batch, as where it subtracts a mean over "
+            "the batch; let each row depend on its own datum alone, and networks of it be in eval mode."
+        )
+
+
+def mixes_rows(function: Callable[[Tensor], Tensor], x: Tensor, tolerance: float = 0.0) -> bool:
+    """Tell whether a function's answer for one datum depends on the other in its batch. Draws are the same in all calls, and what
+    they are for one datum may depend on the other; a function that has draws of its own, or fails for two data, mixes none.
+
+    Parameters
+    ----------
+    function, x
+        As for `check_unmixed`.
+    tolerance
+        What may differ, as a share of the largest number; rounding may in any case.
+    """
+    most = max(tolerance, ROUNDING * torch.finfo(x.dtype).eps)
+    with torch.no_grad(), seeded(torch.Generator().manual_seed(0)):
+        try:
+            return all(_differ(function, x, most, seed) for seed in range(SEEDS))
+        except FAILURES:  # as of a function of one datum only, which the run itself meets and tells of
+            return False
+
+
+def _differ(function: Callable[[Tensor], Tensor], x: Tensor, tolerance: float, seed: int) -> bool:
+    """Tell whether answers that draw the same numbers differ by what stands beside a datum."""
+
+    def answer(*pair: int) -> Tensor:
+        set_seeds(seed)
+        return function(x[list(pair)]).double()
+
+    def end(*pair: int) -> Any:
+        answer(*pair)
+        return state_of_generators()
+
+    both, turned, first, second = (answer(*pair) for pair in PAIRS)
+    known = both[both.isfinite()].abs()
+    most = tolerance * (known.amax().item() if known.numel() else 0.0)
+    close = partial(torch.allclose, rtol=0, atol=most, equal_nan=True)
+    # Compared in the same place of a batch: networks round the first row otherwise than the second.
+    if close(torch.cat([both, turned]), torch.stack([first[0], second[1], second[0], first[1]])):
+        return False
+    alike = all(end(*pair) == end(0, 1) for pair in PAIRS[1:])  # or one datum leaves other draws to the next
+    return alike and all(close(answer(0, 1), both) for _ in range(AGAIN if seed == 0 else 1))
