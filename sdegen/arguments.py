@@ -191,7 +191,7 @@ def _named(hint: Any) -> str:
 def _check_callable(given: Sequence[Any], returned: Any) -> Check:
     """Return the check of a function that is called with so many arguments; of the very thing that it would make, say so."""
     asked = [_named(one) for one in given]
-    makes = isinstance(returned, type) and returned not in (object, Tensor)
+    makes = isinstance(returned, type) and returned not in (object, Tensor, Any)
     of = f" of ({', '.join(asked)}) that returns a {returned.__name__}" if makes else ""
 
     def check(name: str, value: Any) -> Any:

@@ -16,7 +16,6 @@ __all__ = [
     "check_number",
     "check_tensor",
     "kind_of",
-    "require_tensor",
 ]
 
 import math
@@ -277,7 +276,10 @@ def check_tensor(
     Traceback (most recent call last):
     ValueError: x has shape (5, 3); give a tensor of shape (*, 2).
     """
-    check_dense(name, require_tensor(name, value))
+    if not isinstance(value, Tensor):
+        how = f": torch.from_numpy({name})" if isinstance(value, np.ndarray) else ""
+        raise TypeError(f"{name} {kind_of(value)}; give a tensor{how}.")
+    check_dense(name, value)
     if value.is_complex() or (floating and not value.is_floating_point()):
         raise TypeError(f"{name} has dtype {value.dtype}; give floating-point numbers: {name}.double().")
     if ndim is not None and value.ndim != ndim:
@@ -289,20 +291,6 @@ def check_tensor(
     if finite and not value.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values; remove or replace them.")
     return value
-
-
-def require_tensor(name: str, value: Any) -> Tensor:
-    """Return a tensor; refuse anything else, and tell how an array becomes one.
-
-    Raises
-    ------
-    TypeError
-        If it is none.
-    """
-    if isinstance(value, Tensor):
-        return value
-    how = f": torch.from_numpy({name})" if isinstance(value, np.ndarray) else ""
-    raise TypeError(f"{name} {kind_of(value)}; give a tensor{how}.")
 
 
 def _as_plain(value: Any) -> Any:

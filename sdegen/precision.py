@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import require_tensor
+from .checks import check_tensor
 
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:
@@ -37,8 +37,16 @@ def at_least_single(dtype: torch.dtype) -> torch.dtype:
 
 
 def widened(x: Tensor) -> Tensor:
-    """Return a tensor of half precision as float32, and any finer one as it is; refuse what is no tensor."""
-    x = require_tensor("x", x)
+    """Return a tensor of half precision as float32, and any finer one as it is; refuse what is no tensor of floating-point
+    numbers.
+
+    Raises
+    ------
+    TypeError
+        If it is none, or sparse.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout != torch.strided:
+        check_tensor("x", x, finite=False)
     return x if x.dtype.itemsize > 2 else x.to(at_least_single(x.dtype))
 
 

@@ -195,6 +195,9 @@ STATES: dict[str, tuple[Any, str]] = {
     "list": ([[0.0, 1.0]], r"^x is a list; give a tensor\.$"),
     "number": (1.0, r"^x is a float; give a tensor\.$"),
     "nothing": (None, r"^x is None; give a tensor\.$"),
+    "whole numbers": (torch.ones(3, 2, dtype=torch.long), r"^x has dtype torch\.int64; "),
+    "truth values": (torch.ones(3, 2, dtype=torch.bool), r"^x has dtype torch\.bool; "),
+    "complex numbers": (torch.ones(3, 2, dtype=torch.complex64), r"^x has dtype torch\.complex64; "),
 }
 
 

@@ -225,3 +225,30 @@ def test_to_ask_whether_rows_are_mixed_draws_from_no_generator_of_the_caller(doo
     before = state_of_generators()
     DOORS[door](noisy_where_asked)
     assert state_of_generators() == before
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_a_network_that_normalises_by_the_batch_when_it_is_asked_is_refused(kind: type[nn.Module]) -> None:
+    class Inside(nn.Module):
+        def __init__(self, tracked: bool) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(2, 2), kind(2, track_running_stats=tracked))
+
+        def forward(self, x: Tensor, level: Tensor) -> Tensor:
+            return self.inner[0](x)
+
+    for tracked in (True, False):
+        model = sdegen.Model(Inside(tracked), sdegen.VP())
+        model.moments = WIDE.moments()
+        doors: list[Callable[[], object]] = [
+            lambda model=model: sdegen.sample(model, 3, steps=2, seed=0),
+            lambda model=model: sdegen.log_prob(model, POINTS[:3], steps=2, method="rk4"),
+        ]
+        for door in doors:
+            if tracked:
+                door()
+                continue
+            with pytest.raises(
+                ValueError, match=rf"{kind.__name__} without running statistics.*track_running_stats=True"
+            ):
+                door()

@@ -74,7 +74,7 @@ def check_noising(x: Tensor, z: Tensor | None, generator: torch.Generator | None
     ValueError
         If the noise has another shape.
     """
-    if not x.is_floating_point():
+    if not x.is_floating_point() or x.layout != torch.strided:
         check_tensor("x_0", x, finite=False)
     if z is None:
         check_draws(1, generator)

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..checks import require_tensor
+from ..checks import check_tensor
 from ..precision import uncast
 from .draws import rademacher_like
 from .vectors import as_vectors, dot
@@ -286,7 +286,7 @@ def pull_back(
     x
         Where, ``(B, *)``.
     """
-    require_tensor("x", x)
+    check_tensor("x", x, finite=False)
     try:
         functional: Any = torch.func.vjp(look, x, has_aux=True)
     except RuntimeError:  # what is wrong with the function itself comes up again

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .score import ScoreModel
 
@@ -17,8 +18,19 @@ def evaluating(model: ScoreModel) -> Iterator[None]:
     """Put the model in evaluation mode within a ``with`` block, and restore the mode of every module afterwards.
 
     Modules that do more at a change of mode, such as keeping a part in its own, or folding weights into others, are told of both.
+
+    Raises
+    ------
+    ValueError
+        If a part normalises by the batch in evaluation mode too, so that samples would depend on what is drawn beside them.
     """
     parts = _parts_of(model) if isinstance(model, nn.Module) else []
+    for part in parts:
+        if isinstance(part, _BatchNorm) and part.running_mean is None:
+            raise ValueError(
+                f"the network has a {type(part).__name__} without running statistics, whose answers depend on the batch in eval "
+                "mode too; make it with track_running_stats=True, or take nn.GroupNorm or nn.LayerNorm."
+            )
     if not isinstance(model, nn.Module) or not any(module.training for module in parts):
         yield
         return

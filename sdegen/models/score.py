@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..answers import ask, ask_score, check_answer, check_pair
 from ..arguments import asked_as
-from ..checks import require_tensor
+from ..checks import check_tensor
 from ..conditions import Conditions, conditions_of
 from ..laws.calibrated import check_moments
 from ..laws.kernels import Transition
@@ -323,7 +323,9 @@ def check_dtype(model: ScoreModel, x: Tensor) -> torch.dtype:
     ValueError
         If it is coarser, or the devices differ.
     """
-    if not require_tensor("x", x).is_floating_point():
+    if not isinstance(x, Tensor):
+        check_tensor("x", x)
+    if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; convert it to the model's floating-point dtype.")
     weight = model.like
     if weight is None or (weight.dtype == x.dtype and weight.device == x.device):
