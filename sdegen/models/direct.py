@@ -1,6 +1,6 @@
 """A network as the score itself, for any process: `DirectModel`.
 
-Networks know nothing of this file.
+For linear processes there is `Model`, which scales what goes in and comes out at every noise level.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class DirectModel(Trainable):
                 "which are of waves on a circle or in a box."
             )
         self.net, self.sde, self.scale, self.base, self.orders = net, sde, scale, base, orders
-        self._prior_of: tuple[Moments | None, Any] = (None, None)
+        self._prior_of: tuple[Moments | None, Any] = (None, None)  # moments of data, and the prior for these
 
     def asked(self) -> dict[str, Any]:
         """Return the process, and what makes the network's answer the score."""
@@ -98,15 +98,15 @@ class DirectModel(Trainable):
         c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
         noise = self._noise(x, t)
         if self.sde.harmonics is None:
-            free = self.sde.coordinates
-            seen = x if noise is None or free is None else free.seen(x, noise)
+            coordinates = self.sde.coordinates
+            seen = x if noise is None or coordinates is None else coordinates.seen(x, noise)
             out = check_answer("net", ask_net(self.net, (seen / self.scale).to(dtype), c_noise, **cond), x.shape, x)
         else:
             out = self._along_waves(self.sde.harmonics, x, t, c_noise, dtype, **cond)
         score = out / self.scale
         base = self._base()
         if noise is not None and (self.sde.is_known or base is not None):
-            score = score * _size(noise)
+            score = score * _size_beyond_base(noise)
         return score if base is None else score + check_answer("base.score", base.score(x), x.shape, x)
 
     def _along_waves(
@@ -128,13 +128,13 @@ class DirectModel(Trainable):
         return root(torch.ones_like(x)) if isinstance(root, Elementwise) else None
 
     def _base(self) -> Any:
-        """Return the law whose score the network's answer is added to; None if there is none."""
-        free = self.sde.is_known or self.sde.coordinates is not None
-        if self.base is not None or not free or self.moments is None:
+        """Return the law whose score the network's answer is added to, the prior by default; None if there is none."""
+        by_default = self.sde.is_known or self.sde.coordinates is not None
+        if self.base is not None or not by_default or self.moments is None:
             return self.base
         known, law = self._prior_of
         if known is not self.moments:
-            law = _with_score(self.sde, self.state_moments())
+            law = _prior_with_score(self.sde, self.state_moments())
             self._prior_of = self.moments, law
         return law
 
@@ -145,8 +145,8 @@ class DirectModel(Trainable):
     forward = score
 
 
-def _size(noise: Tensor) -> Tensor:
-    """Return the size ``ρ / (1 + √ρ)`` of what a score says beyond the base, with ``ρ = 1 / R²`` for the noise `R` so far.
+def _size_beyond_base(noise: Tensor) -> Tensor:
+    """Return the size of a score less that of the base, ``ρ / (1 + √ρ)`` with ``ρ = 1 / R²`` for the noise `R` so far.
 
     Where noise is small it is ``1 / R``, that of the noise itself. Towards an end of the domain, which coordinates without bounds
     bring to infinity and their noise with it, a ratio of densities that is smooth in the data has a slope of ``1 / R²``; more
@@ -156,7 +156,7 @@ def _size(noise: Tensor) -> Tensor:
     return rho / (1 + rho.sqrt())
 
 
-def _with_score(sde: SDE, moments: Moments) -> Any:
+def _prior_with_score(sde: SDE, moments: Moments) -> Any:
     """Return the prior of a process; None if it declares none, or one that has no score."""
     try:
         law = as_law(sde.prior(moments))

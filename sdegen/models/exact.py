@@ -24,10 +24,11 @@ from ..processes.validity import check_process
 from .named import read_named
 from .score import ScoreModel
 
-QUICK = 2_000  # numbers of a law: of twice as many, half as many data are drawn, but not fewer than the next
-FEWEST = 4
-LONG = 20_000  # numbers of a law that would take long to ask
-DATA_SEED = 8_061_997  # one that nobody takes, nor any other draw of the library
+# The score of a law takes time in proportion to the numbers that it is made of (means, covariances, data).
+QUICK = 2_000  # of more numbers fewer data are drawn for a profile, in inverse proportion
+FEWEST = 4  # data that are drawn all the same
+LONG = 20_000  # of more numbers none are
+DATA_SEED = 8_061_997  # unlikely to be a user's, and of no other draw of the library
 
 
 @asked_as("an exact model, such as Exact(VP(), data.gaussian_ring())")
@@ -71,9 +72,7 @@ class Exact(Fixed, ScoreModel):
         return NONE
 
     def draw_standardised(self, n: int) -> Tensor | None:
-        """Draw `n` data of the law in the coordinates and units of the process, fewer of a law of many numbers, and none of one
-        that would take long to ask.
-        """
+        """Draw `n` data of the law in the coordinates and units of the process; fewer, or none, of a law whose score is slow."""
         size = self._size()
         if size > LONG:
             return None
@@ -86,7 +85,7 @@ class Exact(Fixed, ScoreModel):
         return type(self), self.sde, law, self.moments, self.profile, self.end
 
     def _size(self) -> int:
-        """Count the numbers of the law."""
+        """Count the numbers that the law is made of."""
         return sum(v.numel() for v in vars(self.distribution).values() if isinstance(v, Tensor))
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
@@ -119,8 +118,8 @@ class Exact(Fixed, ScoreModel):
 class ExactConditional(Fixed, ScoreModel):
     """The exact score model of a linear SDE started from one of several known distributions, chosen row by row by `label`.
 
-    With ``null`` the law of all data it is the truth that a network trained with lost conditions approaches, and what
-    guidance makes of the truth can be seen: it goes into ``guidance.ClassifierFree`` as a network does.
+    With the law of all data as ``null`` it is the exact counterpart of a network trained with lost labels, and goes into
+    ``guidance.ClassifierFree`` like one, so that guidance can be studied without errors of a network.
 
     Parameters
     ----------
@@ -192,7 +191,7 @@ class ExactConditional(Fixed, ScoreModel):
         return Moments(torch.stack(means)[rows], torch.tensordot(shares.to(known), known, 1))
 
     def planned_by(self) -> Any:
-        """Return the process and what is known of the data; of the laws of labels plans see the moments."""
+        """Return the process and what is known of the data: plans depend on the laws of labels by their moments alone."""
         return type(self), self.sde, self.moments, self.profile, self.end
 
     def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:

@@ -13,20 +13,22 @@ from ..fixed import is_unknown
 from ..nets.entries import ROWS, Conditioning
 from ..warning import warn_caller
 
-FAR = (SOME * ROWS) ** 0.5  # of so many rows none has a root mean square over so many of their standard deviations
+# No row of n can lie farther from their mean than √n of their standard deviations: n is what the units are measured on at most.
+FAR = (SOME * ROWS) ** 0.5
 
 
 def warn_of_far(net: nn.Module, cond: dict[str, Any]) -> None:
-    """Warn of values of conditions that are farther from those that their units were taken of than any of these could be.
+    """Warn of conditions that lie farther from the mean of training than any row of the training data can have lain.
 
-    How far a row is, is the root mean square of what it has in one unit, as the places of a field have.
+    The distance of a row is in standard deviations, the root mean square over numbers that share a unit, as all places of a field
+    do.
 
     Parameters
     ----------
     net
-        A network, with units of the numbers of its conditions in it where it was trained.
+        A network; once trained, it holds mean and standard deviation of its conditions.
     cond
-        Conditions by name.
+        The conditions of a run, by name.
     """
     given = {name: value for name, value in cond.items() if isinstance(value, Tensor) and not is_unknown(value)}
     parts = [part for part in net.modules() if isinstance(part, Conditioning)] if given else []

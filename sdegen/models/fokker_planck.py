@@ -34,15 +34,16 @@ from .gridded import check_mass, correlated, in_units_of, log_densities, sides
 from .named import read_named
 from .score import ScoreModel
 
-DRAWS = 65_536  # that moments are taken of, where they have no closed form
-SEEN = 8  # states by which it is found out what moves what
-ROUGH = {1: (200, 60), 2: (40, 40)}  # cells and steps by which the ends of a grid are found
-FINER = 4.0  # times as many cells, at most, on a grid that has grown
+DRAWS = 65_536  # data that moments are taken of, where they have no closed form
+SEEN = 8  # states at which it is tried which coordinates move which
+# Cells and steps, by the number of coordinates on a grid: of rough runs, which find the ends of the grid, and of the solution.
+ROUGH = {1: (200, 60), 2: (40, 40)}
 USUAL = {1: (1000, 760), 2: (160, 190)}
-WIDE = 1 / 3  # of the noise: scores are then off by a tenth
-MOMENTS = 60  # at which coefficients are compared
-WIDENINGS = 40  # of an end, by a quarter of the whole each
-BLOCKS = 19  # three below a quarter of the least of 16 that are even in the root of the time
+FINER = 4.0  # times as many cells, at most, in a rough run on a grid that has grown
+WIDE = 1 / 3  # of the noise of the process, which fluxes may add: scores are then off by a tenth
+MOMENTS = 60  # times at which coefficients are compared
+WIDENINGS = 40  # of the grid at most, each of an end by a quarter of the whole
+BLOCKS = 19  # of equal steps: 16 even in the root of the time, the first of them cut into four
 
 
 class Part(NamedTuple):
@@ -124,12 +125,12 @@ class FokkerPlanck(Fixed, ScoreModel):
             )
 
     def _part(self, group: list[int], law: Any, n: int) -> Part:
-        """Solve for the log-densities of a group of coordinates on a grid that holds them.
+        """Solve for the log-densities of a group of coordinates, on a grid that is widened until it holds them.
 
         Raises
         ------
         ValueError
-            If there is none.
+            If no grid does, or its cells are too wide.
         """
         first, axes = log_densities(law, group, self.event_shape), sides(self.sde, law, group)
         cells, (rough, few) = Cells(axes, n), ROUGH[len(group)]
@@ -155,13 +156,19 @@ class FokkerPlanck(Fixed, ScoreModel):
         )
 
     def _check_width(self, cells: Cells, group: list[int], p: list[Tensor]) -> float:
-        """Return the noise that fluxes add to that of the process, midway and at the end, at densities at all times but the first
-        or at one; refuse cells on which it is not small.
+        """Return how much noise the fluxes add, as a part of that of the process: the larger of two times, midway and at the end.
+
+        Parameters
+        ----------
+        cells, group
+            A grid, and its coordinates.
+        p
+            Densities at all times but the first, or at one alone, where the noise counts.
 
         Raises
         ------
         ValueError
-            If cells are too wide.
+            If it is more than `WIDE`, as cells are too wide.
         """
         added = 0.0
         for i in (len(self.times) // 2 - 1, len(self.times) - 2):
@@ -183,8 +190,8 @@ class FokkerPlanck(Fixed, ScoreModel):
         still: bool,
         axes: list[Axis],
     ) -> list[Tensor]:
-        """Return the densities at all times but the first, ``(cells, K)``; none where the grid does not hold them, and the ends
-        of `axes` are moved then.
+        """Return the densities at all times but the first, ``(cells, K)`` each. If they reach an end of the grid, return none and
+        move that end in `axes`.
         """
         logs = first(cells.centres)
         p = (logs - logs.amax(0)).exp()
@@ -239,8 +246,8 @@ class FokkerPlanck(Fixed, ScoreModel):
             splines = torch.tensordot(factors[:, 0], part.splines[first.item() : first.item() + 4], 1)
             p = part.cells.read(splines, part.cells.centres)[0].exp()
             for k in which.unique().tolist():
-                rows = (which == k).nonzero()
-                flat[rows, part.coordinates] = part.cells.draw(p[:, k], len(rows), generator)
+                own = (which == k).nonzero()
+                flat[own, part.coordinates] = part.cells.draw(p[:, k], len(own), generator)
         return flat.reshape(n, *self.event_shape)
 
     def law(self, t: Tensor | float) -> GridLaw:
@@ -256,9 +263,9 @@ class GridLaw:
     Parameters
     ----------
     truth
-        The solution.
+        The solution of the equation at all times.
     t
-        The time.
+        The time of the law.
     """
 
     __repr__ = show_call
@@ -291,7 +298,7 @@ def _longest(axes: list[Axis]) -> float:
 
 
 def _moments(sde: SDE, law: Any) -> Moments:
-    """Return the moments that the process is to be told, of the data or of their coordinates."""
+    """Return the moments of the data, or of their coordinates where the process takes data in others than their own."""
     phi = None if sde.coordinates is sde.measured_in else sde.coordinates
     if phi is None and hasattr(law, "moments"):
         known: Moments = law.moments()

@@ -126,13 +126,14 @@ class NoiseLevel(NetworkClock):
 
 
 class Foreign(Parametrization):
-    """The parametrisation of a network trained elsewhere: what it predicts, its time input, and the scale of its states.
+    """The parametrisation of a network trained elsewhere: what it predicts, as another parametrisation says, its time input, and
+    the scale of its states.
 
     Parameters
     ----------
     asks
-        `NoiseParametrization`, `DataParametrization`, `VelocityParametrization`, `StraightParametrization` or
-        `ScoreParametrization`.
+        What the network predicts: `NoiseParametrization`, `DataParametrization`, `VelocityParametrization`,
+        `StraightParametrization` or `ScoreParametrization`.
     clock
         What the network is told of the time.
     clean

@@ -1,4 +1,6 @@
-"""The law of the data on a grid: its log-densities, what hangs together in it, and the sides of a grid that holds it."""
+"""What `FokkerPlanck` asks of the law of the data: its log-densities on a grid, which coordinates it correlates, and how large a
+grid has to be.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ from ..laws.mixtures import GaussianMixture
 from ..laws.vectors import as_vectors
 from ..processes.base import SDE
 
-NUMBERS = 8192  # of data, by whose range a grid is laid at first
-BEYOND = 0.3  # of that range to each side
-UNSEEN = -690.0  # the logarithm of no density
+NUMBERS = 8192  # data that are drawn, by whose range a grid is laid at first
+BEYOND = 0.3  # of that range is added on each side
+UNSEEN = -690.0  # the log-density where there is none, about that of the smallest float64
 COARSE = 0.01  # by which the mass of the data on the grid may be off
 
 
@@ -41,8 +43,8 @@ def in_units_of(law: Any, sde: SDE) -> Any:
 
 
 def correlated(law: Any, d: int) -> Tensor:
-    """Tell which coordinates belong together in the data, ``(d, d)``: those that a component correlates, or all of a law whose
-    components are not known.
+    """Tell which pairs of coordinates depend on each other in a component of the law, ``(d, d)``; all of a law that is no mixture
+    of Gaussians.
     """
     if not isinstance(law, GaussianMixture):
         return torch.ones(d, d, dtype=torch.bool)
@@ -50,7 +52,9 @@ def correlated(law: Any, d: int) -> Tensor:
 
 
 def log_densities(law: Any, group: list[int], shape: torch.Size) -> Callable[[Tensor], Tensor]:
-    """Return the log-densities of the data, ``(N, K)``: of all coordinates in one, or of some for every component."""
+    """Return the log-density of a group of coordinates as a function of them, ``(N, K)`` for the `K` components of a mixture; of
+    the whole law in one, ``K = 1``, where the group is all coordinates.
+    """
 
     def whole(x: Tensor) -> Tensor:
         return law.log_prob(x.reshape(-1, *shape))[:, None].double().nan_to_num(neginf=UNSEEN)
@@ -65,7 +69,9 @@ def log_densities(law: Any, group: list[int], shape: torch.Size) -> Callable[[Te
 
 
 def sides(sde: SDE, law: Any, group: list[int]) -> list[Axis]:
-    """Return the sides of a grid that holds the data: between the ends of the domain, where there are some."""
+    """Return the sides of a grid for a group of coordinates: the ends of the domain, or where it has none, the range of the data
+    and a margin.
+    """
     drawn = law.sample(NUMBERS, torch.Generator().manual_seed(0)).double()
     flat, shape = as_vectors(drawn), drawn[:1].shape
     lowest, highest = (

@@ -66,7 +66,7 @@ class LearnedVariance(Model, LearnedReversal):
         return self._both(x, c, **cond)[0]
 
     def _log_variance(self, u: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        """Return the log-variance of the step from `t` to `s`, from the second half of the network's channels."""
+        """Return the log-variance of the step from `t` to `s`, between its bounds as the second half of the channels `u` says."""
         s_to_t = self.sde.transition(s, t)
         law = posterior(self.sde.marginal(s), self.sde.marginal(t), s_to_t)
         small, large = (rows(v.matrix()[..., 0, 0].log(), u) for v in (law.covariance, s_to_t.covariance))

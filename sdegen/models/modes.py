@@ -17,7 +17,7 @@ from .score import ScoreModel
 def evaluating(model: ScoreModel) -> Iterator[None]:
     """Put the model in evaluation mode within a ``with`` block, and restore the mode of every module afterwards.
 
-    Modules that do more at a change of mode, such as keeping a part in its own, or folding weights into others, are told of both.
+    Modules whose ``train`` or ``eval`` does more, such as folding weights into others, are called; of all others the flag is set.
 
     Raises
     ------

@@ -1,4 +1,6 @@
-"""Conditions at the doors: names and values are held to what a network declares, arrays and lists become tensors."""
+"""Conditions that are given to public functions by keyword: `read_named` checks names and values against what a model takes and
+makes tensors of them, `read_conditions` besides lets the model look at the run.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,17 @@ def keywords_of(door: Callable[..., Any]) -> list[str]:
 
 
 def read_conditions(model: ScoreModel, cond: dict[str, Any], door: Callable[..., Any]) -> dict[str, Any]:
-    """Return the conditions of a run, as `read_named` does; refuse a run that they leave a guided model nothing to do in.
+    """Return the conditions of a run, as `read_named` does, after the model itself has looked at them (`ScoreModel.check_run`).
 
     Parameters
     ----------
     model, cond, door
-        As there.
+        As for `read_named`.
 
     Raises
     ------
     TypeError, ValueError
-        As there, and as `ScoreModel.check_run` says.
+        As for `read_named`; and whatever `ScoreModel.check_run` raises.
     """
     read = read_named(model, cond, door)
     model.check_run(**read)
@@ -46,19 +48,19 @@ def read_conditions(model: ScoreModel, cond: dict[str, Any], door: Callable[...,
 def read_named(
     model: ScoreModel, cond: dict[str, Any], door: Callable[..., Any], complete: bool = True
 ) -> dict[str, Any]:
-    """Return the conditions of a call, arrays and lists of numbers as tensors, and None for what stands for none; refuse names
-    that the model does not take, values that are none of what its network declares, and what it has not learned.
+    """Return the conditions of a call, arrays and lists of numbers as tensors, and null values as None; refuse names that the
+    model does not take, values that do not fit what its network declares, and conditions that training never had, or never lost.
 
     Parameters
     ----------
     model
-        What is conditioned.
+        The model that is called under the conditions.
     cond
         Values by name.
     door
-        The function or class that was called with them, beside arguments of its own.
+        The public function or class that was called with them, beside arguments of its own: its name is in errors.
     complete
-        Whether no more will follow.
+        Whether these are all conditions of a run; of some that are fixed beforehand others may follow.
 
     Raises
     ------
@@ -106,9 +108,7 @@ def _loses_rows(kind: Condition, value: Tensor) -> bool:
 
 
 def _check_learned(model: ScoreModel, untaught: frozenset[str], unlost: frozenset[str]) -> None:
-    """Refuse to ask a model for what its training has not been: under a condition that it never had, without one that it always
-    had.
-    """
+    """Refuse a condition that training never had (`untaught`), and to go without one that it always had (`unlost`)."""
     for name in sorted(untaught):
         raise ValueError(
             f"{name} is given, and {type(model).__name__} was trained on data without it; leave it out, or train on data with "

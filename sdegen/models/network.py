@@ -1,7 +1,4 @@
-"""Score models of linear processes made of a network, through a parametrisation with four coefficients: `Model`.
-
-Networks know nothing of this file.
-"""
+"""Score models that are trained: `Trainable`, their base, and `Model`, a network with a parametrisation on a linear process."""
 
 from __future__ import annotations
 
@@ -36,8 +33,9 @@ from .far import warn_of_far
 from .parametrizations import Coefficients, EDMParametrization, MatchedParametrization, Parametrization
 from .score import ScoreModel, VelocityModel, check_dtype, rotated
 
-LEARNED, _UNKNOWN = "learned.", (True, True)  # before names in a state dict; of a name that is not there
-NARROWEST = 1e-4  # of the largest variance of data: what their law is taken to have along an axis at least
+LEARNED = "learned."  # before the names of conditions in a state dict
+_UNKNOWN = True, True  # what is taken to hold of a condition of which nothing was noted
+NARROWEST = 1e-4  # of the largest variance of the data: the least that is assumed along an axis
 
 
 class Trainable(ScoreModel, Calibrated):
@@ -54,8 +52,8 @@ class Trainable(ScoreModel, Calibrated):
     Attributes
     ----------
     learned
-        Of each condition that the network declares and may go without, by name: whether training ever had it, and whether
-        training ever went without it. Of a name that is not there, both are taken to be so. The state dict holds them too.
+        For each condition that the network declares and may go without, by name: whether training ever had it, and whether it
+        was ever lost. Both are taken to be true of a name that is not there. The state dict holds them too.
     """
 
     net: nn.Module
@@ -85,7 +83,7 @@ class Trainable(ScoreModel, Calibrated):
         lost
             Names of those that some data are without.
         """
-        trained = self.moments is not None and not self.learned  # before it was noted, with what is not known
+        trained = self.moments is not None and not self.learned  # by a version that noted nothing
         for name in conditions_of(self.net).nulls:
             had, went_without = self.learned.get(name, _UNKNOWN if trained else (False, False))
             self.learned[name] = had or name in given, went_without or name not in given or name in lost
@@ -279,8 +277,8 @@ class Model(Trainable, VelocityModel):
     def _call(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Any:
         """Return what the network returns for a state.
 
-        Where its input is the state itself, it is given a copy until it has been seen to leave that as it was, and where nobody
-        can see it.
+        Where its input is the state itself, neither scaled nor cast, a network that works in place would change the state of the
+        run. So it is given a copy until one call has left that unchanged, and always where a change cannot be seen.
 
         Raises
         ------
@@ -306,8 +304,8 @@ class Model(Trainable, VelocityModel):
             self._trusted = (net,)
         return out
 
-    # The network that has been seen to leave its input as it was, and the one that has left its level so, in tuples, so that they
-    # are no second parts of the module.
+    # The network once seen not to change its input, and once seen not to change its level: in tuples, or they would be registered
+    # as submodules.
     _trusted: tuple[nn.Module | None] = (None,)
     _asked: tuple[nn.Module | None] = (None,)
 
@@ -321,7 +319,7 @@ def _is_one(A: Operator) -> bool:
 
 
 def _along_axes(moments: Moments) -> Diagonal:
-    """Return a covariance as a map along its principal axes, none of them narrower than a hundredth of the widest."""
+    """Return a covariance as a map along its principal axes, with a standard deviation of a hundredth of the largest at least."""
     (mean, C), axes = moments, None
     if C.ndim == 2:
         axes = principal_axes(C)

@@ -99,8 +99,8 @@ class Parametrization(Overridable, ABC):
     Attributes
     ----------
     most
-        The bound from above of the velocity's coefficient in the target of scalar processes, for a coefficient below 0 that
-        vanishes at an end; infinite for no bound.
+        An upper bound on the velocity's coefficient in the target, on scalar processes: one that is negative and vanishes at an
+        end is kept away from 0, since it is divided by. Infinite for no bound.
 
     Raises
     ------

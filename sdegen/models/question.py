@@ -21,11 +21,11 @@ class Question(NamedTuple):
     Attributes
     ----------
     t
-        The time.
+        The time, of shape ``()``.
     x
-        `X`, or None.
+        `X`, the operator on the state; None for none.
     readings
-        The other operators by the names of the model's methods.
+        The operators `W` on the readings, by the names of the model's methods.
     """
 
     t: Tensor
@@ -37,9 +37,9 @@ class Question(NamedTuple):
 
 
 def gather(questions: Sequence[Any], n: int) -> Any:
-    """Put questions of one kind into a single one, for blocks of `n` states each, and return it.
+    """Put questions of different times into a single one for all their states together, `n` states to a question, and return it.
 
-    Operators and numbers of time become those of rows; an operator that some of the questions go without is 0 for these.
+    Each operator and number then has a row for each state; an operator that some of the questions lack is 0 for these.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def gather(questions: Sequence[Any], n: int) -> Any:
         return first.blocks([first * 0.0 if part is None else part for part in questions], n)
     if isinstance(first, Tensor) and first.numel() == 1:
         return torch.cat([part.reshape(1) for part in questions]).repeat_interleave(n)
-    if isinstance(first, bool):  # what is said of all
+    if isinstance(first, bool):  # holds of all only if of each
         return all(questions)
     if isinstance(first, dict):
         return {name: gather([part[name] for part in questions], n) for name in first}

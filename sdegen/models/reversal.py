@@ -1,4 +1,7 @@
-"""What a model may have learned of reversed steps besides their mean: the variance of each coordinate (`LearnedReversal`)."""
+"""The interface `LearnedReversal` of models that have learned the variance of reversed steps too, not their mean alone.
+
+`ScoreModel.reversal` gives it, so that samplers and bounds ask for learned variances without knowing which model has them.
+"""
 
 from __future__ import annotations
 

@@ -128,11 +128,13 @@ class ScoreModel(Overridable, ABC):
         return self.conditions.with_rows(cond, n)
 
     def planned_by(self) -> Any:
-        """Return all that plans of a run depend on, for `recall`; by default what it cannot look into, so that none is kept."""
+        """Return all that a sampler's plan depends on, by which `recall` finds an equal one; by default an object that equals no
+        other, so that every run is planned anew.
+        """
         return object()
 
     def draw_standardised(self, n: int) -> Tensor | None:
-        """Draw `n` data in the units of the process, always the same ones, of a model that is the truth of its law; else None."""
+        """Draw `n` data in the units of the process, always the same, if the model knows their law exactly; None otherwise."""
         return None
 
     def require_moments(self, instead: str = "") -> Moments:
@@ -173,10 +175,12 @@ class ScoreModel(Overridable, ABC):
         return None if self.conditioned or any(value is not None for value in cond.values()) else self.moments
 
     def check_run(self, /, **cond: Any) -> None:
-        """Refuse a run whose conditions leave this model nothing to do; by default none."""
+        """Refuse conditions of a run that make no sense for this model, or warn of them; called once a run, and does nothing by
+        default.
+        """
 
     def examine(self, x: Tensor, /, **cond: Any) -> None:
-        """Warn of samples that are wrong under the conditions of a run, where they tell that themselves; by default of none."""
+        """Warn of samples that contradict the conditions of their run, as by misfit to a measurement; does nothing by default."""
 
     @abstractmethod
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
@@ -220,7 +224,7 @@ class ScoreModel(Overridable, ABC):
         """Prepare questions ``X x + D E[x_0 | x_t] + N E[z | x_t] + S score + V v``, one for each of the times, for
         `answer`.
 
-        Here ends all that depends on the times alone: a sampler asks in its plan, and a step is tensor work only.
+        All that depends on the times alone is computed here, in a sampler's plan, so that a step is tensor work only.
 
         Parameters
         ----------
@@ -237,8 +241,9 @@ class ScoreModel(Overridable, ABC):
         return [Question(t[i], None if X is None else X[i], W) for i, W in enumerate(each)]
 
     def gain(self, at: Marginal) -> Operator | None:
-        """Return the map `G` in the velocity ``G F + …`` of a network's output `F` at the times of a marginal, which a sampler
-        may divide by and take into its own weights: a pass over the state less. None, as by default, where there is none.
+        """Return the map `G` that multiplies the network's output `F` in the velocity, ``G F + …``; None, by default, for none.
+
+        A sampler may divide by it and put it into its own weights, which saves a pass over the state.
         """
         return None
 
@@ -301,8 +306,8 @@ class VelocityModel(ScoreModel):
 
 
 def rotated(at: Transition, **weights: Operator | None) -> tuple[Operator, Operator]:
-    """Return the operators on state and velocity that equal a combination, with these `weights`, of state and readings
-    (`ScoreModel.ask`).
+    """Return the operators on state and velocity by which a combination of state and readings (`ScoreModel.ask`) is formed from
+    these two alone.
     """
     given = {name: W for name, W in weights.items() if W is not None}
     X, D, N, V = (given.get(name, at.Phi * 0.0) for name in ("x", "denoise", "noise", "velocity"))

@@ -63,7 +63,7 @@ def in_free_coordinates(model: ScoreModel) -> ScoreModel:
 
 
 def states_in(model: ScoreModel, x: Tensor, name: str = "x") -> Tensor:
-    """Return states of the process that a model was made for as states of the model itself, which may be `TransformedModel`.
+    """Return states of the original process as states of a model that `in_free_coordinates` returned.
 
     Parameters
     ----------
@@ -83,10 +83,10 @@ def states_in(model: ScoreModel, x: Tensor, name: str = "x") -> Tensor:
 
 
 def states_out(model: ScoreModel, u: Tensor) -> Tensor:
-    """Return states of a model as states of the process that it was made for; the inverse of `states_in`."""
+    """Return states of a model that `in_free_coordinates` returned as states of the original process; inverse of `states_in`."""
     return model.coordinates.inverse(u) if isinstance(model, TransformedModel) else u
 
 
 def law_in(model: ScoreModel, law: Any) -> Any:
-    """Return a law of states of the process that a model was made for as one of states of the model itself."""
+    """Return a law of states of the original process as one of states of a model that `in_free_coordinates` returned."""
     return TransformedLaw(law, model.coordinates) if isinstance(model, TransformedModel) else law

@@ -106,7 +106,7 @@ class Wrapper(nn.Module, ScoreModel):
 
     @training.setter
     def training(self, mode: bool) -> None:
-        """Return nothing: ``train`` and ``eval`` reach the network inside, which remembers the mode."""
+        """Leave the mode to the network inside, which ``train`` and ``eval`` reach as a part of the wrapper."""
 
     @property
     def reversal(self) -> LearnedReversal | None:
@@ -167,9 +167,9 @@ class WrappedReversal(LearnedReversal):
     Parameters
     ----------
     wrapper
-        The changed model.
+        The wrapper, which gives the mean.
     inside
-        What the model inside has learned.
+        The learned reversal of the model inside, which gives the variance.
     """
 
     def __init__(self, wrapper: Wrapper, inside: LearnedReversal) -> None:
@@ -189,12 +189,12 @@ class WrappedReversal(LearnedReversal):
 
 
 def has_conditions(cond: dict[str, Any]) -> bool:
-    """Tell whether a run has conditions.
+    """Tell whether any condition is given.
 
     Parameters
     ----------
     cond
-        The conditions by name; one that is None is none.
+        Conditions by name; None stands for one that is not given.
     """
     return any(value is not None for value in cond.values())
 
@@ -202,7 +202,7 @@ def has_conditions(cond: dict[str, Any]) -> bool:
 class Conditioned(Wrapper):
     """A score model with fixed conditions: ``model(x, t, **cond)`` as a function of ``(x, t)`` alone.
 
-    Those with a row for each sample of a run are cut with the samples, by the same rule as the conditions of the run.
+    A condition with a row for each sample of a run is cut where the samples are, as the conditions of the run itself are.
 
     Parameters
     ----------
@@ -308,7 +308,7 @@ class Conditioned(Wrapper):
 
 
 def cut_rows(model: ScoreModel, cond: dict[str, Any], rows: slice | Tensor, x: Tensor, n: int) -> dict[str, Any]:
-    """Return the conditions for some of the `n` samples of a run; the very same where none has a row for each.
+    """Return the conditions for some of the `n` samples of a run; the same object where none has a row for each sample.
 
     Parameters
     ----------
@@ -324,7 +324,7 @@ def cut_rows(model: ScoreModel, cond: dict[str, Any], rows: slice | Tensor, x: T
 
 
 def bind_rows(model: ScoreModel, cond: dict[str, Any], rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
-    """Return a model under conditions, for some of the `n` samples of a run; all of it, where nothing has a row for each.
+    """Return a model under conditions for some of the `n` samples of a run, with their rows of what has one for each sample.
 
     Parameters
     ----------
