@@ -109,10 +109,10 @@ def test_weights_on_matrices_are_integrals_of_polynomials(reference: Reference, 
     sampler = Multistep(3, grids.Uniform(end=0.05), 2, reference)
     model, times = sdegen.Exact(sde, RING), sampler.times(sde, False)
     pieces, asked = sampler.pieces(model), [Asked(1, 2, seen)]
-    (move,) = pieces.apart(pieces.moves(times, asked))
+    (move,) = pieces.split_moves(pieces.moves(times, asked))
     phi = pieces.phi(times)
     edges = torch.linspace(phi[1].log().item(), phi[2].log().item(), 4001, dtype=torch.float64).exp()
-    Psi, M = pieces.pieces(sde.marginal(pieces.time(edges)))
+    Psi, M = pieces.Psi_and_M(sde.marginal(pieces.time(edges)))
     K = (Psi.inv() @ M).matrix()
     l = Polynomials(phi, asked)(0.5 * (edges[1:] + edges[:-1])[None])[:, 0]
     want = Psi.matrix()[-1] @ torch.einsum("jn,nab->jab", l, K.diff(dim=0))

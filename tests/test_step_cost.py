@@ -90,9 +90,9 @@ def corrected(sampler: Multistep, model: sdegen.Model, times: Tensor, x: Tensor,
             y = y if e is None else y + e
         base = first if c.restart else y
         x = apply_move(c.move, base, history)
-        if c.spread is not None:
-            fresh = multiply(c.spread.root, noise[k])
-            e = add_multiple(fresh, c.spread.carry, e) if c.restart and e is not None else fresh
+        if c.fresh is not None:
+            fresh = multiply(c.fresh.root, noise[k])
+            e = add_multiple(fresh, c.fresh.carry, e) if c.restart and e is not None else fresh
             x = x + e
         found.append(x)
     return found

@@ -131,11 +131,11 @@ def test_without_bound_the_reference_s_noise_is_that_of_the_process(eta: float) 
         back = forward.Phi.inv()
         torch.testing.assert_close(plan.move.carry.matrix(), back.matrix(), rtol=1e-9, atol=1e-9)
         if eta:
-            root = plan.spread.root.matrix()
+            root = plan.fresh.root.matrix()
             want = eta**2 * (back @ forward.covariance @ back.T).matrix()
             torch.testing.assert_close(root @ root.mT, want, rtol=1e-9, atol=1e-9)
         else:
-            assert plan.spread is None
+            assert plan.fresh is None
 
 
 @pytest.mark.parametrize("process", [name for name in PROCESSES if name != "CLD"])
@@ -167,7 +167,7 @@ def test_weights_are_those_of_sde_dpm_solver() -> None:
     got = plan[1]
     torch.testing.assert_close(got.move.carry.c, sigma[2] / sigma[1] * (-h).exp(), rtol=1e-12, atol=0)
     torch.testing.assert_close(torch.stack([W.c for W in got.move.weights]), -torch.stack(want), rtol=1e-9, atol=0)
-    torch.testing.assert_close(got.spread.root.c, sigma[2] * (1 - (-2 * h).exp()).sqrt(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(got.fresh.root.c, sigma[2] * (1 - (-2 * h).exp()).sqrt(), rtol=1e-12, atol=0)
 
 
 def test_weights_with_a_corrector_are_those_of_sa_solver() -> None:
@@ -187,7 +187,7 @@ def test_weights_with_a_corrector_are_those_of_sa_solver() -> None:
         h = lam[s] - lam[t]
         torch.testing.assert_close(move.carry.c, sigma[s] / sigma[t] * (-(tau**2) * h).exp(), rtol=1e-12, atol=0)
     root = sigma[3] * (1 - (-2 * tau**2 * h).exp()).sqrt()
-    torch.testing.assert_close(plan[2].spread.root.c, root, rtol=1e-12, atol=0)
+    torch.testing.assert_close(plan[2].fresh.root.c, root, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(("steps", "order", "within"), [(6, 2, 0.25), (8, 2, 0.1), (10, 3, 0.02), (20, 3, 0.004)])
@@ -216,7 +216,7 @@ def test_an_early_step_that_goes_again_keeps_its_noise() -> None:
         for c in plan:
             x, state = sampler.step(model, x, c, lambda _, left=left: left.pop(0), state)  # type: ignore[misc]
         ends.append(x)
-    first, second = (c.spread for c in plan)
+    first, second = (c.fresh for c in plan)
     want = multiply(second.carry, multiply(first.root, plan[0].pieces.enter(z[0])))
     want = plan[0].pieces.leave(want + multiply(second.root, plan[0].pieces.enter(z[1])), z[0])
     # The model's answer moves with the noise of the first step too, but for data of the reference's law.

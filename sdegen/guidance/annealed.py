@@ -1,4 +1,4 @@
-"""Annealed sequential Monte Carlo: particles that are weighted from noise level to noise level, and moved by split Gibbs."""
+"""Posteriors by annealed sequential Monte Carlo: data weighted from noise level to noise level, and moved by split Gibbs."""
 
 from __future__ import annotations
 

@@ -136,6 +136,7 @@ def contrast(given: Tensor, data: Tensor, rescale: float) -> Tensor:
 
 
 def check_share(rescale: float) -> float:
+    """Return a share of guidance rescale; a ValueError if it is not in [0, 1]."""
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale = {rescale}; give a weight in [0, 1], 0 for guidance as it is.")
     return rescale

@@ -1,8 +1,9 @@
 """Laws between that of the data and that of data given a measurement, and moves that keep them, by noising and denoising.
 
-`CoupledCopy` is for linear measurements: it adds a noisy copy of the data, and the measurement is of the copy. The joint law is
-``p(x) N(z; x, level² D²) N(y; A z, std²)`` of the data `x`, their copy `z` and what was seen, `y`, with the spread `D` of the
-data's units. Given data and `y`, the copy is Gaussian; given the copy, the data are what the reversed process makes of it.
+`CoupledCopy` is for linear measurements: it adds a noisy copy of the data, the auxiliary variable of split Gibbs samplers, and
+the measurement is of the copy. The joint law is ``p(x) N(z; x, level² D²) N(y; A z, std²)`` of the data `x`, their copy `z` and
+what was seen, `y`, with the spread `D` of the data's units. Given data and `y`, the copy is Gaussian; given the copy, the data
+are what the reversed process makes of it.
 For all other measurements `AcceptedNoise` accepts or refuses what comes back; `langevin` has their copies.
 """
 

@@ -1,4 +1,4 @@
-"""Particles of a law that is known up to a constant, annealed from another one by Langevin steps: `anneal_density`."""
+"""Particles of a law that is known up to a constant, annealed from a Gaussian without a model: `anneal_density`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Classifier-free guidance, and autoguidance by a weaker model."""
+"""Classifier-free guidance and autoguidance: away from a weaker model (`Extrapolated`), in all readings alike
+(`AffineExtrapolation`), or from the model itself without its conditions (`AgainstNull`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inverse problems: samples of ``p(x_0 | y)`` given a measurement `y`, by approximations of ``∇ log p(y | x_t)``.
+"""Score models given a measurement, by approximations of ``∇ log p(y | x_t)``: for samples of ``p(x_0 | y)`` (inverse problems).
 
 The likelihood of a noised state is ``∫ p(y | x_0) p(x_0 | x_t) dx_0``. Each wrapper takes a Gaussian for the unknown second
 factor: of no width (`DPS`), of the width that Gaussian data leave (`PiGDM`), of the model's own covariance (`MomentMatching`).

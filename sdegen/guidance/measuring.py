@@ -1,4 +1,7 @@
-"""What a measurement is: a map of data that torch can differentiate, and the law of its noise.
+"""The base classes of measurements: a map of data that torch can differentiate, and the law of its noise.
+
+Measurements to use are in `measurements`, laws of noise in `noises`. Score models given a measurement are in `measured`, `kalman`
+and `replacement`.
 
 Methods ask two things of a measurement: the log-likelihood of what was seen, with its derivatives, and near a predicted datum a
 linear map with Gaussian noise. For a linear map with Gaussian noise that is the measurement itself (`LinearMeasurement`), for

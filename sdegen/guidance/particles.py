@@ -1,4 +1,9 @@
-"""Weighted particles, the result of sequential Monte Carlo, and what its methods share: resampling, and the steps of a chain."""
+"""Weighted particles, the result of sequential Monte Carlo, and what its methods share: resampling, and the steps of a chain.
+
+`twisted_smc` weighs the steps of a model given a measurement, `tilted_smc` those of the model itself by a reward, `corrected` and
+`anneal_product` those of a product of laws. `annealed_smc` weighs data, between one denoising and the next, and `anneal_density`
+does without a model. `importance_sample` resamples nothing: it weighs whole paths.
+"""
 
 from __future__ import annotations
 

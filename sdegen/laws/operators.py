@@ -151,7 +151,7 @@ class Operator(ABC):
 
     @abstractmethod
     def angle(self, S: Self) -> tuple[Tensor, Tensor]:
-        """Return the cosine and the sine of the angle whose ratio squared that is, of the same maps."""
+        """Return the cosine and the sine of the angle ``atan(1 / √snr)`` with the ratio of `log_snr`, of the same maps."""
 
     @abstractmethod
     def complete(self, S: Self) -> tuple[Self, Self]:

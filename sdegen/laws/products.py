@@ -1,5 +1,9 @@
 """Products of a field's Jacobian with vectors, by forward-mode derivatives, or by reverse mode where a field has no others.
 
+``J v`` is `value_and_slope`, and `value_and_slopes` of many vectors at once; ``Jᵀ v`` of many vectors is `value_and_slopes_back`,
+by derivatives of functions, or `pulled_back`, by a recorded graph, which any network has that can be trained. `Products` takes
+whichever a network has. `pull_back` returns the map ``v -> Jᵀ v`` itself.
+
 Traces of few short vectors, which take either, are by reverse mode: the price is that of calls then, and forward mode makes more
 of them. Fused kernels of attention have no forward-mode derivatives and no second ones, so that attention takes the plain formula
 while a product is formed. Recurrent kernels and functions with a derivative written by hand have none but those of reverse mode.
@@ -34,6 +38,7 @@ from .draws import rademacher_like
 from .vectors import as_vectors, dot
 
 Field = Callable[[Tensor], Tensor]
+Look = Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
 
 SEED = 271_828_182_845  # of the direction that derivatives are tried along, which no run is likely to begin from
 
@@ -254,26 +259,21 @@ def pulled_back(field: Field, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tenso
     ValueError
         If the value has no derivatives at all.
     """
-    recorded = torch.is_grad_enabled()
-    with torch.enable_grad():
-        at = x if x.requires_grad else x.detach().requires_grad_()
-        value = field(at)
+
+    def look(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        value = field(x)
         if not value.requires_grad:
             raise ValueError(
                 "the model's answer has no derivative by the state, which a divergence needs: it is computed under no_grad, "
                 "detached, or outside of torch. Let gradients through, or use sdegen.elbo, which needs none."
             )
-        with uncast(x):
-            back = [
-                torch.autograd.grad(value, at, v, retain_graph=True, create_graph=recorded, materialize_grads=True)[0]
-                for v in vectors
-            ]
-    return value if recorded else value.detach(), torch.stack(back)
+        return value, ()
+
+    value, _, pull = _pull_back_recorded(look, x)
+    return value, torch.stack([pull(v) for v in vectors])
 
 
-def pull_back(
-    look: Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]], x: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...], Field]:
+def pull_back(look: Look, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Field]:
     """Return what `look` sees at `x`, what else it returns, and the product with the transposed Jacobian of what is seen.
 
     Functional derivatives nest: wrappers go into each other, and into likelihoods. A function with none but a backward pass by
@@ -282,7 +282,7 @@ def pull_back(
     Parameters
     ----------
     look
-        Returns a tensor and others that are found on the way.
+        Returns a tensor, whose Jacobian is meant, and others that are found on the way.
     x
         Where, ``(B, *)``.
     """
@@ -290,21 +290,7 @@ def pull_back(
     try:
         functional: Any = torch.func.vjp(look, x, has_aux=True)
     except RuntimeError:  # what is wrong with the function itself comes up again
-        recorded = torch.is_grad_enabled()
-        with torch.enable_grad():
-            at = x if x.requires_grad else x.detach().requires_grad_()
-            seen, besides = look(at)
-
-        def plain(u: Tensor) -> Tensor:
-            with uncast(u):
-                (found,) = torch.autograd.grad(
-                    seen, at, u, retain_graph=True, create_graph=recorded, materialize_grads=True
-                )
-            return found
-
-        if recorded:
-            return seen, besides, plain
-        return seen.detach(), tuple(v.detach() for v in besides), plain
+        return _pull_back_recorded(look, x)
     seen, pulled, besides = functional
 
     def pull(u: Tensor) -> Tensor:
@@ -313,6 +299,25 @@ def pull_back(
         return product
 
     return seen, besides, pull
+
+
+def _pull_back_recorded(look: Look, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Field]:
+    """Return what `pull_back` does, by the graph that is recorded of a call."""
+    recorded = torch.is_grad_enabled()
+    with torch.enable_grad():
+        at = x if x.requires_grad else x.detach().requires_grad_()
+        seen, besides = look(at)
+
+    def pull(u: Tensor) -> Tensor:
+        with uncast(u):
+            (found,) = torch.autograd.grad(
+                seen, at, u, retain_graph=True, create_graph=recorded, materialize_grads=True
+            )
+        return found
+
+    if recorded:
+        return seen, besides, pull
+    return seen.detach(), tuple(v.detach() for v in besides), pull
 
 
 @contextmanager

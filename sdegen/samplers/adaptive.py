@@ -123,7 +123,7 @@ class DyadicPath:
     """Increments of Brownian paths over dyadic parts of ``[0, length]``, with one path and one position for every row.
 
     A row walks its own binary tree: it takes the part that waits, or a new one; splits it where it is too long, by the
-    bridge ``w_left | w ~ N(w / 2, h / 4)``; and the right half waits.
+    bridge ``w_left | w ~ N(w / 2, h / 4)``; and the right half waits. (`BrownianNoise` has one grid for all rows, known before.)
 
     Parameters
     ----------
@@ -197,17 +197,17 @@ class DyadicPath:
         self.place = self.place + torch.where(kept, 2 ** (LEVELS - self.level), 0)
         return kept
 
-    def _split(self, rows_: Tensor, z: Tensor) -> None:
+    def _split(self, which: Tensor, z: Tensor) -> None:
         """Halve the parts of some rows."""
         left = 0.5 * self.w + z * rows(0.5 * self.length.sqrt(), z)
         right = self.w - left
-        for level in (self.level[rows_] + 1).unique().tolist():
-            chosen = rows_ & (self.level + 1 == level)
+        for level in (self.level[which] + 1).unique().tolist():
+            chosen = which & (self.level + 1 == level)
             kept = self.waiting.get(level, torch.zeros_like(z))
             self.waiting[level] = torch.where(self._over(chosen), right, kept)
             self.waits[:, level] |= chosen
-        self.w = torch.where(self._over(rows_), left, self.w)
-        self.level = self.level + rows_.long()
+        self.w = torch.where(self._over(which), left, self.w)
+        self.level = self.level + which.long()
 
     def _deepest(self) -> Tensor:
         """Return the level of the part that waits next: the shortest."""

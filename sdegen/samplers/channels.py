@@ -27,7 +27,7 @@ from ..models.score import ScoreModel, rotated
 from ..processes.linear import LinearSDE
 from .clocks import Clock
 from .followed import Followed
-from .moves import Asked, Evaluations, Jump, Move, Moves, Node, Spread, add_multiple, multiply
+from .moves import Asked, Evaluations, FreshNoise, Jump, Move, Moves, Node, add_multiple, multiply
 from .polynomials import Polynomials
 from .references import ReferenceLaw
 
@@ -42,7 +42,7 @@ class Channels:
         self.sde, self.clock, self.like, self.eta = sde, clock, model.like, eta
         self.around = Followed(sde, law, eta)
 
-    def pieces(self, at: Marginal) -> tuple[Operator, Operator]:
+    def Psi_and_M(self, at: Marginal) -> tuple[Operator, Operator]:
         """Return ``(Psi, M)`` at the times of laws."""
         return self.around.Psi(at), self.around.whole(at.Phi)
 
@@ -70,7 +70,7 @@ class Channels:
         t, s = (torch.tensor([v[i] for v in asked]) for i in range(2))
         angles = self.phi(torch.cat([times, times.new_tensor([NEAREST * self.sde.T])]))
         phi, nearest = angles[:-1], angles[-1]
-        Psi, M = self.pieces(self.sde.marginal(times))
+        Psi, M = self.Psi_and_M(self.sde.marginal(times))
         carry = Psi[s] @ Psi[t].inv()
         polynomials = Polynomials(self.clock(phi), asked)
         l_t, l_s = (polynomials(self.clock(phi[v])) for v in (t, s))
@@ -85,7 +85,7 @@ class Channels:
         """Split a map into `n` prepared ones."""
         return A.prepared(self.like).each(n)
 
-    def apart(self, moves: Moves[Any]) -> list[Move]:
+    def split_moves(self, moves: Moves[Any]) -> list[Move]:
         """Split updates into prepared ones."""
         n = len(moves.s)
         return moves.each(lambda A: self.split(A, n), self.shifts(None, n))
@@ -103,7 +103,7 @@ class Channels:
         u, w = gauss(POINTS)
         length = (end / start).log()[:, None]
         path = start[:, None] * (0.5 * (u + 1) * length).exp()  # (moves, points)
-        Psi, M = self.pieces(self.sde.marginal(self.time(path.reshape(-1))))
+        Psi, M = self.Psi_and_M(self.sde.marginal(self.time(path.reshape(-1))))
         K = Psi.inv() @ M
         z, speed = value_and_slope(self.clock, path, path * length)
         slopes = polynomials(z, lagrange_slopes)
@@ -114,7 +114,7 @@ class Channels:
         way.
         """
         at = self.sde.marginal(t)
-        (Psi_t, M_t), (Psi_s, M_s) = (self.pieces(v) for v in (at, self.sde.marginal(s)))
+        (Psi_t, M_t), (Psi_s, M_s) = (self.Psi_and_M(v) for v in (at, self.sde.marginal(s)))
         past = Psi_s @ Psi_t.inv()
         W, (a, P) = M_s - past @ M_t, self._reading(at)
         return Jump((past + W @ a).prepared(self.like), None, (W @ P).prepared(self.like))
@@ -129,13 +129,13 @@ class Channels:
         a, P = (D + pull @ whole(S) for D, S in zip(clean, rotated(at, score=one), strict=True))
         return a, P
 
-    def spreads(self, times: Tensor) -> list[Spread]:
+    def fresh_noise(self, times: Tensor) -> list[FreshNoise]:
         """Plan the noise of every step between the times."""
         at_t, at_s = self.sde.marginal(times[:-1]), self.sde.marginal(times[1:])
-        (Psi_t, _), (Psi_s, _) = (self.pieces(at) for at in (at_t, at_s))
+        (Psi_t, _), (Psi_s, _) = (self.Psi_and_M(at) for at in (at_t, at_s))
         carry = Psi_s @ Psi_t.inv()
         root = self.root(at_t, at_s, carry, self.sde.transition(times[1:], times[:-1]))
-        return [Spread(*v) for v in zip(*(self.split(A, len(times) - 1) for A in (carry, root)), strict=True)]
+        return [FreshNoise(*v) for v in zip(*(self.split(A, len(times) - 1) for A in (carry, root)), strict=True)]
 
     def root(self, at_t: Marginal, at_s: Marginal, carry: Operator, s_to_t: Transition) -> Operator:
         """Return a root of the covariance of the noise that a step from `t` to `s` adds, ``V_s − carry V_t carryᵀ``."""
@@ -164,7 +164,7 @@ class Channels:
 class Unlimited(Channels):
     """The coefficients around a law without bound."""
 
-    def pieces(self, at: Marginal) -> tuple[Operator, Operator]:
+    def Psi_and_M(self, at: Marginal) -> tuple[Operator, Operator]:
         """Return ``Phi`` and ``(1 + eta²) R``."""
         return at.Phi, at.R * (1 + self.eta**2)
 

@@ -16,7 +16,8 @@ class CoarsenedNoise:
     """A source of standard normal noise for runs on any grid, all of the same Brownian path `W`.
 
     A step from `t` to `s` has ``(W(clock_s) − W(clock_t)) / √(clock_s − clock_t)``. The path is drawn at the times of a fine
-    grid, and goes between them by a Brownian bridge with one normal number.
+    grid, and goes between them by a Brownian bridge with one normal number. It is held in memory, for fits that run many grids on
+    it; `BrownianNoise` holds none, for grids of which each halves the steps of another.
 
     Parameters
     ----------

@@ -28,8 +28,8 @@ from .step_noise import StepNoise
 
 
 class AncestralStep(NamedTuple):
-    """Coefficients of an ancestral step ``x_s | x_t``: its mean ``Phi_s E[x_0 | x_t] + K R_t E[z | x_t]`` as a question,
-    and matrix roots.
+    """Coefficients of an ancestral step ``x_s | x_t``: its two times, its mean ``Phi_s E[x_0 | x_t] + K R_t E[z | x_t]`` as a
+    question, and roots of the lower and the upper variance (`posterior_variance`, `transition_variance`).
     """
 
     s: Tensor

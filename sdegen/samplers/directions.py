@@ -24,7 +24,7 @@ from ..precision import apply_matrix
 from ..processes.coordinates import CoordinateSDE
 from ..processes.elementwise import ElementwiseSDE
 from .clocks import Clock
-from .moves import Asked, Coefficient, Evaluations, Jump, Move, Moves, Node, Spread, add_multiple, multiply
+from .moves import Asked, Coefficient, Evaluations, FreshNoise, Jump, Move, Moves, Node, add_multiple, multiply
 from .polynomials import Polynomials
 from .references import ReferenceLaw
 
@@ -32,7 +32,24 @@ FAINT = 1e-100  # factors that nothing is divided by
 
 
 class Scalar:
-    """The coefficients of exponential integrators on a scalar process, in the eigenbasis of a reference's covariance."""
+    """The coefficients of exponential integrators on a scalar process, in the eigenbasis of a reference's covariance.
+
+    Parameters
+    ----------
+    sde, model, clock, eta, lean
+        As for `exponential.plan_pieces`.
+    law
+        The reference's.
+
+    Attributes
+    ----------
+    m, c
+        Mean and variances of the reference in each direction; ``()`` where directions are alike.
+    n
+        The variance of the process's noise beside them: 1, or 0 in the limit of infinite variances.
+    Q
+        The eigenbasis, ``(d, d)``; None where directions are the numbers of a state.
+    """
 
     def __init__(
         self,
@@ -197,7 +214,7 @@ class Scalar:
         added = polynomials.corrections(maps.pop()) if polynomials.corrected else []
         return Moves(times[s], self._map(carry), share, maps, added, [v.seen for v in asked])
 
-    def apart(self, moves: Moves[Any]) -> list[Move]:
+    def split_moves(self, moves: Moves[Any]) -> list[Move]:
         """Split updates into prepared ones."""
         return moves.each(self.split, self.shifts(moves.share, len(moves.s)))
 
@@ -238,7 +255,7 @@ class Scalar:
             return Jump(Scale(carry), None, Scale(weight))
         return Jump(carry, share * self.m if self.m.any() else None, weight)
 
-    def spreads(self, times: Tensor) -> list[Spread]:
+    def fresh_noise(self, times: Tensor) -> list[FreshNoise]:
         """Plan the noise of every step between the times: of variance ``P_s² − (P_s / P_t)² kept^eta² P_t²`` in each direction.
 
         A reference without noise variance has no state of its own; its limit is ``eta² cos²_s (tan²_t − tan²_s)``.
@@ -252,7 +269,7 @@ class Scalar:
             root = self.eta * end.cos() * (start.tan().square() - end.tan().square()).sqrt()
             root = root.expand_as(P_s)
         carry = r[1:] / r[:-1] * P_s / self.P_squared(start).sqrt() * kept ** (0.5 * self.eta**2)
-        return [Spread(*v) for v in zip(*(self.split(self._map(v)) for v in (carry, r[1:] * root)), strict=True)]
+        return [FreshNoise(*v) for v in zip(*(self.split(self._map(v)) for v in (carry, r[1:] * root)), strict=True)]
 
     def enter(self, x: Tensor) -> Tensor:
         """Return the coordinates of the state in the eigenbasis of the reference."""

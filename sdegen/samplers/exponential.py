@@ -8,8 +8,9 @@ law, in closed form, and what the model says beyond it, `q`, is replaced by the 
 
 where `Cov` is the covariance of the reference's states. Without noise (``eta = 0``) there is no root, and what is followed is
 the probability flow. The weights are integrals of Lagrange polynomials, by quadrature in float64, once per run. They are numbers
-where process and reference move each direction by itself (`directions`), and matrices elsewhere (`channels`); `multistep`,
-`exponential_sde` and `singlestep` choose what is interpolated.
+where process and reference move each direction by itself (`directions`), and matrices elsewhere (`channels`). An object of
+either, the `Pieces` of a process and a reference, forms them and changes between states and the coordinates in which they act;
+`multistep`, `exponential_sde` and `singlestep` choose what is interpolated.
 """
 
 from __future__ import annotations
@@ -38,7 +39,21 @@ def plan_pieces(
     eta: float = 0.0,
     lean: float = 0.0,
 ) -> Pieces:
-    """Choose the coefficients' formula for a process and a reference, by default as `follows_moments` says."""
+    """Return what forms the coefficients of exponential integrators on a process around a reference.
+
+    Parameters
+    ----------
+    sde, model
+        A linear process, and a score model of it.
+    reference
+        The reference; by default the Gaussian of the data's moments where `follows_moments` says so, and a point mass elsewhere.
+    clock
+        The variable of the interpolating polynomials.
+    eta
+        The noise level of the reversed process.
+    lean
+        The exponent `a` of what is interpolated, ``q (P / sin phi)^a`` (`references`); of no effect on `channels`.
+    """
     if reference is None:
         reference = Matched() if is_scalar(sde) or follows_moments(model) else PointMass()
     law = reference.law(model)

@@ -83,7 +83,7 @@ class ExponentialSDE(Multistep):
             self.convergence_order = min(order + corrector, 2)
 
     def pieces(self, model: ScoreModel) -> Pieces:
-        """Return the coefficients' formula for a model, around a point mass where the moments of the samples are not known."""
+        """Return what forms the coefficients for a model, around a point mass where the moments of the samples are not known."""
         unknown = self.reference is None and (model.conditioned or model.moments is None)
         reference = PointMass() if unknown else self.reference
         lean = self.eta / (1 + self.eta) if self.order > 1 else 0.0

@@ -80,7 +80,7 @@ class Fitted(ExponentialSDE):
         return self._grid(sde)(sde, len(self.stops))
 
     def pieces(self, model: ScoreModel) -> Pieces:
-        """Return the coefficients' formula for a model, without noise that of `Multistep`."""
+        """Return what forms the coefficients for a model; without noise as for `Multistep`."""
         return super().pieces(model) if self.eta else Multistep.pieces(self, model)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
@@ -110,12 +110,12 @@ def multiplied(updates: Updates, factors: Tensor, noises: Tensor | None = None) 
     """Multiply the weights of all updates and corrections, one row of factors for every move, and the noise of every step, and
     return them.
     """
-    n, corrected, spreads = len(updates.restarts), None, updates.spreads
+    n, corrected, fresh = len(updates.restarts), None, updates.fresh
     moves, apart = (2 * n - 1, 2) if updates.moves.corrections else (n, 1)
     if len(factors) != moves:
         raise ValueError(f"factors has {len(factors)} rows for {moves} moves; give one for each.")
     if noises is not None:
-        spreads = [c and c._replace(root=c.root * noise) for c, noise in zip(spreads, noises, strict=True)]
+        fresh = [c and c._replace(root=c.root * factor) for c, factor in zip(fresh, noises, strict=True)]
     if updates.moves.corrections:
         corrected = torch.cat([factors[1:moves:2], factors[:1]])  # the last state is not corrected
-    return updates._replace(moves=updates.moves.multiplied(factors[:moves:apart], corrected), spreads=spreads)
+    return updates._replace(moves=updates.moves.multiplied(factors[:moves:apart], corrected), fresh=fresh)

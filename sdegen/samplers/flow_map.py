@@ -194,7 +194,7 @@ class FlowMap(Model):
         return made
 
     def pieces(self) -> Pieces:
-        """Return the formula for the coefficients of jumps."""
+        """Return what forms the coefficients of jumps."""
         return recall(partial(plan_pieces, self.sde, self, self.reference, angle), "jumps", *self.planned_by())
 
     def level(self, t: Tensor) -> Tensor:
@@ -295,7 +295,7 @@ def land(pieces: Pieces, c: Jump, x: Tensor, v: Tensor) -> Tensor:
     Parameters
     ----------
     pieces, c
-        The formula of the coefficients, and those of the jump.
+        What forms coefficients, and those of the jump.
     x, v
         State and velocity, ``(B, *)``.
     """

@@ -1,4 +1,5 @@
-"""The moves of exponential integrators: their coefficients, and how these are applied to states.
+"""The moves of exponential integrators, updates of a state by past evaluations of the model: their coefficients, and how these
+are applied.
 
 A coefficient is an operator, or one number for every direction. How they are found: `exponential`.
 """
@@ -13,7 +14,7 @@ __all__ = [
     "Move",
     "Moves",
     "Node",
-    "Spread",
+    "FreshNoise",
     "add_multiple",
     "apply_move",
     "multiply",
@@ -134,8 +135,8 @@ class Moves(NamedTuple, Generic[A]):
         return [Move(s, carry, shift, own[: len(seen)]) for s, shift, seen, carry, *own in each]
 
 
-class Spread(NamedTuple):
-    """Coefficients of the noise between two times: what was put in before is carried along, ``e_s = carry e_t + root z``."""
+class FreshNoise(NamedTuple):
+    """Coefficients of the noise in a state after a step: that from before is carried along, ``e_s = carry e_t + root z``."""
 
     carry: Coefficient
     root: Coefficient

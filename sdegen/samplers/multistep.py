@@ -18,20 +18,28 @@ from ..processes.grids import Grid
 from .base import Noise, Sampler, require_linear, require_noise
 from .clocks import Clock, angle
 from .exponential import Pieces, plan_pieces
-from .moves import Asked, Evaluations, Move, Moves, Node, Spread, add_multiple, apply_move, multiply
+from .moves import Asked, Evaluations, FreshNoise, Move, Moves, Node, add_multiple, apply_move, multiply
 from .references import Reference
 from .step_noise import StepNoise
 
 
 class MultistepStep(NamedTuple):
-    """Coefficients of a multistep step: its evaluation, its update and noise, and the repair of an earlier evaluation.
+    """Coefficients of a step of a multistep method.
 
     Attributes
     ----------
+    pieces
+        What changes between states and the coordinates in which coefficients act.
+    node, move
+        The evaluation, and the update by it and earlier ones.
     restart, again
         Whether the update begins at the first state, and whether that of the next step does.
     correct
-        The update that corrects the state with its own evaluation, until it is `Updates.merged`.
+        The update that corrects the state with its own evaluation, until it is `Updates.merged`; None for none.
+    repair
+        The update to the second state by later evaluations too, and the evaluation that is made again there; None for none.
+    fresh
+        The noise that is added; None for none.
     """
 
     pieces: Pieces
@@ -41,7 +49,7 @@ class MultistepStep(NamedTuple):
     again: bool
     correct: Move | None
     repair: tuple[Move, Node] | None
-    spread: Spread | None
+    fresh: FreshNoise | None
 
 
 class MultistepMemory(NamedTuple):
@@ -67,6 +75,8 @@ class Updates(NamedTuple):
         The update that repairs the second evaluation, in the third step; None for none.
     restarts
         Whether the update of a step begins at the first state.
+    fresh
+        The noise that every step adds; None for none.
     """
 
     pieces: Pieces
@@ -74,7 +84,7 @@ class Updates(NamedTuple):
     moves: Moves[Any]
     repair: Moves[Any] | None
     restarts: list[bool]
-    spreads: Sequence[Spread | None]
+    fresh: Sequence[FreshNoise | None]
 
     def merged(self) -> Updates:
         """Put the correction of every state, and the constants of evaluations, into the updates that follow, and return them.
@@ -99,18 +109,18 @@ class Updates(NamedTuple):
 
     def steps(self) -> list[MultistepStep]:
         """Split the coefficients, and return those of each step."""
-        n, apart, evaluations = len(self.restarts), self.pieces.apart, self.evaluations
+        n, split, evaluations = len(self.restarts), self.pieces.split_moves, self.evaluations
         constants = self.pieces.shifts(evaluations.constants, n)
         nodes = [v._replace(constant=b) for v, b in zip(evaluations.nodes, constants, strict=True)]
         moves = self.moves.of(evaluations, constants=False)
         corrections: list[Move | None] = [None] * n
         if self.moves.corrections:
-            corrections[1:] = apart(self._to_corrected().of(evaluations, constants=False))
+            corrections[1:] = split(self._to_corrected().of(evaluations, constants=False))
         repairs: list[tuple[Move, Node] | None] = [None] * n
         if self.repair is not None:
-            repairs[2] = apart(self.repair.of(evaluations, constants=False))[0], nodes[1]
+            repairs[2] = split(self.repair.of(evaluations, constants=False))[0], nodes[1]
         again = [*self.restarts[1:], False][:n]
-        each = zip(nodes, apart(moves), self.restarts, again, corrections, repairs, self.spreads, strict=True)
+        each = zip(nodes, split(moves), self.restarts, again, corrections, repairs, self.fresh, strict=True)
         return [MultistepStep(self.pieces, *c) for c in each]
 
     def _to_corrected(self) -> Moves[Any]:
@@ -173,7 +183,7 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         self.convergence_order = order + 1 if corrector else order
 
     def pieces(self, model: ScoreModel) -> Pieces:
-        """Return the coefficients' formula for a model."""
+        """Return what forms the coefficients for a model."""
         return plan_pieces(require_linear(self, model.sde), model, self.reference, self.clock, self.eta)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
@@ -196,7 +206,7 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
             moves.rows(slice(n)),
             moves.rows(slice(n, None)) if repairs else None,
             restarts,
-            pieces.spreads(times) if self.eta else [None] * n,
+            pieces.fresh_noise(times) if self.eta else [None] * n,
         )
 
     def step(
@@ -213,13 +223,13 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
             history[1] = c.pieces.evaluate(model, c.pieces.leave(again, x), again, node)
         out = apply_move(c.move, first if c.restart else y, history)
         here = out
-        if c.spread is not None:
+        if c.fresh is not None:
             if c.restart and bare is not None:
-                out = out + multiply(c.spread.carry, y - bare)
-            out = add_multiple(out.clone() if c.again else out, c.spread.root, c.pieces.enter(noise(x)))
+                out = out + multiply(c.fresh.carry, y - bare)
+            out = add_multiple(out.clone() if c.again else out, c.fresh.root, c.pieces.enter(noise(x)))
         return c.pieces.leave(out, x), MultistepMemory(first, history[: self.order], here if c.again else None)
 
     def step_noise(self, model: ScoreModel, x: Tensor, c: MultistepStep) -> StepNoise:
         """Return the law of the noise of a step; what is carried along of noise before is part of the mean."""
-        root = require_noise(self, c.spread).root
+        root = require_noise(self, c.fresh).root
         return StepNoise(Diagonal(root[None]) if isinstance(root, Tensor) else root, c.pieces.enter)

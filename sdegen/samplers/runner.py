@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Callback", "Course", "Runner", "Taken"]
+__all__ = ["Callback", "Course", "Runner", "TakeSteps"]
 
 import math
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ MANY = 2**14
 # States that a run looks at, or up to twice as many: a look at large ones costs a sixth of a step of the default sampler.
 LOOKS = 8
 Callback = Callable[[int, Tensor, Tensor], object]
-Taken = Callable[[Sampler, list[Any], ScoreModel, Tensor, Noise], Iterator[tuple[Tensor, Any]]]
+TakeSteps = Callable[[Sampler, list[Any], ScoreModel, Tensor, Noise], Iterator[tuple[Tensor, Any]]]
 
 
 class Course(NamedTuple):
@@ -65,7 +65,7 @@ class Runner(NamedTuple):
     return_path: bool = False
     grad: bool = False
     parallel: int | Picard | None = None
-    take: Taken = take_steps
+    take: TakeSteps = take_steps
 
     def __call__(
         self,

@@ -125,10 +125,10 @@ class SecantSDE(Sampler[SecantStep, SecantMemory]):
 
 
 def secant_variances(C: Tensor, clean: Tensor, pull: Tensor) -> Tensor:
-    """Return the variances ``W = (1 / C + p)⁻¹``, ``p ≥ 0``, with which two states of each row tell of one mean, as far as it
-    lies along the difference of their scores: ``(B, *)``.
+    """Return the variances ``W = (1 / C + p)⁻¹``, ``p ≥ 0``, of a Gaussian for each row: the one whose mean is the same by both
+    evaluations, along the difference of their scores, ``⟨clean + W pull, pull⟩ = 0``; ``(B, *)``.
 
-    They have ``⟨clean + W pull, pull⟩ = 0``. The reciprocal of ``⟨W pull, pull⟩`` is a concave function of `p`, so Newton's
+    The reciprocal of ``⟨W pull, pull⟩`` is a concave function of `p`, so Newton's
     method comes up to the precision from 0; there it stays where not even `C` is wide enough.
 
     Parameters

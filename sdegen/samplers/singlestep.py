@@ -85,7 +85,7 @@ class Singlestep(Sampler[SinglestepStep, None]):
             # The last stage and the first: with two thirds of the way the line through them is exact to order three.
             asked.append(Asked(k, end, [stage[-1], k]))
         planned: Moves[Any] = pieces.moves(stops, asked)
-        moves = pieces.apart(planned.of(evaluations))
+        moves = pieces.split_moves(planned.of(evaluations))
         return [
             SinglestepStep(pieces, [evaluations.nodes[i] for i in stage], moves[p * k : p * (k + 1)])
             for k, stage in enumerate(stages)

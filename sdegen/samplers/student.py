@@ -24,7 +24,22 @@ RIDGE = 1e-3  # of the features' own size: what the data do not tell stays at th
 
 
 class Student(Multistep):
-    """A multistep sampler that, at each update, fits the factors on its weights to a teacher's trajectory."""
+    """A multistep sampler that, at each update, fits the factors on its weights to a teacher's trajectory.
+
+    Parameters
+    ----------
+    stops, order, reference
+        As for `Fitted`.
+    teacher
+        The teacher's states by their times, in the coordinates in which coefficients act.
+
+    Attributes
+    ----------
+    found
+        The factors of every update so far, ``(order + 1,)`` each.
+    base
+        The states that the last update began with, from where a correction begins too.
+    """
 
     def __init__(self, stops: Tensor, order: int, reference: Reference, teacher: dict[float, Tensor]) -> None:
         super().__init__(max(1, len(stops) - 1), Given(stops), order, reference, share, corrector=True)
