@@ -96,9 +96,7 @@ def tilted_smc(
     True
     """
     check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
-    temperature = check_number("temperature", temperature)
-    if not temperature > 0:
-        raise ValueError(f"temperature = {temperature:g}; it must be positive.")
+    temperature = check_number("temperature", temperature, above=0)
     check_conditions(model, cond)
     cond = read_conditions(model, cond, tilted_smc)
     sde = as_linear(model.sde, ": its reversed steps are no Gaussians; take a linear process such as VP.")

@@ -143,13 +143,9 @@ def encode_with_error(
         As for `encode`.
     """
     cond = read_conditions(model, cond, encode_with_error)
-    z = encode(
-        model, x, steps=steps, sampler=sampler, seed=seed, batch=batch, progress=progress, **cond
-    )  # fmt: skip
-    data = widened(x)
-    gap = (
-        widened(decode(model, widened(z), steps=steps, sampler=sampler, batch=batch, progress=progress, **cond)) - data
-    )
+    how: dict[str, Any] = {"steps": steps, "sampler": sampler, "batch": batch, "progress": progress}
+    z = encode(model, x, seed=seed, **how, **cond)
+    gap = widened(decode(model, widened(z), **how, **cond)) - widened(x)
     return Encoded(z, as_vectors(gap).square().mean(1).sqrt())
 
 

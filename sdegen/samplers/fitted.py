@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Fitted", "multiplied", "multiplied_move"]
+__all__ = ["Fitted", "multiplied"]
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from ..processes.grids import Given
 from .clocks import angle, share
 from .exponential import Pieces
 from .exponential_sde import ExponentialSDE
-from .moves import Move
 from .multistep import Multistep, MultistepStep, Updates
 from .references import Reference
 
@@ -99,11 +98,6 @@ class Fitted(ExponentialSDE):
                 "there, such as Multistep."
             )
         return multiplied(self.updates(model, times), self.factors, self.noises).merged().steps()
-
-
-def multiplied_move(move: Move, factors: Tensor) -> Move:
-    """Multiply the weights of an update by factors, and return it."""
-    return move._replace(weights=[w * f for w, f in zip(move.weights, factors, strict=False)])
 
 
 def multiplied(updates: Updates, factors: Tensor, noises: Tensor | None = None) -> Updates:

@@ -14,7 +14,6 @@ from ..models.score import ScoreModel
 from ..processes.grids import Given
 from .base import Noise
 from .clocks import share
-from .fitted import multiplied_move
 from .moves import Move, apply_move, multiply
 from .multistep import Multistep, MultistepMemory, MultistepStep
 from .references import Reference
@@ -62,10 +61,11 @@ class Student(Multistep):
         """Apply the update with the factors that bring it nearest to the teacher, and return the new state."""
         used = history[: len(move.weights)]
         features = torch.stack([as_vectors(multiply(w, q)) for w, q in zip(move.weights, used, strict=True)], -1)
-        rest = as_vectors(self.teacher[move.s.item()] - apply_move(move, y, used))
-        factors = 1 + robust_least_squares(features, rest)
+        target = as_vectors(self.teacher[move.s.item()] - apply_move(move, y, used))
+        factors = 1 + robust_least_squares(features, target)
         self.found.append(torch.nn.functional.pad(factors, (0, self.order + 1 - len(factors)), value=1.0))
-        return apply_move(multiplied_move(move, factors), y, used)
+        weights = [w * f for w, f in zip(move.weights, factors, strict=True)]
+        return apply_move(move._replace(weights=weights), y, used)
 
 
 def robust_least_squares(features: Tensor, target: Tensor) -> Tensor:
