@@ -98,7 +98,7 @@ def test_rewards_that_weigh_nothing_are_refused() -> None:
         tilted_smc(MODEL, lambda x: x[:, 0] * torch.nan, 8, steps=3)
     with pytest.raises(ValueError, match="the reward forbids all particles at the end"):
         tilted_smc(MODEL, lambda x: torch.full((len(x),), -torch.inf), 8, steps=3)
-    with pytest.raises(ValueError, match="temperature = 0.0; it must be positive"):
+    with pytest.raises(ValueError, match=r"temperature = 0\.0; it must be positive"):
         tilted_smc(MODEL, reward, 8, temperature=0.0)
     with pytest.raises(ValueError, match="reward returned shape"):
         tilted_smc(MODEL, lambda x: x, 8, steps=3)

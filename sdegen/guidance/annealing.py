@@ -289,7 +289,7 @@ def _step(
     before: Tensor,
     noise: SampleNoise,
 ) -> tuple[_Population, Tensor]:
-    """Take the step from `t` to `s`, and return the particles, weighted for it, and the covariance of `_propose`."""
+    """Take the step that `_propose` says, weigh it, and return the particles and the covariance of clean states."""
     mean, root, left = _propose(sde, population, estimates, s, t, powers, before)
     z = noise(population.x)
     moved = mean + (as_vectors(z).double() @ root.T.to(z.device)).reshape(mean.shape)

@@ -90,7 +90,7 @@ class ClassifierGuidance(Tilted):
         super().check_run(**cond)
 
     def _check_answers(self, data: Tensor) -> None:
-        """Refuse, by a ValueError, a classifier that answers of data in probabilities, or of one by another."""
+        """Refuse, by a ValueError, a classifier that returns probabilities, or whose answer for one datum depends on others."""
         sde = require_clean_means(self)
         t = torch.tensor(sde.T / 2, dtype=torch.float64)
         x = self.model.cast_states(sde.marginal(t).Phi(sde.lift(data)))

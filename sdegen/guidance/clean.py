@@ -103,7 +103,7 @@ class DynamicThreshold(CleanState):
 
 
 def _range(low: float, high: float) -> tuple[float, float]:
-    """Return the ends of a range, as numbers."""
+    """Return the ends of a range as numbers; a ValueError if they are not in order."""
     if not low < high:
         raise ValueError(
             f"low = {low:g}, high = {high:g}; give the range of the data in increasing order, such as -1, 1."

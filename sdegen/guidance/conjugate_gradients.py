@@ -17,7 +17,7 @@ from ..laws.vectors import dot
 Map = Callable[[Tensor], Tensor]
 
 SLACK = 1e-3  # of the least eigenvalue, for rounding
-SKEW = 0.3  # of a product of two directions by the map, beside their own products, that may depend on their order
+SKEW = 0.3  # how much ``rᵀ M q`` and ``qᵀ M r`` may differ, beside ``√(rᵀ M r · qᵀ M q)``
 
 
 def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) -> Tensor:

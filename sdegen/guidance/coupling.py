@@ -34,7 +34,7 @@ TOGETHER = 256  # rows of that matrix that are formed at a time
 WIDE = 100.0  # spreads of the data: a copy with more noise tells nothing
 FIRST = 3.0  # spreads of the data: the noise of the first moves that are accepted or not
 FLAT = 1e8  # the level of a likelihood to the power of 1e-16
-HALF = 0.5  # of the moves, that are accepted
+ACCEPTED = 0.5  # share of the moves that is to be accepted
 FINE = 1e-6  # of the largest level: levels below this count as none
 
 
@@ -312,7 +312,7 @@ class AcceptedNoise(WeighedData):
         before, after = (self.log_likelihood(self.statistic(state), level) for state in (x, other))
         chance = (after - before).exp().clamp_max(1)
         accepted = torch.rand(len(x), dtype=torch.float64, generator=self.generator) < chance
-        factor = math.exp(chance.mean().item() - HALF)
+        factor = math.exp(chance.mean().item() - ACCEPTED)
         self.next_noise = min(max(noise * factor**2, self.least), FIRST * self.spread)
         return torch.where(over_rows(accepted, x).to(x.device), other, x)
 
@@ -323,7 +323,7 @@ def _level(sde: ScalarSDE, t: float) -> float:
 
 
 def _require_plain(model: ScoreModel) -> ScalarSDE:
-    """Return the process of a model; refuse one whose states are not data with noise, the same for all numbers."""
+    """Return the process of a model; refuse one whose states are not scaled data with noise of one level for all numbers."""
     why = "; a copy of the data with noise is no state of it: take PiGDM or DPS, which need none."
     sde = as_scalar(model.sde, why)
     if sde.coordinates is not None:

@@ -195,7 +195,7 @@ def _step_error(swarm: Swarm, steps: int) -> float:
 
 
 def _check_eta(model: Product, eta: float) -> float:
-    """Return the noise level at which the mean of the members has the product's drift; refuse noise that leaves none.
+    """Return the noise level at which reversed steps by the members' mean have the product's drift; refuse noise that has none.
 
     The product's score is the sum of its powers times that mean. Their reversed steps have one drift if ``1 + eta²`` of the mean
     is that many times as large; what differs is the noise.

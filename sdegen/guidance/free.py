@@ -197,12 +197,12 @@ class AgainstNull(Extrapolated):
 
 
 def _those_given(cond: dict[str, Any]) -> dict[str, Any]:
-    """Return the conditions that are not none."""
+    """Return the conditions whose value is not None."""
     return {name: value for name, value in cond.items() if value is not None}
 
 
 def _are_equal(a: Any, b: Any) -> bool:
-    """Tell whether two values of a condition are equal, of rows for each sample all of them, whatever tensors they are."""
+    """Tell whether two values of a condition are equal, in all rows, whatever their types, dtypes and devices."""
     if a is b:
         return True
     if not any(isinstance(value, Tensor) for value in (a, b)):

@@ -93,7 +93,7 @@ class LangevinCopy(CopiedData):
         return w
 
     def _take(self, log_chance: Tensor, others: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return the rows of others, each with a chance of this logarithm, and of those of before where it is missed or NaN."""
+        """Return each row of `others` with a chance of this logarithm, none where it is NaN, and those of `before` elsewhere."""
         u = torch.rand(len(log_chance), dtype=torch.float64, generator=self.generator)
         taken = (u.log() < log_chance.double().cpu()).to(log_chance.device)
         pairs = zip(others, before, strict=True)

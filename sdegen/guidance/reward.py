@@ -46,7 +46,7 @@ def tilted_smc(
     """Draw weighted samples of the law ``p(x) exp(r(x) / τ) / Z`` of a model tilted by a reward, and return `Particles`
     with the logarithm of `Z`, exact in the limit of many particles for the model's chain of so many steps.
 
-    Particles take the model's own reversed steps, and are weighted by what they promise: by ``exp(r(x̂_0) / τ)`` of the clean
+    Particles take the model's own reversed steps, and are weighted by the rewards predicted: by ``exp(r(x̂_0) / τ)`` of the clean
     state that the model predicts, over that of the step before, so that in the end the weight is the reward of the datum itself.
     Where weights are uneven, particles are resampled. The reward is called with data and needs no derivatives; −inf forbids a
     datum, in the end only, since what is predicted on the way may change. A reward that only data far from the model's have
@@ -109,24 +109,24 @@ def tilted_smc(
         x = start(model, particles, seed, times=times)
         refuse_rows(model, cond, x)
         refuse_mixing("reward", lambda x: _asked(reward, x), model)
-        others = torch.zeros(particles, dtype=torch.float64)  # logarithms of weights, but for what is promised
+        others = torch.zeros(particles, dtype=torch.float64)  # logarithms of weights, but for the predicted rewards
         family, resampled = torch.arange(particles), 0
         for i, t in enumerate(times):
             x_0, eps = model.estimate(x, t, **cond)
-            promised = _rewarded(reward, sde.project(x_0), t) / temperature
+            predicted = _rewarded(reward, sde.project(x_0), t) / temperature
             if i + 1 == len(times):
                 break
-            promised = _softened(promised)
-            log_weights = others + promised
+            predicted = _softened(predicted)
+            log_weights = others + predicted
             kept = resample(log_weights, threshold, draws)
             if kept is not None:
                 at = kept.to(x_0.device)
                 x_0, eps, family, resampled = x_0[at], eps[at], family[kept], resampled + 1
-                others = log_mean_exp(log_weights) - promised[kept]
+                others = log_mean_exp(log_weights) - predicted[kept]
             step = ChainStep(sde, times[i + 1], t)
             x = step.mean(x_0, eps) + step.law.covariance.cholesky()(noise(x))
             bar.update()
-    log_weights = others + promised
+    log_weights = others + predicted
     if not (log_weights > -torch.inf).any():
         raise ValueError("the reward forbids all particles at the end; take more, or another reward.")
     evidence = log_mean_exp(log_weights).item()
@@ -134,10 +134,10 @@ def tilted_smc(
     return Particles.of_families(sde.project(x_0), log_weights, family, resampled, len(times), evidence, remedy)
 
 
-def _softened(promised: Tensor) -> Tensor:
-    """Return promises that are all finite: those of forbidden data are a little below the least of the others."""
-    finite = promised[promised.isfinite()]
-    return promised.clamp_min(finite.min() - FORBIDDEN) if len(finite) else torch.zeros_like(promised)
+def _softened(predicted: Tensor) -> Tensor:
+    """Return predicted rewards that are all finite: those of forbidden data are a little below the least of the others."""
+    finite = predicted[predicted.isfinite()]
+    return predicted.clamp_min(finite.min() - FORBIDDEN) if len(finite) else torch.zeros_like(predicted)
 
 
 def _asked(reward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

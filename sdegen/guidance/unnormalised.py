@@ -244,7 +244,7 @@ def importance_sample(
 
 
 def _prior_of(model: ScoreModel, x: Tensor) -> Tensor:
-    """Return the log-density of the law that runs of a model begin with."""
+    """Return the log-densities of states under the law that runs of a model begin with."""
     return ask_log_prob(as_law(model.sde.prior(model.state_moments())), x.double().cpu()).to(x.device)
 
 
@@ -263,7 +263,7 @@ def _kernels(sde: LinearSDE, times: Tensor) -> list[Transition]:
 
 
 def _check_end(sde: LinearSDE, end: Tensor) -> bool:
-    """Return that the states at the end of a grid are the data, in units; refuse a grid or a process where they are not."""
+    """Refuse a grid or a process whose states at the end are not the data, in units; return True, for `recall` to keep."""
     if end > 0:
         raise ValueError(
             f"the grid ends at t = {end.item():.6g}, and paths are to end in the data; give one that ends at 0, such as "

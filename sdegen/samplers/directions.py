@@ -159,8 +159,8 @@ class Scalar:
         return Evaluations(nodes, scales, b)
 
     def _gain(self, model: ScoreModel, at: Marginal) -> Tensor | None:
-        """Return what a network's output is multiplied by in its velocity, ``(N, *directions)``; None where it is turned first,
-        or a model is no network.
+        """Return what a network's output is multiplied by in its velocity, ``(N, *directions)``; None where the output is
+        rotated into other axes first, or a model is no network.
         """
         gain = model.gain(at) if self.own_axes or not self.c.ndim else None
         numbers = None if gain is None else gain.along(None)
@@ -250,7 +250,7 @@ class Scalar:
         return self._jump(carry * (r_s / r_t), share * r_s, weight * r_s)
 
     def _jump(self, carry: Tensor, share: Tensor, weight: Tensor) -> Jump:
-        """Return coefficients from numbers for every direction, and the share of the mean in the shift."""
+        """Return the coefficients of updates from numbers for every direction; `share` is that of the mean in the shift."""
         if not self.c.ndim:
             return Jump(Scale(carry), None, Scale(weight))
         return Jump(carry, share * self.m if self.m.any() else None, weight)

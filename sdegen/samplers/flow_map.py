@@ -283,7 +283,7 @@ class FlowMap(Model):
         return super().answer(x, question, **cond)
 
     def _network(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Tensor:
-        """Return the network's answer: where it is not said what a state goes to, at its own noise level."""
+        """Return the network's answer for the way to the level ``until``, by default a state's own: there it is the velocity."""
         until = cond.get(UNTIL, c.c_noise[0] if len(c.c_noise) == 1 else c.c_noise)
         dtype = torch.promote_types(x.dtype if c.dtype is None else c.dtype, torch.float32)  # that of the first level
         return super()._network(x, c, **cond | {UNTIL: until.to(x.device, dtype)})

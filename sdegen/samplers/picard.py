@@ -253,7 +253,7 @@ class Ahead(Wrapper):
         self._refuse()
 
     def _count_known(self, known: int) -> int:
-        """Count the guesses of this round, from the first, that hold, of which so many are known to."""
+        """Return how many guesses of this round hold, one after another from the first; `known` of them are known to."""
         made, tolerance = self.guesses.made[: self.guesses.place], self.picard.tolerance
         while known < len(made) and made[known].holds(tolerance, known + 1):
             known += 1

@@ -149,8 +149,8 @@ def _try(
     stops: bool,
     cond: dict[str, Any],
 ) -> list[tuple[int, Tensor]]:
-    """Return which solver is nearest to the flow at each number of steps, from data that are states, noised to the first time,
-    and where it stops, or nothing where as its grid does.
+    """Return for each number of steps the place of the solver that is nearest to the flow, on paths from data noised to the first
+    time, and its moved stops; none, ``(0,)``, where it keeps those of its grid.
     """
     sde, n = as_scalar(model.sde, "; solvers are tried on those."), len(x_0)
     rows = torch.arange(n, device=x_0.device).repeat(NOISES)

@@ -223,7 +223,7 @@ def _check_seeded(part: tuple[int, int] | None, seed: int | None, generator: tor
 
 
 def _as_data(sde: SDE, states: Tensor, dtype: torch.dtype, path: bool) -> Tensor:
-    """Return the data that states are, ``(B, *)`` or of a path ``(times, B, *)``, rounded to a dtype or a finer one."""
+    """Return states, ``(B, *)`` or a path ``(times, B, *)``, as data, rounded to a dtype or a finer one."""
     samples = torch.stack([sde.project(x) for x in states]) if path else sde.project(states)
     if sde.coordinates is not None and not samples.isfinite().all():  # of states that were
         raise ValueError(
@@ -245,7 +245,7 @@ def _weigher(sde: SDE, return_path: bool, parallel: int | Picard | None) -> Weig
 
 
 def _check_end(sampler: Sampler, times: Tensor, denoise: bool, parallel: int | Picard | None) -> None:
-    """Refuse a run to the data whose last step, which is to lead there, ends before; and guesses of such a sampler's steps."""
+    """Refuse a sampler whose last step leads to the data, where its grid ends before them, or its steps are to be guessed."""
     name = type(sampler).__name__
     if parallel is not None:
         raise TypeError(f"{name} takes few steps in turn, which parallel cannot guess; leave it out.")
@@ -269,8 +269,9 @@ def _ends_denoised(sde: SDE, final: str | None) -> bool:
 def _choose(
     model: ScoreModel, sampler: Sampler | None, steps: int | None, cond: dict[str, Any], denoise: bool
 ) -> tuple[Sampler, Tensor, float | None, float | None]:
-    """Return the sampler given, or the default under the conditions, the times at which it stops, the spread of the data beside
-    the noise at the last, if the grid has not chosen that otherwise, and the noise at the first, if the run leaves it.
+    """Return the sampler given, or the default under the conditions; the times at which it stops; the spread of the data beside
+    the noise at the last, None where the grid has another end than the process; and the noise at the first, None where the run
+    stays there.
     """
     whole = Conditioned(model, **cond) if cond and sampler is None else model
 

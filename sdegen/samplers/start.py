@@ -40,8 +40,8 @@ from .base import Sampler
 from .noise import draw
 from .priors import check_start, prior_of
 
-ENOUGH = 16  # numbers of which a root mean square tells how large the noise in them is:
-SMALLER = 4.0  # so many times smaller than the noise, it has a chance of less than one in ten million
+ENOUGH = 16  # numbers, of fewer of which a root mean square is not compared with that of noise
+SMALLER = 4.0  # times smaller than that of noise: of noise a root mean square is so small less than once in ten million
 KNOWN = 4.0  # below it posterior means at 0 have less than 0.97 of the spread of the data
 
 

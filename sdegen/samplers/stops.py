@@ -147,7 +147,7 @@ def _fit(paths: _Paths, solver: Multistep) -> Tensor:
 
 
 def _loss(w: Tensor, r: Tensor) -> float:
-    """Return the weighted sum of squares; infinite where it is none."""
+    """Return the weighted sum of squares; infinite where that is NaN."""
     return (w * r.square().sum(1)).sum().nan_to_num(torch.inf).item()
 
 

@@ -171,8 +171,8 @@ def _by_level(
     around: Reference | None = None,
     power: float = 1 / 2,
 ) -> Multistep:
-    """Return a solver whose steps are densest around some times the level of the moments; a larger power has fewer at little
-    noise.
+    """Return a solver whose steps are densest around a multiple of the level that the moments tell; a larger power has fewer at
+    little noise.
     """
     grid = Angle(end=law.end, scale=factor * law.level, power=power)
     return Multistep(steps, grid, order, around or law.around, share, corrector)
@@ -184,7 +184,7 @@ def _by_moments(law: LawSummary, steps: int) -> Multistep:
 
 
 class _Contestant(NamedTuple):
-    """A solver that is tried, between two numbers of steps."""
+    """A solver that is tried at the numbers of steps from `fewest` to `most`."""
 
     fewest: int
     most: int
