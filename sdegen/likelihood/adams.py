@@ -24,7 +24,7 @@ from torch import Tensor
 from ..laws.interpolation import gauss, lagrange
 
 ORDER = 5  # slopes the prediction sees: with six or more only much shorter steps are stable
-FIRST = 1e-3  # a step on one slope is short
+FIRST = 1e-3  # of the way: a first step by one slope alone, of order one, has to be short
 LONGEST = 0.1  # times the sixth root of the tolerance: features narrower than a step are not seen by its error
 SHORTEST = 1e-10  # of the way: what asks for less is not smooth, and no step would do
 # Quadrature that is exact for the polynomials that a step integrates.
@@ -39,7 +39,7 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
     slope
         The derivative ``(B, d)`` at a place `u` in [0, 1].
     y
-        ``(B, d)``.
+        The state at 0, ``(B, d)``.
     tolerance
         Relative and absolute error of a step: the root mean square over each of the `parts` of a row, in the worst row. Errors of
         some hundred steps add up to a few times as much.
@@ -62,7 +62,7 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
         moved = partial(after, y, s, t)
         new = slope(t, moved(places, slopes))
         end = moved([*places, t], [*slopes, new])
-        # of one order less, it does without the oldest slope
+        # The same without the oldest slope, of one order less: the difference estimates the error.
         lower = moved([*places[1:], t], [*slopes[1:], new])
         share = ((end - lower) / (tolerance * (1 + torch.maximum(end.abs(), y.abs())))).split(list(parts), 1)
         error = torch.stack([v.square().mean(1).max() for v in share]).max().sqrt().item()

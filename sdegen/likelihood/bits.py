@@ -26,8 +26,7 @@ from .draws import log_mean, repeated
 from .elbo import discrete_elbo
 from .flow import LogProb, estimate_log_prob
 
-# Steps between bytes: the noise with which a chain ends, less than which networks are hardly trained for.
-COARSEST = 2.0
+COARSEST = 2.0  # steps between bytes: the noise at which a chain ends, as networks are hardly trained on less
 
 
 @check_arguments
@@ -207,7 +206,7 @@ def middles(images: Tensor, scaling: Scaling) -> Tensor:
 
 
 def byte_times(model: ScoreModel, scaling: Scaling, steps: int | Tensor) -> Tensor:
-    """Return the times of a chain that generates bytes, from noise to data; times that are given, as they are.
+    """Return the times of a chain that generates bytes, from noise to data: `steps` of them, or the times that were given.
 
     Parameters
     ----------
@@ -216,7 +215,7 @@ def byte_times(model: ScoreModel, scaling: Scaling, steps: int | Tensor) -> Tens
     scaling
         How bytes become data.
     steps
-        As for `discrete_bits_per_dim`.
+        The number of times, or the times themselves, as for `discrete_bits_per_dim`.
 
     Raises
     ------

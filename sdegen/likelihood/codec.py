@@ -48,11 +48,11 @@ class _Rung(NamedTuple):
     ratio, std
         Of the step from the latent below, or from the data, to this one.
     width
-        Of a cell.
+        The width of a cell.
     limit
         The number of the outermost cell; that of the middle is 0.
     place
-        0 for the lowest.
+        The number of the latent, 0 for the lowest.
     generate
         The law of the latent below given this one; of the data for the lowest.
     """
@@ -161,6 +161,7 @@ class Codec:
         batches: list[tuple[int, int]] = []
         with reproducible(), evaluating(self.model):
             while done < len(images):
+                # Fine cells once the stack holds what an image draws on, for as many images as it holds that for.
                 began, lowest = stack.height, stack.lowest
                 fine = 0 < need <= began - lowest
                 cells, size = (self.cells, 1 << int((began - lowest) / need).bit_length() - 1) if fine else (COARSE, 1)
@@ -314,11 +315,11 @@ def _drawn(stack: BitStack, rung: _Rung, below: Tensor, first: int) -> np.ndarra
     Parameters
     ----------
     stack
-        The stack.
+        Bits of the images before, which serve as randomness.
     rung
-        Of the latent.
+        The law of the latent given the one below, and its cells.
     below
-        The latent below, or the data.
+        The value of the latent below, or the data.
     first
         Number of the first image of the batch, by which batches are scrambled differently.
     """

@@ -1,4 +1,4 @@
-"""The file of a `Codec`: what its reader has to know, a checksum, and the bits."""
+"""The file of a `Codec`: a header of what its reader has to know, a checksum, and the bits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..identity import identify
 
 MAGIC = b"sdegen\x02\n"
 DIGEST = 8  # bytes
-# What headers have in common, and need not hold.
+# A preset dictionary of zlib: text that most headers begin with, so that they compress to a few bytes.
 USUAL = b'["Python 3.1","sdegen 0.","torch 2.","numpy 2.","constriction 0.5.0","cpu x86_64 AVX512"],[[1,1,"cuda NVIDIA '
 
 
@@ -27,15 +27,15 @@ class Header(NamedTuple):
     Attributes
     ----------
     surroundings
-        Versions and device.
+        Versions of packages and the device (`reproducible.surroundings`).
     digests
-        Of the model, and of the settings.
+        Digests of the model and of the settings.
     probe
-        Of an answer of the network.
+        A digest of the network's answer to a fixed state.
     runs
-        Batches in the order of writing: cells of a standard deviation, images of a batch, and how many such follow each other.
+        Batches in the order of writing, equal ones together: cells to a standard deviation, images to a batch, number of batches.
     kept
-        Words that the stack began with and that are not in the file.
+        Words at the bottom of the stack that no image touched: all stacks begin with the same, so that they are not in the file.
     """
 
     surroundings: list[str]
@@ -80,7 +80,7 @@ def pack(header: Header, words: np.ndarray) -> bytes:
     header
         What its reader has to know.
     words
-        The bits, uint32.
+        The bits of the stack, uint32.
     """
     told = [header.surroundings, header.runs, header.kept]
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS, zdict=USUAL)

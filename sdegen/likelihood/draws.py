@@ -14,7 +14,7 @@ from ..answers import ask_log_prob
 
 
 def repeated(n: int, draws: int) -> slice | Tensor:
-    """Return the numbers of `n` rows, each as often as there are draws; all of them as a slice for a single draw."""
+    """Return the indices of `n` rows, each repeated `draws` times; for a single draw the slice of all."""
     return torch.arange(n).repeat_interleave(draws) if draws > 1 else slice(0, n)
 
 

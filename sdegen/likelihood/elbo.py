@@ -158,7 +158,7 @@ def elbo(
 def _bounds(
     model: ScoreModel, sde: LinearSDE, x: Tensor, t: Tensor, factor: Tensor, prior: Any, noise: SampleNoise
 ) -> Tensor:
-    """Return the terms whose mean is the bound, each of one datum at one time."""
+    """Return one sample of the bound for each row, a datum at one drawn time: their mean is the bound."""
     u, log_rest = sde.complete(x, noise(sde.lift(x)))
     plain = sde.in_units(Units())  # the reference is a law of states
     normal = Exact(plain, _reference(model.state_moments()))
@@ -248,7 +248,7 @@ def _terms(
 
 
 def _reference(moments: Moments) -> GaussianMixture:
-    """Return a Gaussian with nearly the moments of the data, of some width in directions in which they have none."""
+    """Return a Gaussian with the moments of the data, and a thousandth of their mean variance more in every direction."""
     C = moments.covariance.double()
     if C.ndim == 1:
         return gaussian(Moments(moments.mean, C + 1e-3 * C.mean()))

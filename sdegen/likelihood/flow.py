@@ -277,9 +277,24 @@ def carry(
     batch: int | None,
     cond: dict[str, Any],
 ) -> tuple[Tensor, LogProb]:
-    """Carry states along the flow, `batch` at a time, and return them with the log-densities that `log_prob` makes of each path.
+    """Carry states along the flow, `batch` at a time, and return them with log-densities.
 
-    An integration in steps of one size is compared with one in half as many.
+    An integration in steps of one size is compared with one in half as many, and their difference is part of the standard error.
+
+    Parameters
+    ----------
+    model, u
+        A score model, and states at the first time, ``(B, *)``.
+    times
+        From where, and to where.
+    log_prob
+        From states at the first time, and the path that they took, to log-densities ``(B,)``.
+    divergence, generator, batch
+        As for `estimate_log_prob`.
+    how
+        How the flow is integrated.
+    cond
+        Conditions of the model.
     """
     if divergence is None:
         warn_of_passes(u)

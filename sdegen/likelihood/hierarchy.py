@@ -1,4 +1,4 @@
-"""A diffusion model as a hierarchical VAE."""
+"""A diffusion model as a hierarchical VAE of `baselines`: their bounds are held against each other, and a `Codec` codes by it."""
 
 from __future__ import annotations
 

@@ -128,9 +128,9 @@ def _truncated_normal(most: Tensor, generator: torch.Generator | None) -> tuple[
     Parameters
     ----------
     most
-        The largest size, ``(B, *)``.
+        The size at which each number is cut off, ``(B, *)``.
     generator
-        Randomness.
+        Randomness of the noise.
     """
     low, high = (torch.special.ndtr(v) for v in (-most.double(), most.double()))
     z = torch.special.ndtri(low + (high - low) * uniform_like(most, generator).double())

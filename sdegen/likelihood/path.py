@@ -19,9 +19,9 @@ from ..warning import warn_caller
 from .adams import adams
 from .draws import stderr_of_mean
 
-# By the dtype of the network: no step keeps what its answers are not exact to. Those of half precision are to three digits.
+# By the dtype of the network: steps cannot be held to more digits than its answers have.
 TOLERANCE = {torch.float64: 3e-7, torch.float32: 1e-5}
-HALF = 1e-3
+HALF = 1e-3  # of a network of half precision
 LONG = 1000  # numbers of a state, from which on an exact divergence that nobody asked for is told of
 MOST = 20_000  # evaluations of a flow, after which it is given up
 
@@ -202,16 +202,16 @@ def _brought_back(model: ScoreModel, x: Tensor, field: Field) -> Tensor:
     Parameters
     ----------
     model
-        The score model.
+        The score model that was followed.
     x
-        States ``(B, *)``.
+        States at the end of the path, ``(B, *)``.
     field
-        Its flow halfway.
+        The slope of the flow halfway, by which it is seen whether the flow goes on beyond the boundary as the process does.
 
     Raises
     ------
     ValueError
-        If it is neither.
+        If it does not.
     """
     sde = model.sde
     inside = sde.enter(x)

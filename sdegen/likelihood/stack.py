@@ -1,5 +1,5 @@
-"""A stack of bits, by asymmetric numeral systems: numbers that are pushed under a law take ``−log2`` of their probability, and
-numbers that come off it under a law are distributed by it.
+"""A stack of bits by asymmetric numeral systems, a method of entropy coding: to push a number under a law adds ``−log2`` of its
+probability in bits, and to pop one under a law off random bits draws it from the law.
 
 J. Duda, *Asymmetric numeral systems: entropy coding combining speed of Huffman coding with compression rate of arithmetic
 coding*, 2013, arXiv:1311.2540. The arithmetic is that of the package constriction, of R. Bamler (2022, arXiv:2201.01741).
@@ -23,9 +23,14 @@ class BitStack:
     Parameters
     ----------
     words
-        What it begins with, uint32.
+        The words that it begins with, uint32.
     raw
         Whether these are any bits, such as random ones, and not what `words` has returned.
+
+    Attributes
+    ----------
+    lowest
+        The least height so far: the words below it have not been touched.
 
     Raises
     ------
@@ -47,7 +52,7 @@ class BitStack:
 
     @property
     def height(self) -> int:
-        """How many words there are."""
+        """The number of words on the stack."""
         return int(self._coder.num_words())
 
     def words(self) -> np.ndarray:
@@ -56,7 +61,7 @@ class BitStack:
         return found
 
     def scramble(self, seed: tuple[int, ...], n: int) -> None:
-        """Turn over random ones of the bits of `n` words below the two that are in work; a second time, by the same seed, back.
+        """Scramble `n` words by flipping random bits, below the two words that the coder works on; the same seed restores them.
 
         What comes off the stack next is random then, whatever was pushed before.
         """

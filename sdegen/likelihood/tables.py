@@ -37,9 +37,9 @@ class TableDensity:
     Parameters
     ----------
     table
-        The table.
+        The columns, and how rows become vectors.
     model
-        A model of its vectors, in its coordinates.
+        A score model of these vectors, in the coordinates of the table.
     sampler
         How to sample; the default sampler otherwise.
     batch
@@ -146,7 +146,7 @@ class TableDensity:
         Parameters
         ----------
         frame
-            The rows.
+            The rows, as columns by their names.
         given
             The names of columns that are given.
         draws
