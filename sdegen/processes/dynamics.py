@@ -1,4 +1,4 @@
-"""The interface of a process to a simulator: drift and diffusion, and checked times."""
+"""The interface of a process to a simulator, `Dynamics`: drift and diffusion; and checks of times and of what both answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..laws.operators import Operator, Scale
 from ..precision import uncast
 from ..show import show_call
 
-SINGLE = "answers for one time and not for several"
+SINGLE = "answers for one time and not for several"  # in errors, which are told by it from others on their way up
 
 
 def _as_times(t: Any, name: str) -> Tensor:
@@ -129,7 +129,7 @@ class Dynamics(Fixed, ABC):
 
 
 def at_times(process: Any, name: str, *given: Tensor) -> Any:
-    """Return what a coefficient of a process answers for times, the last of what it is given.
+    """Return what a coefficient, the method `name` of a process, answers for its arguments, of which times are the last.
 
     Raises
     ------

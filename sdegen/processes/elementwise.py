@@ -65,13 +65,14 @@ class ElementwiseSDE(Tabulated):
 
     @property
     def state(self) -> Any:
-        """Whatever the coefficients depend on besides the time, to know when it has changed: of a module what its weights are,
-        of another the tensors, arrays, lists and networks that it holds.
+        """Whatever the coefficients depend on besides the time, by which a change of it is seen: the weights of a module, the
+        tensors, arrays, lists and networks that another object holds.
         """
         return weights_of(self)
 
     @cached_property
     def _quadratures(self) -> list[tuple[Tensor, Any, tuple[Tensor, Tensor]]]:
+        """The last quadratures: a tensor of times, its version with the state of the process, and what was found."""
         return []
 
     def _quadrature(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +94,7 @@ class ElementwiseSDE(Tabulated):
 
     @property
     def _quadrature_state(self) -> tuple[Any, bool]:
-        """What decides about the quadrature: the coefficients' state, and whether derivatives of a module's are asked for."""
+        """What a quadrature depends on besides its times: the state of the coefficients, and whether they are differentiated."""
         return self.state, isinstance(self, nn.Module) and torch.is_grad_enabled()
 
     def _known_panels(self) -> Panels:

@@ -14,7 +14,7 @@ from .base import SDE
 from .dynamics import diffusion_at, drift_at
 from .state_noise import Dependence, GramDivergence
 
-ROUNDING = 1e-12  # of the largest: so small a change of a coefficient is none
+ROUNDING = 1e-12  # of the largest coefficient: a change as small counts as none
 
 
 class Equation:
@@ -68,12 +68,15 @@ class Equation:
         )
 
     def groups(self, tied: Tensor) -> list[list[int]]:
-        """Return the coordinates that move each other, directly or through others, in groups.
+        """Return the coordinates in groups that move independently of each other.
+
+        Coordinates share a group if one moves the other, their noise is correlated, they are `tied`, or each shares it with a
+        third. What moves what is tried by changing one coordinate of all states at a time.
 
         Parameters
         ----------
         tied
-            Which belong together besides, ``(d, d)``.
+            Which depend on each other in the data, ``(d, d)``.
         """
         x, together = self.states, tied | torch.eye(len(tied), dtype=torch.bool)
         every = list(range(x.shape[1]))

@@ -78,7 +78,7 @@ class KnownSDE(SDE):
         z
             Standard normal noise of the shape of `x_0`; drawn by default.
         generator
-            Randomness.
+            Randomness of that draw.
         """
         t, data = as_time(t, self.T), self.standardise(x_0)
         x_0 = self.embed(data)

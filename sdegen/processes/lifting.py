@@ -1,5 +1,5 @@
-"""How data become states of a process and states data: in coordinates and units of the process's own, and with what a state has
-besides.
+"""`Lifting`, the part of a process that turns data into states and states into data: by coordinates and units of the process's
+own, and by the further numbers that a state may have.
 """
 
 from __future__ import annotations

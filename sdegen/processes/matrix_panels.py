@@ -20,7 +20,9 @@ from .panels import ALLOWED, RESOLVED, OfTime, Refined, panel_rule
 
 POINTS = 16  # Gauss-Legendre points a panel
 LONGEST = 1.0  # |F| times a panel's length, up to which the series for its propagator is summed
-FAINT = 1e-6  # of the largest covariance: what is smaller is known to so much of a relative error more
+FAINT = (
+    1e-6  # of the largest covariance, added to the size that an error is relative to: smaller ones need fewer digits
+)
 TERMS = 19  # of that series: 1 / 19! is below rounding
 
 Law = tuple[Tensor, Tensor]  # Phi and Sigma, (n, k, k) each
@@ -122,7 +124,7 @@ class MatrixPanels(Refined[_Integrals]):
         return _Integrals(Phi, Sigma, Psi, stiffness, *errors, *ends)
 
     def _sum(self, panels: _Integrals) -> Tensor:
-        """Sum the panels' errors, and return each panel's own, 1 where it may be left."""
+        """Sum the panels' errors, and return each panel's own, as a multiple of the one that is allowed."""
         with torch.no_grad():
             sizes = _from_start(panels)[1].abs().amax((1, 2))
             drift = panels.drift_error + self._hidden(panels.drift_ends)
@@ -256,6 +258,6 @@ def _from_start(panels: _Integrals) -> Law:
 
 
 def _nothing(n: int, like: Tensor) -> Law:
-    """Return `n` laws of no step."""
+    """Return the law of a step of no length, `n` times: ``Phi = 1`` and ``Sigma = 0``."""
     one = torch.eye(like.shape[-1], dtype=torch.float64).expand(n, *like.shape[1:])
     return one, torch.zeros_like(one)

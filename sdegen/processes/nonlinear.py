@@ -22,8 +22,8 @@ from .dynamics import Dynamics, diffusion_at, drift_at
 from .lifting import Lifting
 from .quadrature import psd_cholesky, van_loan
 
-SHARE = 0.1  # of the divergence that is in the shape of a step alone
-FEW = 16  # numbers of a state: of more, noise that depends on the state is looked at in its mean alone
+SHARE = 0.1  # of the divergence that is in the shape of a step's law, not in mean and covariance, is counted
+FEW = 16  # numbers of a state: of more, how noise changes within a step is not averaged over
 
 
 class LocalLaw(NamedTuple):
@@ -32,9 +32,9 @@ class LocalLaw(NamedTuple):
     Attributes
     ----------
     kernel
-        The law itself.
+        The law of the state after the step, ``N(mean, R Rᵀ)``.
     Phi, Sigma
-        How it moves with the state that the step began from, and its covariance, float64 ``(B, d, d)``.
+        The derivative of its mean by the state before the step, and its covariance, float64 ``(B, d, d)``.
     """
 
     kernel: Kernel

@@ -80,7 +80,7 @@ class Refined(ABC, Generic[P]):
 
     @abstractmethod
     def _sum(self, panels: P) -> Tensor:
-        """Keep what the panels' integrals sum to, and return each panel's error, 1 where it may be left."""
+        """Keep what the panels' integrals sum to, and return each panel's error, as a multiple of the one that is allowed."""
 
     def _refine(self, edges: Tensor) -> P:
         """Cut panels with the given edges until they are resolved, and return their integrals."""
@@ -199,7 +199,9 @@ class Panels(Refined[_Integrals]):
         return _Integrals(drift, torch.logsumexp(log_noise + (rule.weights * h).log(), -1), size, *errors, *ends)
 
     def _sum(self, panels: _Integrals) -> Tensor:
-        """Sum the panels' integrals to the moments at the panels' ends, and return each panel's error, 1 where it may be left."""
+        """Sum the panels' integrals to the moments at the panels' ends, and return each panel's error, as a multiple of the one
+        that is allowed.
+        """
         self.drift = _from_zero(panels.drift)
         self.log_noise = self._noise_at_edges(panels.log_noise)
         with torch.no_grad():

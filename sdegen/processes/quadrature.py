@@ -1,13 +1,13 @@
-"""Moments and roots of linear SDEs from their coefficients: ``(f, g) -> (alpha, sigma)``, the closed form of constant matrices,
-and the root `R` of a covariance.
+"""Matrices of linear SDEs: moments where the coefficients are constant, Cholesky factors of singular covariances, and the root
+`R` along which deterministic samplers move noise.
 
-All of it is float64, vectorised over times, and differentiable, on panels that know their own error (`panels`,
-`matrix_panels`).
+All of it is float64, vectorised over times, and differentiable. Moments for other coefficients are in `panels` and
+`matrix_panels`.
 """
 
 from __future__ import annotations
 
-__all__ = ["RootTable", "psd_cholesky", "scalar_moments", "van_loan"]
+__all__ = ["RootTable", "psd_cholesky", "van_loan"]
 
 import math
 
@@ -16,29 +16,9 @@ from torch import Tensor
 
 from ..laws.interpolation import lagrange
 from .matrix_panels import MatrixPanels
-from .panels import ALLOWED, OfTime, Panels, panel_rule
+from .panels import ALLOWED, OfTime, panel_rule
 
-STEADY = 1e-11  # what the turn of a root over one panel may err by
-
-
-def scalar_moments(f: OfTime, g: OfTime, s: Tensor, t: Tensor, shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-    """Return ``log alpha`` and the log-variance of ``x_t`` given ``x_s`` for ``dx = f x dt + g dw``, by quadrature on panels of
-    each interval (`panels.Panels`).
-
-    Parameters
-    ----------
-    f, g
-        Drift and diffusion coefficients, elementwise functions of time.
-    s, t
-        Times ``(n,)``, ``s < t``, float64.
-    shape
-        Of the coefficients at one time.
-    """
-    pairs = [
-        Panels(f, g, first.item(), last.item(), number=16, shape=shape)(last) for first, last in zip(s, t, strict=True)
-    ]
-    log_alpha, log_variance = (torch.stack(values) for values in zip(*pairs, strict=True))
-    return log_alpha, log_variance
+STEADY = 1e-11  # error of the turn of a root over one panel
 
 
 def van_loan(A: Tensor, Q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:

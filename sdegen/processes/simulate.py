@@ -27,7 +27,7 @@ from .dynamics import Dynamics, as_time, diffusion_at, drift_at
 from .state_noise import Dependence, dependence_of_noise
 
 Solve = Callable[[Tensor, Tensor], Tensor]
-UNIT = 1.0  # of coordinates without bounds: a step that goes farther is looked at
+UNIT = 1.0  # in coordinates without bounds: of a longer step it is looked at whether the coefficients change on its way
 
 
 class _Clocked(torch.nn.Module):
@@ -77,8 +77,9 @@ class _ClockedFree(_ClockedDiagonal):
         return self.dynamics.free.slope(x) * super().g(u, x)
 
     def steep(self, u: Tensor, y: Tensor, h: float, f: Tensor, g: Tensor) -> Tensor:
-        """Tell where a step of length `h` is too long for its coefficients `f` and `g`: it goes farther than a unit, and over a
-        unit what it goes by changes by more than one. So it is near an end that these coordinates have put infinitely far away.
+        """Tell where a step of length `h` is too long for its coefficients `f` and `g`: it goes farther than a unit, and these
+        change so much over a unit that it would go another unit farther. So it is near an end of the domain, which coordinates
+        without bounds put infinitely far away.
         """
         far = (f.abs() * h > UNIT) | (g.square() * h > UNIT)
         if not far.any():

@@ -143,12 +143,17 @@ class GramDivergence:
         self.name, self.noise, self.dependence = name, noise, dependence
 
     def look_at(self, x: Tensor, t: Tensor) -> None:
-        """Find out how the noise depends on the state, once; within a transform of torch.func any dependence is allowed for."""
+        """Find out how the noise depends on the state, once. Within a transform of torch.func, where that cannot be seen, it is
+        left open, and every way is allowed for.
+        """
         if self.dependence is None and not _transforming():
             self.dependence = dependence_of_noise(self.name, self.noise, x, t.reshape(-1)[0])
 
     def add_to(self, pull: Tensor, x: Tensor, t: Tensor, factor: float = 1.0) -> Tensor:
-        """Return the sum of `pull` and the divergence times a factor, at states ``(B, *)`` and times ``()`` or ``(B,)``."""
+        """Return `pull`, of the shape of the states ``(B, *)``, plus the divergence times a factor, at times ``()`` or ``(B,)``.
+
+        Where the noise does not depend on the state that is `pull` itself, and nothing is differentiated.
+        """
         self.look_at(x, t)
         return pull if self.dependence is Dependence.NONE else pull + factor * self._divergence(x, t)
 

@@ -171,9 +171,9 @@ def score_in(coordinates: Coordinates, u: Tensor, score: Any) -> Tensor:
     coordinates
         From `x` to `u`.
     u
-        Where, ``(B, *)``.
+        Points in these coordinates, ``(B, *)``.
     score
-        The score at `x`, a function.
+        The score of the law in `x`, a function of `x`.
     """
 
     if coordinates.elementwise:

@@ -14,12 +14,12 @@ from .linear import LinearSDE, is_linear
 
 
 def check_process(sde: SDE) -> None:
-    """Refuse a process whose attributes could not be those of one, before a law of it is asked for.
+    """Refuse a process whose last time, initial noise or coefficients no process can have, before a law of it is asked for.
 
     Parameters
     ----------
     sde
-        A process.
+        Any process, maybe of a class of the user's.
 
     Raises
     ------

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...laws.products import value_and_slope
 from ...processes.elementwise import ElementwiseSDE
-from ...processes.quadrature import scalar_moments
+from ...processes.panels import Panels
 from ..report import QUADRATURE, Law, close, derivative
 from .probes import steps, times
 
@@ -65,8 +65,11 @@ def closed_form_matches_coefficients(sde: ElementwiseSDE) -> None:
 
 
 def _moments(sde: ElementwiseSDE, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``log alpha`` and the log-variance between times, by quadrature of `f` and `g`."""
-    return scalar_moments(sde.f, sde.g, s, t, sde.coefficient_shape)
+    """Return ``log alpha`` and the log-variance of ``x_t`` given ``x_s``, by quadrature of `f` and `g` over each interval."""
+    shape = sde.coefficient_shape
+    pairs = [Panels(sde.f, sde.g, a.item(), b.item(), number=16, shape=shape)(b) for a, b in zip(s, t, strict=True)]
+    log_alpha, log_variance = (torch.stack(values) for values in zip(*pairs, strict=True))
+    return log_alpha, log_variance
 
 
 ELEMENTWISE: list[Law] = [derivatives_reach_the_schedule, schedule_keeps_its_digits, closed_form_matches_coefficients]
