@@ -3,6 +3,15 @@
 Chapters, each built on those before: `laws` of Gaussians; `nets` and `data`; `processes`, the forward SDEs, and their times;
 `models`, which give a score; `metrics`; `samplers`; `baselines`, other families; `likelihood`; `guidance`; `diagnose`, `plots`
 and `testing`, what one judges by; `files`; `training`; and `inference`, from simulations.
+
+The modules beside the chapters serve all of them:
+
+- checks of what users give: `arguments` (by annotations), `checks`, `dense` and `conditions` (by value), `signatures` (functions,
+  before they are called), `answers` (after), `levels` and `mixing` (networks);
+- memory: `fixed` (what follows from one object), `recall` (from equal values);
+- files: `storage` (of tensors), `description` and `construction` (objects in JSON), `identity` and `written` (what tells two
+  apart), `upgrades` (of older formats);
+- the rest: `precision`, `seeding`, `waiting`, `show`, `progress`, `warning`, `failures`.
 """
 
 __version__ = "0.2.0"

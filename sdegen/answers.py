@@ -233,7 +233,7 @@ def ask_draws(law: Any, n: int, generator: torch.Generator | None = None) -> Ten
     n
         How many.
     generator
-        Randomness.
+        Randomness of the draws.
     """
     x = law.sample(n, generator)
     if isinstance(x, Tensor) and x.shape[:1] == (n,) and x.is_floating_point():

@@ -1,4 +1,4 @@
-"""`check_arguments`, for the public doors: a signature says what each argument is, and is held to it.
+"""`check_arguments`, a decorator of public functions by which calls are held to the annotations of their arguments.
 
 Annotations tell kinds, not bounds: that a number of steps is whole follows from ``steps: int``, that it is positive is for the
 function to check. Only calls from outside are held to it; steps of samplers and of training call nothing that is decorated.
@@ -74,7 +74,7 @@ def check_arguments(door: F) -> F:
     Parameters
     ----------
     door
-        A function, or a class whose constructor is its own.
+        The function to decorate, or a class with a constructor of its own.
 
     Examples
     --------

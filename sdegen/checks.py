@@ -1,4 +1,4 @@
-"""Checks of arguments at the public doors: a count, a number, a tensor, an object of a kind, a function, a law.
+"""Checks of single arguments of public functions: a count, a number, an interval, a tensor, an object of a kind, a function.
 
 Each returns the argument in its plain form, or raises one sentence that names the argument and its value, and says what to
 give. They are called once, where a call enters the library, and never in a step: reading a tensor on an accelerator waits for it.
@@ -218,12 +218,12 @@ def check_kind(name: str, value: Any, kind: type[T] | tuple[type[T], ...], examp
 
 
 def check_function(name: str, value: Any, example: str) -> Callable[..., Any]:
-    """Return what can be called; refuse anything else.
+    """Return a value that can be called; refuse any other, with `example` as what to give.
 
     Raises
     ------
     TypeError
-        Otherwise.
+        If it cannot be called.
     """
     if not callable(value):
         raise TypeError(f"{name} {kind_of(value)}; give {example}.")

@@ -1,4 +1,4 @@
-"""The conditions that a model takes: their names, what a value of one datum is where a network declares it, and checks of both.
+"""The conditions that a model takes: `Condition`, what a network declares of one, `Conditions`, all of a model, and their checks.
 
 A model takes what its network declares (`Condition`), or else what the ``forward`` of the network takes. Whatever `sample` or
 `log_prob` is passed beyond its own arguments is a condition: a name that neither knows is refused before anything is run.
@@ -65,7 +65,7 @@ class Condition(ABC):
 
     @abstractmethod
     def read(self, name: str, value: Any, look: bool = True) -> Tensor:
-        """Return a value, or a row for each datum, as a tensor; refuse any other shape, and numbers that are none if `look`."""
+        """Return a value, or a row for each datum, as a tensor; refuse any other shape and, if `look`, numbers that cannot be."""
 
     @abstractmethod
     def entry(self, features: int) -> nn.Module:
@@ -128,7 +128,7 @@ class Conditions(NamedTuple):
     nulls
         The number that stands for one that is lost, by name, where there is one.
     untaught, unlost
-        Names of conditions that no datum of the training had, and of those that each of them had.
+        Conditions that training never had, under which no run goes; and those that it always had, without which none does.
     """
 
     names: frozenset[str] = frozenset()

@@ -1,4 +1,6 @@
-"""The checks that a tensor holds numbers, and is a plain table of them, which no other argument check goes without."""
+"""Checks that a tensor holds numbers (`check_held`) and is an ordinary dense one (`check_dense`), of which all other checks make
+use.
+"""
 
 from __future__ import annotations
 

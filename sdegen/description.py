@@ -1,7 +1,7 @@
 """Descriptions of objects in JSON, by their classes and the arguments of their constructors.
 
-A description is complete, for a file must give the object back (`describe`, and `construction`): what cannot be made again from
-it is refused. Those by which two objects are told apart are in `identity`.
+These are complete, since a file must give the object back (`construction`): what cannot be made again from its description is
+refused. Descriptions that only tell two objects apart are in `identity`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def also_kept(value: Any) -> dict[str, Any]:
 
 
 class Describer(ABC):
-    """What both kinds of descriptions share: numbers, lists and tables."""
+    """The base class of descriptions of objects, part by part: subclasses say what becomes of tensors, code and other objects."""
 
     def __init__(self) -> None:
         self._within: list[int] = []  # the objects that are being described, to see where one holds itself

@@ -1,4 +1,6 @@
-"""What Python and torch say barely of three faults in what a caller has made, said in a sentence: `explain`, `Explained`."""
+"""Three failures that Python's and torch's own messages do not explain, put in a sentence: `explain`, and the same for a ``with``
+block, `Explained`.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ def explain(who: str, failure: Exception) -> None:
     Parameters
     ----------
     who
-        What was called.
+        The function that was called, as an error names it.
     failure
-        What was raised.
+        The exception that came out of it.
 
     Raises
     ------
@@ -57,12 +59,13 @@ def explain(who: str, failure: Exception) -> None:
 
 
 class Explained:
-    """A context in which `explain` says what it knows of; one of ``contextlib`` would let a ``StopIteration`` pass.
+    """A context whose failures `explain` explains; a class, since a context of ``contextlib``, a generator, lets a
+    ``StopIteration`` pass.
 
     Parameters
     ----------
     who
-        What was called.
+        The function that was called, as an error names it.
     """
 
     def __init__(self, who: str) -> None:

@@ -27,7 +27,7 @@ _MAKING = "_making"
 
 
 class _OfFixed(ABCMeta):
-    """The class of the classes whose objects are fixed: values that all of them share stay as they are, too."""
+    """The metaclass of `Fixed`: values of a class, which all its objects share, stay as they are while there are any objects."""
 
     def __setattr__(cls, name: str, value: Any) -> None:
         """Set an attribute of a class.

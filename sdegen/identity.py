@@ -1,7 +1,7 @@
-"""Descriptions of objects in JSON by which two are told apart: runs (`identify`, `differences`), or a model and the one that
-a file gives back (`changed`).
+"""Descriptions of objects in JSON by which two are told apart: runs (`identify`, `differences`), what two networks were trained
+for (`constants`, `differing_constants`), or a model and the one that a file gives back (`changed`).
 
-They also tell functions, networks and tensors apart that no file could give back.
+Unlike those of `description`, from which objects are made, they also cover functions and other code.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def identify(value: Any, learned: Iterable[Tensor] = ()) -> Any:
     Parameters
     ----------
     value
-        Anything.
+        What is described: settings by name, a model, or anything else.
     learned
         Weights that are being learned, and therefore are told by shape alone.
     """

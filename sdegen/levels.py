@@ -1,4 +1,4 @@
-"""The noise levels that networks are called with: what fails of them alone is told."""
+"""Calls of networks with noise levels: where a network fails by the form of its level alone, an error says so."""
 
 from __future__ import annotations
 
@@ -30,12 +30,20 @@ def ask_net(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -
 
 
 def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> None:
-    """Refuse a network that has failed, and answers with a level for each state in place of one for all, or with whole numbers.
+    """Raise an error in place of a network's own, if the network answers once it is given a level for each state and not one for
+    all, or whole numbers for levels; return otherwise.
+
+    Parameters
+    ----------
+    error
+        What the network raised.
+    net, x, level, cond
+        The call that failed.
 
     Raises
     ------
     ValueError
-        If it does; not where it has failed of another cause, such as of memory that derivatives would have needed.
+        If the form of the level is the cause, and not another one, such as the memory that derivatives would have needed.
     """
     # Derivatives, of whose states the values are unknown, have ways of their own to fail.
     if torch.compiler.is_compiling() or is_unknown(x) or _answers(net, x, level, **cond):

@@ -74,7 +74,7 @@ def uncast(x: Tensor) -> AbstractContextManager[Any]:
     """Return a context in which products with a tensor keep the precision of their arguments, also under an autocast, which is
     for networks.
 
-    So do derivatives that are taken in it, of what was cast before as of what was not: torch would cast the latter's products.
+    Derivatives that are taken in it keep theirs too, whether the graph was made under the autocast or not.
 
     >>> with torch.autocast("cpu", torch.bfloat16), uncast(torch.ones(2, 2)):
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype

@@ -1,7 +1,8 @@
 """Results that depend on values alone, computed once: `recall` finds them again by the values they were computed from.
 
 Values are compared by what they hold, so that a number changed in place is seen. Of what the library cannot look into, such as
-networks and whatever users have written, nothing is remembered.
+networks and whatever users have written, nothing is remembered. What follows from one object alone is kept with that object, by
+`fixed.remembered` and `fixed.kept_property`.
 """
 
 from __future__ import annotations

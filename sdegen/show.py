@@ -83,9 +83,9 @@ def show_picture(text: str, png: bytes) -> str:
     Parameters
     ----------
     text
-        What to say.
+        The text above the picture.
     png
-        The picture, encoded.
+        The bytes of the picture, a PNG.
     """
     picture = base64.b64encode(png).decode()
     return f'<pre>{html.escape(text)}</pre><img alt="" src="data:image/png;base64,{picture}">'

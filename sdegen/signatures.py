@@ -1,5 +1,5 @@
-"""Whether functions from outside can be called as the library calls them: `check_call` of functions that are given, and
-`Overridable` of methods that are overridden.
+"""Whether functions from outside can be called as the library will call them: `check_call` for functions that users give, and
+`Overridable` for methods that they override.
 
 It is asked once, where a function enters the library or a class is defined, and never before a call.
 """

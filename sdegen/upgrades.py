@@ -1,4 +1,4 @@
-"""Older file formats: each has a function that writes a file's description of the model, and its tensors, anew for the next."""
+"""Older formats of model files: for each a function that brings the description of the model, and its tensors, to the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synchronisation with an accelerator: which devices can be read without waiting for queued work."""
+"""Synchronisation with an accelerator, whose numbers can be read only once its queued work is done: where that costs nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Code that the user has written: which classes are the user's own, and what their code reads and sets.
+"""What `identity` finds out about code that the user has written: which classes are the user's own, and what their code reads and
+sets.
 
-What a function does is told by a fingerprint of its code, and by what that looks up elsewhere.
+Two functions are the same if their code has one fingerprint, and looks up the same elsewhere.
 """
 
 from __future__ import annotations

@@ -161,9 +161,8 @@ class Codec:
         batches: list[tuple[int, int]] = []
         with reproducible(), evaluating(self.model):
             while done < len(images):
-                # Fine cells once the stack holds what an image draws on, for as many images as it holds that for.
                 began, lowest = stack.height, stack.lowest
-                fine = 0 < need <= began - lowest
+                fine = 0 < need <= began - lowest  # and as many images as the stack holds words for
                 cells, size = (self.cells, 1 << int((began - lowest) / need).bit_length() - 1) if fine else (COARSE, 1)
                 size = min(size, self.batch, len(images) - done)
                 stack.lowest = began
