@@ -1,4 +1,4 @@
-"""Three failures that Python's and torch's own messages do not explain, put in a sentence: `explain`, and the same for a ``with``
+"""Four failures that Python's and torch's own messages do not explain, put in a sentence: `explain`, and the same for a ``with``
 block, `Explained`.
 """
 
@@ -17,8 +17,8 @@ def explain(who: str, failure: Exception) -> None:
     """Raise an error that says what was wrong in place of a failure, where that is known; return otherwise.
 
     A ``StopIteration`` of code from outside would end the iteration of a caller without a word, or come out of a generator as
-    another error; a tensor that was made under ``torch.inference_mode()`` has no derivatives; and where torch's default device
-    is meta new tensors hold no numbers.
+    another error; a tensor that was made under ``torch.inference_mode()`` has no derivatives; ``torch.func.vmap`` follows no
+    numbers that are looked at; and where torch's default device is meta new tensors hold none.
 
     Parameters
     ----------
@@ -50,6 +50,11 @@ def explain(who: str, failure: Exception) -> None:
         raise RuntimeError(
             f"{who} needs derivatives, and comes upon a tensor that was made under torch.inference_mode(), which has none; make "
             "networks and data outside of that, or copy them there: copy.deepcopy(model), x.clone()."
+        ) from failure
+    if said.startswith("vmap:"):
+        raise RuntimeError(
+            f"{who} looks at numbers or draws some, which torch.func.vmap does not follow; call it once, with all rows in a "
+            "batch, and take derivatives by torch.autograd.grad, or torch.func.jacrev(..., chunk_size=1)."
         ) from failure
     if torch.get_default_device().type == "meta" and "default device" not in said:
         raise RuntimeError(

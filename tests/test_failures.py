@@ -125,3 +125,21 @@ def test_a_frozen_part_of_inference_mode_that_derivatives_go_through_is_refused(
     ):
         sdegen.fit(small(Scaled()), X, **SMALL)
     assert sdegen.fit(deepcopy(small(Scaled())), X, **SMALL).steps == 3
+
+
+MAPPED: dict[str, Callable[[Tensor], Tensor]] = {
+    "sample": lambda x: sdegen.sample(EXACT, x_T=x[None], steps=2)[0],
+    "log_prob": lambda x: sdegen.log_prob(EXACT, x[None])[0],
+    "elbo": lambda x: sdegen.elbo(EXACT, x[None], draws=2).value,
+    "encode": lambda x: samplers.encode(EXACT, x[None], steps=2)[0],
+}
+
+
+@pytest.mark.parametrize("door", MAPPED)
+def test_what_vmap_cannot_follow_is_told_in_a_sentence(door: str) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"which torch\.func\.vmap does not follow; call it once, with all rows in a batch"
+    ):
+        torch.func.vmap(lambda x: MAPPED[door](x) + 0 * torch.rand(()) if door == "encode" else MAPPED[door](x))(
+            X[:3].double()
+        )

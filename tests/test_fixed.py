@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import sdegen
-from sdegen import grids, weightings
+from sdegen import data, grids, measurements, training, weightings
 from sdegen.processes import times
 from sdegen.processes.linear import is_linear
 
@@ -191,6 +191,15 @@ OTHERS: dict[str, Callable[[], Any]] = {
     "mixture": sdegen.data.gaussian_ring, "empirical": lambda: sdegen.Empirical(torch.randn(5, 2)),
     "exact": lambda: sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring()),
     "Fokker-Planck": lambda: sdegen.FokkerPlanck(sdegen.OU(), sdegen.data.gaussian_ring(), 64, 20),
+    "linear": lambda: measurements.Linear(torch.eye(2), 0.5), "mask": lambda: measurements.Mask(torch.tensor([True, False]), 0.5),
+    "blur": lambda: measurements.Blur(1.5, 0.1), "noise": lambda: measurements.Linear(torch.eye(2), 0.5).noise,
+    "interval": lambda: data.IntervalColumn(0, 2), "categories": lambda: data.CategoryColumn(("a", "b")),
+    "counts": lambda: data.CountColumn(2), "gaps": lambda: data.GappedColumn(data.NumberColumn()),
+    "log-odds": lambda: data.IntervalColumn(0, 2).coordinates,
+    "columns": lambda: data.Table({"a": data.PositiveColumn()}).coordinates,
+    "log-variance": lambda: training.LogVariance(sdegen.data.gaussian_ring().log_prob),
+    "path divergence": lambda: training.PathDivergence(sdegen.data.gaussian_ring().log_prob),
+    "adjoint matching": lambda: training.AdjointMatching(sdegen.data.gaussian_ring().log_prob),
 }  # fmt: skip
 
 

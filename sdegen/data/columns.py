@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
 from ..checks import check_count, check_interval
+from ..fixed import Fixed
 from ..laws.coordinates import Coordinates, Log, LogOdds, SoftplusInverse
 from ..show import show_call
 from .entries import read_numbers, refuse_entries
@@ -37,7 +38,7 @@ REACH = 0.9  # of half the distance between two corners of a simplex: noise neve
 
 
 @asked_as("a column, such as data.NumberColumn()")
-class Column(ABC):
+class Column(Fixed, ABC):
     """A kind of column of a table: how its entries become numbers, and numbers entries."""
 
     __repr__ = show_call

@@ -15,6 +15,7 @@ from ..answers import check_answer, check_each
 from ..arguments import check_arguments
 from ..checks import check_function
 from ..conditions import Conditions, check_labels
+from ..fixed import Fixed
 from ..laws.described import Described
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.products import pull_back
@@ -142,7 +143,7 @@ def check_logits(who: str, logits: Any, x: Tensor) -> Tensor:
     return check_answer(who, logits, (len(x), logits.shape[1] if some else 2), x, must)
 
 
-class ExactClassifier:
+class ExactClassifier(Fixed):
     """The exact classifier of noised data for known class distributions: ``p(k | x_t) ∝ weights_k p_t(x_t | k)``.
 
     Parameters

@@ -23,19 +23,18 @@ from torch import Tensor
 from ..answers import check_answer, check_each
 from ..arguments import asked_as, check_arguments
 from ..checks import kind_of
-from ..fixed import is_unknown
+from ..fixed import Fixed, is_unknown
 from ..laws.products import pull_back, value_and_slope
 from ..models.score import ScoreModel
 from ..precision import dtype_of, uncast
 from ..show import show_call
-from ..signatures import Overridable
 from .conjugate_gradients import Map
 from .near import refuse_mixing
 from .noises import GaussianNoise, LocalGaussian, NoiseLaw
 
 
 @asked_as("a measurement, such as measurements.Nonlinear(function, std)")
-class Measurement(Overridable, ABC):
+class Measurement(Fixed, ABC):
     """The base class of measurements: ``y ~ p(y | f(x))`` with any map `f` that torch can differentiate, and any noise.
 
     Subclass it with `__call__`, the map without its noise; `Nonlinear` takes a function. Where the map is linear and the noise

@@ -23,12 +23,12 @@ from torch.distributions import constraints
 from ..answers import check_answer
 from ..arguments import asked_as, check_arguments
 from ..checks import check_number
+from ..fixed import Fixed
 from ..laws.draws import noise_like
 from ..laws.products import pull_back
 from ..laws.vectors import as_vectors
 from ..seeding import seeded
 from ..show import show_call
-from ..signatures import Overridable
 
 
 class LocalGaussian(NamedTuple):
@@ -50,7 +50,7 @@ class LocalGaussian(NamedTuple):
 
 
 @asked_as("a law of noise, such as measurements.PoissonNoise(), or the standard deviation of Gaussian noise")
-class NoiseLaw(Overridable, ABC):
+class NoiseLaw(Fixed, ABC):
     """The base class of laws of noise: of what is seen, number by number, given what is measured without noise.
 
     Subclass it with `law`, and with `information` where the law has no mean or variance, or more information than these tell.

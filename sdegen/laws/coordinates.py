@@ -26,14 +26,14 @@ from torch.distributions import constraints
 from torch.distributions import transforms as T
 
 from ..arguments import check_arguments
+from ..fixed import Fixed
 from ..precision import apply_matrix
 from ..show import show_call
-from ..signatures import Overridable
 from .domains import check_domain
 from .products import value_and_slope
 
 
-class Coordinates(Overridable, ABC):
+class Coordinates(Fixed, ABC):
     """A one-to-one map ``u = phi(x)`` from data to numbers, most often without bounds, row by row.
 
     Subclass it with `domain`, a call, `inverse` and `log_det`.

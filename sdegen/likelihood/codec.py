@@ -25,6 +25,7 @@ from torch.distributions import Normal
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..data import Scaling
+from ..fixed import Fixed
 from ..models.modes import evaluating
 from ..models.score import ScoreModel
 from ..processes.scalar import as_scalar
@@ -65,7 +66,7 @@ class _Rung(NamedTuple):
     generate: Callable[[Tensor], Normal]
 
 
-class Codec:
+class Codec(Fixed):
     """A lossless code for images of bytes by a diffusion model: the file is as long as the model's discrete bound.
 
     The states at the times of a chain are latents. For each image ``x_1`` is drawn off the bits of the images before, under

@@ -142,9 +142,10 @@ def sample(
     progress
         Show a bar; by default where standard error is a terminal.
     callback
-        Called as ``callback(i, t, x)`` after step `i`, counted from 0, with the time arrived at and the states there,
-        ``(B, *)`` in float32 at least, the clean data at time 0 after the last move of ``"denoise"``. With `batch`, once for
-        every chunk in turn. What it returns is ignored; an exception ends the run.
+        Called as ``callback(i, t, x)`` after step `i`, counted from 0, with the time arrived at and a copy of the states there,
+        ``(B, *)`` in float32 at least, those of the clean data at time 0 after the last move of ``"denoise"``; in coordinates or
+        units of the process they are such here, too, and ``model.sde.project(x)`` are the data. With `batch`, once for every
+        chunk in turn. What it returns is ignored; an exception ends the run.
     cond
         Conditions for the network: tensors with `n` rows, which `batch` cuts with the samples, or one value for all. What a row
         is, a network says that declares them (`nets.Vector` and the like); of others tensors whose first side is `n` have rows.

@@ -13,6 +13,7 @@ from torch.nn.functional import huber_loss
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
+from ..fixed import Fixed
 from ..guidance.unnormalised import NO_SLOPE, WHY, PathTarget
 from ..laws.draws import noise_like
 from ..laws.empirical import pooled_values
@@ -31,7 +32,7 @@ from .weightings import LikelihoodWeighting, Weighting, weight_at
 SHARE = 0.5  # of the samples, which tempered weights leave effective
 
 
-class LogVariance(ScoreLoss):
+class LogVariance(Fixed, ScoreLoss):
     """The log-variance of paths: how much ``log w`` of `guidance.importance_sample` differs between paths of the model.
 
     With ``log w = log f(x_0) + Σ log p(x_t | x_s) − log p(x_T) − Σ log q(x_s | x_t)``, the same of all paths where the steps
@@ -95,7 +96,7 @@ class LogVariance(ScoreLoss):
         return 2 * huber_loss(apart, torch.zeros_like(apart), reduction="none", delta=self.linear_from)
 
 
-class PathDivergence(ScoreLoss):
+class PathDivergence(Fixed, ScoreLoss):
     """The divergence of paths: the mean of ``−log w`` of `guidance.importance_sample` over paths of the model, with derivatives
     through the whole run.
 
@@ -143,7 +144,7 @@ class PathDivergence(ScoreLoss):
         return finite(-self._target.log_weights(model, run), run.times[-1])
 
 
-class AdjointMatching(ScoreLoss):
+class AdjointMatching(Fixed, ScoreLoss):
     """Adjoint matching: regression of the score on the slope of the log-density where the model's own samples are.
 
     With the slopes of the density `f` at the data that a noised state may come from, the score of the law is
