@@ -11,13 +11,13 @@ from __future__ import annotations
 __all__ = [
     "AFFINE",
     "Response",
-    "Units",
+    "UnitNoise",
     "affine_moments",
     "gaussian_data",
     "gaussian_error",
     "response",
     "sampled_moments",
-    "travelled",
+    "take_steps",
 ]
 
 import math
@@ -36,7 +36,7 @@ from ..samplers import Sampler, sample
 from ..samplers.base import Noise
 from ..samplers.defaults import default
 
-AFFINE = 1e-8  # of the largest number: what rounding may take from the sum of two rows
+AFFINE = 1e-8  # relative to the largest number: by how much rounding may make an affine run look as if it were none
 
 
 def gaussian_data() -> GaussianMixture:
@@ -45,18 +45,22 @@ def gaussian_data() -> GaussianMixture:
     return GaussianMixture(torch.ones(1), torch.tensor([[0.6, -0.4]], dtype=torch.float64), covariance)
 
 
-class Units:
-    """A noise source that gives unit vectors instead of random numbers, so that a run shows its response to each."""
+class UnitNoise:
+    """A noise source that gives unit vectors instead of random numbers, so that a run shows its response to each.
+
+    Each number of each call gets a row of its own, beginning with row `first`: in that row this number is 1, and all other noise
+    of the run is 0.
+    """
 
     def __init__(self, first: int = 0) -> None:
         self.first, self.calls = first, 0
 
     def __call__(self, like: Tensor) -> Tensor:
-        """Return the unit vectors of this call, for as many of its rows as there are."""
+        """Return the noise of this call; where the batch has no rows for it, 0."""
         z = torch.zeros(len(like), like[0].numel(), dtype=like.dtype)
         D = z.shape[1]
-        own = z[self.first + self.calls * D :][:D]
-        own.copy_(torch.eye(D, dtype=like.dtype)[: len(own)])
+        rows = z[self.first + self.calls * D :][:D]
+        rows.copy_(torch.eye(D, dtype=like.dtype)[: len(rows)])
         self.calls += 1
         return z.reshape(like.shape)
 
@@ -83,7 +87,7 @@ class Response(NamedTuple):
         return mean, self.A @ start.covariance @ self.A.T + self.B @ self.B.T
 
 
-def travelled(sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, noise: Noise) -> Tensor:
+def take_steps(sampler: Sampler, plan: list[Any], model: ScoreModel, x: Tensor, noise: Noise) -> Tensor:
     """Take all steps of a plan, passing the sampler's memory from each to the next, and return the last state."""
     state = None
     for c in plan:
@@ -112,19 +116,19 @@ def response(sampler: Sampler, model: Exact, denoise: bool = False) -> Response:
     plan = sampler.plan(model, sampler.times(model.sde, denoise))
     mean = model.distribution.moments().mean[None].double()
     return _response(
-        lambda x, noise: travelled(sampler, plan, model, x, noise), model.sde.lift(mean)[0], type(sampler).__name__
+        lambda x, noise: take_steps(sampler, plan, model, x, noise), model.sde.lift(mean)[0], type(sampler).__name__
     )
 
 
 def _response(run: Callable[[Tensor, Noise], Tensor], like: Tensor, name: str) -> Response:
-    """The response of a run over states ``(B, *)``, each of the shape of `like`."""
-    D, units = like.numel(), Units()
-    run(torch.zeros(1, *like.shape, dtype=torch.float64), units)
-    # Rows: zero, the unit states, one for every unit of every call's noise, and last the sum of the unit states.
-    rows = torch.zeros(2 + D + units.calls * D, D, dtype=torch.float64)
+    """Return the response of a run that takes starts ``(B, *)``, each of the shape of `like`, with a source of noise."""
+    D, count = like.numel(), UnitNoise()
+    run(torch.zeros(1, *like.shape, dtype=torch.float64), count)  # tells how often a run draws noise
+    # Rows: zero, the unit states, one for each number of noise, and last the sum of the unit states, to see if it is affine.
+    rows = torch.zeros(2 + D + count.calls * D, D, dtype=torch.float64)
     rows[1 : 1 + D] = torch.eye(D, dtype=torch.float64)
     rows[-1] = 1.0
-    out = run(rows.reshape(-1, *like.shape), Units(1 + D)).flatten(1)
+    out = run(rows.reshape(-1, *like.shape), UnitNoise(1 + D)).flatten(1)
     b, linear, last = out[0], out[1:-1] - out[0], out[-1] - out[0]
     if not (linear[:D].sum(0) - last).abs().max() <= AFFINE * out.abs().max():
         raise ValueError(f"{name} is not affine in its start: steps that hang on the state have no closed form.")

@@ -77,7 +77,7 @@ class MapCase:
         """Return the states at `s` of states at `t`, by the probability flow of the map's own velocity."""
         tolerance = 1e-8 if self.dtype == torch.float64 else 1e-5
         flow = ProbabilityFlow(grid=Given(torch.cat([t, s])), rtol=tolerance, atol=tolerance)
-        ends: list[Tensor] = []  # the states, all their numbers, where what is returned are data
+        ends: list[Tensor] = []  # states with all their channels; `sample` itself returns data
         sample(
             self.model, x_T=x, sampler=flow, final="sample", progress=False,
             callback=lambda i, t, x: ends.append(x), **self.cond,
@@ -89,12 +89,14 @@ class MapCase:
         with torch.no_grad(), evaluating(self.model):
             return self.model.jump(x, t, s, **self.cond)
 
-    def hold_to(self, name: str, gap: Tensor, t: Tensor) -> None:
-        """Raise a `Violation` if states at `t` are further apart, root mean square, than the tolerance says in data's spreads."""
-        at = self.model.sde.marginal(t)
-        size = at.normalise(gap).square().mean().sqrt().item()
+    def meet(self, name: str, a: Tensor, b: Tensor, t: Tensor) -> None:
+        """Raise a `Violation`, which begins with `name`, if states `a` and `b` at `t` are too far apart: the root mean square of
+        their difference, in standard deviations of data, exceeds the tolerance.
+        """
+        gap = self.model.sde.marginal(t).normalise(a - b)
+        size = gap.square().mean().sqrt().item()
         if not size <= self.tolerance:
-            quantiles = at.normalise(gap).flatten(1).norm(dim=1).double().quantile(torch.tensor([0.5, 0.9]).double())
+            quantiles = gap.flatten(1).norm(dim=1).double().quantile(torch.tensor([0.5, 0.9]).double())
             raise Violation(
                 f"{name} differ by {size:.3g}, root mean square, {self.tolerance:g} allowed (median {quantiles[0]:.3g}, nine in "
                 f"ten below {quantiles[1]:.3g})"
@@ -148,19 +150,15 @@ def jumps_take_the_way_of_the_map(case: MapCase) -> None:
 def two_jumps_are_one(case: MapCase) -> None:
     """``X_{u→s}(X_{t→u}(x)) = X_{t→s}(x)``, to the tolerance."""
     u, s = case.time(0.5), case.time(0.0)
-    case.hold_to(
-        "one jump to the data and two",
-        case.jump(case.jump(case.x_T, case.last, u), u, s) - case.jump(case.x_T, case.last, s),
-        s,
-    )
+    one, two = case.jump(case.x_T, case.last, s), case.jump(case.jump(case.x_T, case.last, u), u, s)
+    case.meet("one jump to the data and two", two, one, s)
 
 
 def ends_where_the_flow_ends(case: MapCase) -> None:
     """One jump from the last time to 0 ends where the probability flow does, to the tolerance."""
     s = case.time(0.0)
-    case.hold_to(
-        "the ends of a jump and of the flow", case.jump(case.x_T, case.last, s) - case.follow(case.x_T, case.last, s), s
-    )
+    jumped, followed = case.jump(case.x_T, case.last, s), case.follow(case.x_T, case.last, s)
+    case.meet("the ends of a jump and of the flow", jumped, followed, s)
 
 
 def comes_back(case: MapCase) -> None:
@@ -169,15 +167,17 @@ def comes_back(case: MapCase) -> None:
     From ``t_min``: at 0 not all processes have noise in every direction, and without it a state does not say where it goes.
     """
     t, s = case.time(2 / 3), torch.tensor([case.model.sde.t_min], dtype=torch.float64)
-    case.hold_to("states that came back from the data", case.jump(case.jump(case.states, t, s), s, t) - case.states, t)
+    case.meet("states that came back from the data", case.jump(case.jump(case.states, t, s), s, t), case.states, t)
 
 
+# What the form of a map gives, whatever its weights.
 FORM: list[Law] = [
     a_way_to_the_same_time_goes_nowhere,
     leaves_along_the_velocity,
     rows_of_a_jump_do_not_mix,
     jumps_take_the_way_of_the_map,
 ]
+# What training has to bring; `comes_back` besides, of maps that are trained both ways.
 TRAINED: list[Law] = [two_jumps_are_one, ends_where_the_flow_ends]
 LAWS: list[Law] = [*FORM, *TRAINED, comes_back]
 
@@ -199,7 +199,7 @@ def check_flow_map(
     tolerance
         Root mean square by which the ends of trained maps may differ, in standard deviations of the data.
     n
-        States, from the prior.
+        How many states the map is checked on, drawn from the prior.
     both_ways
         Whether the map was trained from data to noise too, and has to come back.
     cond
@@ -236,5 +236,5 @@ def flow_map_cases(
 
 
 def _case(model: FlowMap, tolerance: float, n: int, cond: dict[str, Any]) -> MapCase:
-    """Return what the laws are checked on."""
+    """Check the numbers, and return what the laws are checked on."""
     return MapCase(model, check_count("n", n, at_least=2), check_number("tolerance", tolerance, above=0), cond)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 __all__ = [
-    "Asked",
     "LAWS",
+    "Probe",
     "READINGS",
     "answers_are_sums_of_readings",
-    "asked_of",
-    "asking",
+    "as_in_sampling",
     "check_model",
     "model_cases",
+    "noised",
+    "probe",
     "readings_agree",
     "readings_are_finite_at_both_ends",
     "readings_are_functions",
@@ -34,26 +35,31 @@ from .report import Law, Report, Violation, cases, check, close
 READINGS = ("velocity", "denoise", "noise")  # finite at every time of a linear process; the score is not
 
 
-class Asked(NamedTuple):
-    """The states and times at which a model's laws are checked, and the tolerance of its dtype."""
+class Probe(NamedTuple):
+    """The states and times at which a model's laws are checked, and the tolerance that fits the dtype of the states."""
 
     x: Tensor
     t: Tensor
     tolerance: float
 
 
-def asked_of(model: ScoreModel, n: int = 6) -> Asked:
-    """Noise data about the mean that the model knows, and return the states with their times."""
-    generator = torch.Generator().manual_seed(3)
+def noised(model: ScoreModel, t: Tensor | float, n: int, seed: int) -> Tensor:
+    """Return `n` states at `t`, noised from normal data of unit spread around the mean that the model knows."""
+    generator = torch.Generator().manual_seed(seed)
     mean = model.state_moments().mean
     x_0 = model.sde.restore(mean.double() + torch.randn(n, *mean.shape, dtype=torch.float64, generator=generator))
+    return model.cast_states(model.sde.perturb(x_0.double(), t, generator=generator).x)
+
+
+def probe(model: ScoreModel, n: int = 6) -> Probe:
+    """Return `n` noised states at as many times, for a model to be asked about."""
     t = model.sde.T * torch.linspace(0.05, 0.9, n, dtype=torch.float64)
-    x = model.cast_states(model.sde.perturb(x_0.double(), t, generator=generator).x)
-    return Asked(x, t, 1e-8 if x.dtype == torch.float64 else 1e-3)
+    x = noised(model, t, n, seed=3)
+    return Probe(x, t, 1e-8 if x.dtype == torch.float64 else 1e-3)
 
 
 @contextmanager
-def asking(model: ScoreModel) -> Iterator[None]:
+def as_in_sampling(model: ScoreModel) -> Iterator[None]:
     """Evaluate a model as samplers do: in evaluation mode, without gradients."""
     with torch.no_grad(), evaluating(model):
         yield
@@ -61,9 +67,9 @@ def asking(model: ScoreModel) -> Iterator[None]:
 
 def score_has_the_shape_of_the_state(model: ScoreModel) -> None:
     """The score is finite, of shape and dtype of the state; float32 too, of a model that has no dtype of its own."""
-    x, t, _ = asked_of(model)
+    x, t, _ = probe(model)
     for state in (x, x.float()) if model.like is None else (x,):
-        with asking(model):
+        with as_in_sampling(model):
             score = model.score(state, t)
         if score.shape != state.shape or score.dtype != state.dtype:
             raise Violation(
@@ -75,10 +81,10 @@ def score_has_the_shape_of_the_state(model: ScoreModel) -> None:
 
 def readings_are_functions(model: ScoreModel) -> None:
     """The same question has the same answer, and the state that is asked about stays as it is."""
-    x, t, _ = asked_of(model)
+    x, t, _ = probe(model)
     kept = x.clone()
     for reading in ("score", *(READINGS if is_linear(model.sde) else ())):
-        with asking(model):
+        with as_in_sampling(model):
             first = getattr(model, reading)(x, t)
             if not torch.equal(x, kept):  # before it is asked again, which may undo the change
                 raise Violation(f"{reading}(x, t) changes x in place")
@@ -88,8 +94,8 @@ def readings_are_functions(model: ScoreModel) -> None:
 
 def rows_do_not_mix(model: ScoreModel) -> None:
     """Each row's score depends on that row and its time alone; one time for all rows is that time for each."""
-    x, t, tolerance = asked_of(model)
-    with asking(model):
+    x, t, tolerance = probe(model)
+    with as_in_sampling(model):
         together = model.score(x, t)
         alone = torch.cat([model.score(x[i : i + 1], t[i]) for i in range(len(x))])
         close("score in a batch", together, alone, tolerance, 1 + alone.abs())
@@ -101,9 +107,9 @@ def readings_agree(model: ScoreModel) -> None:
     """``x = Phi x_0 + R eps``, ``score = −R⁻ᵀ eps`` and ``v = A x_0 + B eps``, and each is read off by its own method."""
     if not is_linear(model.sde):
         return
-    x, t, tolerance = asked_of(model)
+    x, t, tolerance = probe(model)
     at = model.sde.marginal(t)
-    with asking(model):
+    with as_in_sampling(model):
         x_0, eps = model.estimate(x, t)
         close("Phi x_0 + R eps", at.Phi(x_0) + at.R(eps), x, tolerance, 1 + x.abs().amax())
         score = model.score(x, t)
@@ -118,12 +124,9 @@ def readings_are_finite_at_both_ends(model: ScoreModel) -> None:
     """Velocity, clean data and noise are finite at 0 and at T, where a process may be without noise or without signal."""
     if not is_linear(model.sde):
         return
-    generator = torch.Generator().manual_seed(4)
-    mean = model.state_moments().mean
-    x_0 = model.sde.restore(mean.double() + torch.randn(4, *mean.shape, dtype=torch.float64, generator=generator))
     for t in (0.0, model.sde.T):
-        x = model.cast_states(model.sde.perturb(x_0.double(), t, generator=generator).x)
-        with asking(model):
+        x = noised(model, t, 4, seed=4)
+        with as_in_sampling(model):
             for name in READINGS:
                 if not getattr(model, name)(x, t).isfinite().all():
                     raise Violation(f"{name} is not finite at t = {t:g}")
@@ -133,13 +136,13 @@ def answers_are_sums_of_readings(model: ScoreModel) -> None:
     """`answer` to a question of `ask` is the sum of state and readings with the question's weights, at each of its times."""
     if not is_linear(model.sde):
         return
-    x, t, tolerance = asked_of(model)
+    x, t, tolerance = probe(model)
     t = t[::2]
     one = model.sde.marginal(t).Phi.one()
     numbers = torch.linspace(0.5, 1.5, len(t), dtype=torch.float64)
     given: dict[str, float] = {"x": 0.7, "denoise": -0.4, "noise": 0.9, "score": 0.2, "velocity": -1.1}
     for names in (("velocity",), ("denoise", "noise"), tuple(given)):
-        with asking(model):
+        with as_in_sampling(model):
             questions = model.ask(t, **{name: one * (given[name] * numbers) for name in names})
             for i, question in enumerate(questions):
                 known = {name: x if name == "x" else getattr(model, name)(x, t[i]) for name in names}

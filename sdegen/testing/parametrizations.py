@@ -33,7 +33,7 @@ from ..processes.linear import LinearSDE
 from .laws.probes import generator, times
 from .report import Law, Report, Violation, cases, check, close
 
-STD = 1.3  # of the data that coefficients are asked for
+STD = 1.3  # standard deviation of the data that coefficients are asked for
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,15 @@ class Parametrized:
 
     @property
     def is_a_residual(self) -> bool:
-        """Whether the coefficients are given directly, and no combination of clean data and noise is asked for."""
+        """Whether the network predicts what a closed form leaves to be said, by `coefficients` of its own and no `target`."""
         return type(self.parametrization).coefficients is not Parametrization.coefficients
 
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """Return the coefficients at times ``(B,)``, for data of standard deviation `STD`."""
+        return self.parametrization.coefficients(self.sde, self.sde.marginal(t), STD)
+
     def states(self, data: GaussianMixture, t: Tensor) -> Tensor:
-        """A state at each of the times."""
+        """Return a noised datum at each of the times ``(B,)``."""
         return self.sde.perturb(data.sample(len(t), generator()), t, generator=generator()).x
 
 
@@ -60,7 +64,7 @@ def coefficients_invert_the_target(case: Parametrized) -> None:
     t = times(case.sde)
     model, x = Exact(case.sde, gaussian_ring()), case.states(gaussian_ring(), t)
     a, b = case.parametrization.target(case.sde.marginal(t))
-    c = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD)
+    c = case.coefficients(t)
     x_0, z = model.estimate(x, t)
     got, want = c.c_skip(x) + c.c_out(a(x_0) + b(z)), model.velocity(x, t)
     close("c_skip x + c_out F", got, want, 1e-7, 1 + want.abs().max())
@@ -73,7 +77,7 @@ def silence_is_right_on_gaussian_data(case: Parametrized) -> None:
     data = GaussianMixture(torch.ones(1), torch.zeros(1, 3), torch.tensor([STD**2], dtype=torch.float64))
     t = times(case.sde)
     x = case.states(data, t)
-    c = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD)
+    c = case.coefficients(t)
     want = Exact(case.sde, data).velocity(x, t)
     close("c_skip x", c.c_skip(x), want, 1e-7, 1 + want.abs().max())
 
@@ -81,7 +85,7 @@ def silence_is_right_on_gaussian_data(case: Parametrized) -> None:
 def network_can_change_the_data(case: Parametrized) -> None:
     """At every time inside, the network's output changes the estimate of the data: ``c_out`` has an effect on it."""
     t = times(case.sde)
-    c, at = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD), case.sde.marginal(t)
+    c, at = case.coefficients(t), case.sde.marginal(t)
     e = case.sde.embed(torch.ones(len(t), 1, dtype=torch.float64))
     moved = case.sde.project(at.denoise(torch.zeros_like(e), c.c_out(e)))
     if not (moved.abs() > 1e-12).all():
@@ -93,20 +97,20 @@ def input_has_unit_variance(case: Parametrized) -> None:
     t = times(case.sde)
     at = case.sde.marginal(t)
     covariance = at.Phi @ (case.sde.datum * STD**2) @ at.Phi.T + at.covariance
-    c_in = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD).c_in
+    c_in = case.coefficients(t).c_in
     white = (c_in @ covariance @ c_in.T).matrix()
     close("covariance of c_in x", white, torch.eye(white.shape[-1]).double().expand(white.shape), 1e-6, 1.0)
 
 
 def _numbers(c: Coefficients) -> dict[str, Operator | Tensor]:
-    """Return the four coefficients by name, without the dtype that a network is called in."""
+    """Return the four coefficients by name, without the other fields of `Coefficients`."""
     return {"c_skip": c.c_skip, "c_out": c.c_out, "c_in": c.c_in, "c_noise": c.c_noise}
 
 
 def coefficients_are_finite_at_both_ends(case: Parametrized) -> None:
     """All four are finite at 0 and at T, where a process may be without noise or without signal."""
     for t in (0.0, case.sde.T):
-        c = case.parametrization.coefficients(case.sde, case.sde.marginal(torch.tensor([t])), STD)
+        c = case.coefficients(torch.tensor([t]))
         for name, value in _numbers(c).items():
             numbers = value.matrix() if isinstance(value, Operator) else value
             if not numbers.isfinite().all():
@@ -126,9 +130,9 @@ def noise_level_rises_with_time(case: Parametrized) -> None:
 def rows_do_not_mix(case: Parametrized) -> None:
     """The coefficients at a time do not depend on the other times asked about."""
     t = times(case.sde)
-    together = case.parametrization.coefficients(case.sde, case.sde.marginal(t), STD)
+    together = case.coefficients(t)
     for i in range(len(t)):
-        alone = case.parametrization.coefficients(case.sde, case.sde.marginal(t[i : i + 1]), STD)
+        alone = case.coefficients(t[i : i + 1])
         for name, value in _numbers(alone).items():
             other = getattr(together, name)
             one, of_many = (v.matrix() if isinstance(v, Operator) else v for v in (value, other))
@@ -204,5 +208,6 @@ def parametrization_cases(parametrization: Parametrization, sde: LinearSDE) -> l
 
 
 def _case(parametrization: Parametrization, sde: LinearSDE) -> Parametrized:
+    """Have the parametrisation accept or refuse the process, and return what the laws are checked on."""
     parametrization.check(sde)
     return Parametrized(parametrization, sde)

@@ -92,7 +92,7 @@ class Report:
         return "\n".join(lines)
 
 
-Law = Callable[..., None]
+Law = Callable[..., None]  # takes the subject, and raises a `Violation` if it does not hold
 
 
 def check(
@@ -149,7 +149,7 @@ def _sentence(error: Exception) -> str:
 
 
 def cases(subject: Any, laws: Iterable[Law]) -> list[Any]:
-    """The laws as parameters of a pytest case, each a call without arguments.
+    """Return the laws as parameters of a test of pytest, each a call without arguments.
 
     ::
 
@@ -179,12 +179,14 @@ def close(name: str, got: Tensor, want: Tensor, tolerance: float, scale: Tensor 
 
 
 def same_law(name: str, y: Tensor, x: Tensor) -> None:
-    """Two samples of one size, each coordinate: Kolmogorov–Smirnov, and four moments to five standard errors."""
+    """Raise a `Violation` unless two samples of one size look like draws of one law, coordinate by coordinate: by the
+    Kolmogorov–Smirnov test, and by four moments, to five standard errors.
+    """
     n = len(x)
     for a, b in zip(x.reshape(n, -1).double().T, y.reshape(n, -1).double().T, strict=True):
         both = torch.cat([a, b]).sort().values
         gap = (torch.searchsorted(a.sort().values, both) - torch.searchsorted(b.sort().values, both)).abs().max() / n
-        if not gap <= 2.2 * (2 / n) ** 0.5:
+        if not gap <= 2.2 * (2 / n) ** 0.5:  # draws of one law exceed it once in 8,000
             raise Violation(f"{name} differs by {gap.item():.3g} in distribution function")
         for p in (1, 2, 3, 4):
             u, v = a**p, b**p
@@ -196,7 +198,7 @@ def same_law(name: str, y: Tensor, x: Tensor) -> None:
 
 
 def derivative(function: Callable[[Tensor], Tensor], t: Tensor, h: Tensor) -> Tensor:
-    """Sixth-order central difference of a function of times ``(n,)``, with steps `h` ``(n,)``."""
+    """Return the derivative of a function of times ``(n,)``, by the central difference of order six with steps `h` ``(n,)``."""
     weights = {1: 3 / 4, 2: -3 / 20, 3: 1 / 60}
     parts = [w * (function(t + k * h) - function(t - k * h)) for k, w in weights.items()]
     total = parts[0] + parts[1] + parts[2]

@@ -11,7 +11,8 @@ __all__ = [
     "Case",
     "FEW",
     "LAWS",
-    "Numbered",
+    "MOST",
+    "NoiseByRow",
     "ROUNDING",
     "SHORTFALL",
     "check_sampler",
@@ -42,12 +43,13 @@ from ..laws.mixtures import Moments
 from ..models.exact import Exact
 from ..processes.linear import LinearSDE
 from ..samplers import SampleNoise, Sampler, sample
-from .affine import affine_moments, gaussian_data, travelled
+from .affine import affine_moments, gaussian_data, take_steps
 from .report import STATISTICAL, Law, Report, Violation, cases, check
 
 ROUNDING = 1e-9  # of the covariance: an error below it is none, and shows no order
-SHORTFALL = 0.15  # of an order, which two step counts may show less than there is
-FEW = 8  # steps of the runs that ask no question of accuracy
+SHORTFALL = 0.15  # by how much the order observed between two step counts may fall short of the one claimed
+FEW = 8  # steps of the runs on which no accuracy is measured
+MOST = 6  # rows of the runs with numbered noise
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Case:
 
     @cached_property
     def plan(self) -> list[Any]:
-        """The coefficients of its steps."""
+        """The coefficients of the steps of `few`."""
         return self.few.plan(self.model, self.few.times(self.sde, self.denoise))
 
     def states(self, sampler: Sampler, n: int, seed: int = 1) -> Tensor:
@@ -103,8 +105,10 @@ class Case:
         return self.error(self.steps[0]), self.error(self.steps[1])
 
 
-class Numbered:
-    """A noise source whose numbers depend on the number of the call and the row alone, however many rows there are."""
+class NoiseByRow:
+    """A noise source that gives a row the same numbers in a batch of any size, up to `MOST` rows: they depend on the seed, on how
+    many calls there were, and on the row alone.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed, self.calls = seed, 0
@@ -113,7 +117,7 @@ class Numbered:
         """Return the noise of this call."""
         self.calls += 1
         generator = torch.Generator().manual_seed(1000 * self.seed + self.calls)
-        return torch.randn(6, *like.shape[1:], dtype=torch.float64, generator=generator)[: len(like)].to(like)
+        return torch.randn(MOST, *like.shape[1:], dtype=torch.float64, generator=generator)[: len(like)].to(like)
 
 
 def every_move_has_its_coefficients(case: Case) -> None:
@@ -143,10 +147,10 @@ def step_returns_a_state_like_the_one_given(case: Case) -> None:
 
 def rows_do_not_mix(case: Case) -> None:
     """A sample does not depend on the others of its batch, in any step; by no more than a tolerance, where one is held."""
-    x = case.states(case.few, 6)
-    together = travelled(case.few, case.plan, case.model, x, Numbered(2))
-    alone = travelled(case.few, case.plan, case.model, x[:1], Numbered(2))
-    tolerance = 1e-7 if case.order is not None else 1e-3
+    x = case.states(case.few, MOST)
+    together = take_steps(case.few, case.plan, case.model, x, NoiseByRow(2))
+    alone = take_steps(case.few, case.plan, case.model, x[:1], NoiseByRow(2))
+    tolerance = 1e-7 if case.order is not None else 1e-3  # adaptive steps are chosen for all rows together
     gap = ((together[:1] - alone).abs() / (1 + alone.abs())).max().item()
     if not gap <= tolerance:
         raise Violation(f"a sample moves by {gap:.2g} with the other rows of its batch")
@@ -154,8 +158,8 @@ def rows_do_not_mix(case: Case) -> None:
 
 def memory_is_handed_from_step_to_step(case: Case) -> None:
     """All that a step remembers is in what it returns: two interleaved runs equal two separate runs."""
-    starts, noises = [case.states(case.few, 3, seed) for seed in (1, 2)], [Numbered(seed) for seed in (3, 4)]
-    apart = [travelled(case.few, case.plan, case.model, x, Numbered(s)) for x, s in zip(starts, (3, 4), strict=True)]
+    starts, noises = [case.states(case.few, 3, seed) for seed in (1, 2)], [NoiseByRow(seed) for seed in (3, 4)]
+    apart = [take_steps(case.few, case.plan, case.model, x, NoiseByRow(s)) for x, s in zip(starts, (3, 4), strict=True)]
     runs: list[tuple[Tensor, Any]] = [(x, None) for x in starts]
     for c in case.plan:
         runs = [case.few.step(case.model, x, c, z, state) for (x, state), z in zip(runs, noises, strict=True)]
@@ -183,7 +187,7 @@ def samples_have_the_law_of_the_model(case: Case) -> None:
         return
     n, sampler = 4000, case.make(case.steps[1])
     plan = sampler.plan(case.model, sampler.times(case.sde, case.denoise))
-    x = travelled(sampler, plan, case.model, case.states(sampler, n), SampleNoise(5)).flatten(1)
+    x = take_steps(sampler, plan, case.model, case.states(sampler, n), SampleNoise(5)).flatten(1)
     mean, covariance = case.truth(sampler)
     size = covariance.norm()
     for name, gap, error in (
@@ -307,7 +311,7 @@ def sampler_cases(make: Callable[[int], Sampler], sde: LinearSDE, **settings: An
     make, sde
         As for `check_sampler`.
     settings
-        The other arguments of the sampler.
+        ``order``, ``steps``, ``largest`` and ``final``, as for `check_sampler`.
     """
     return cases(_case(make, sde, **settings), LAWS)
 
@@ -320,6 +324,7 @@ def _case(
     largest: float = 0.1,
     final: str = "sample",
 ) -> Case:
+    """Check the arguments of `check_sampler`, and return what the laws are checked on."""
     check_number("largest", largest, above=0), check_choice("final", final, ("sample", "denoise"))
     if order is not None:
         check_number("order", order, above=0)

@@ -39,13 +39,15 @@ OF_KIND: dict[type, list[Law]] = {
     CoupledSDE: COUPLED,
     MatrixSDE: MATRIX,
 }
+# Laws of states that are noised in the process's own coordinates, as those of a process with bounds are not.
 PERTURBED: list[Law] = [perturbation_is_its_kernel, perturb_follows_the_simulation]
 Group = tuple[list[Law], str | None]  # laws, and the reason why they do not apply, None where they do
 
 
 def groups_of(sde: SDE) -> list[Group]:
-    """All laws of processes, in groups: each with the reason why it does not apply to this process, or None."""
+    """Return all laws of processes, in groups: each with the reason why it does not apply to this process, or None."""
     linear, known = is_linear(sde), not is_linear(sde) and sde.is_known
+    # The kinds that the process derives from, base first, then the kinds that it is none of.
     of_kind = {kind: OF_KIND[kind] for kind in reversed(type(sde).__mro__) if kind in OF_KIND} | OF_KIND
     groups: list[Group] = [
         (EVERY, None),
@@ -64,19 +66,22 @@ def groups_of(sde: SDE) -> list[Group]:
     ]
     if sde.free is None or sde.is_known:
         return groups
-    rest: list[Group] = [([law for law in laws if law not in PERTURBED], reason) for laws, reason in groups]
-    return [*rest, (PERTURBED, "its states are noised in coordinates without bounds; check Transformed(sde, sde.free)")]
+    others: list[Group] = [([law for law in laws if law not in PERTURBED], reason) for laws, reason in groups]
+    return [
+        *others,
+        (PERTURBED, "its states are noised in coordinates without bounds; check Transformed(sde, sde.free)"),
+    ]
 
 
 def laws_of(sde: SDE) -> list[Law]:
-    """The laws that apply to a process: those of every SDE, those of the classes it derives from, base first, and those of what
-    it can do.
+    """Return the laws that apply to a process: those of every SDE, those of the classes it derives from, base first, and those of
+    what it can do.
     """
     return [law for laws, reason in groups_of(sde) if reason is None for law in laws]
 
 
 def left_out(sde: SDE) -> dict[str, list[str]]:
-    """The laws that do not apply to a process, by name, for each reason why."""
+    """Return the names of the laws that do not apply to a process, for each reason why."""
     return {reason: [law.__name__ for law in laws] for laws, reason in groups_of(sde) if reason is not None}
 
 
@@ -134,7 +139,7 @@ def check_sde(
 
 @check_arguments
 def sde_cases(sde: SDE, data: Tensor | None = None) -> list[Any]:
-    """The laws of a process as pytest parameters; see `report.cases`.
+    """Return the laws of a process as pytest parameters; see `report.cases`.
 
     Parameters
     ----------
@@ -153,7 +158,8 @@ def _for(sde: SDE, data: Tensor | None) -> Tensor | None:
 
 
 def _on_data(data: Tensor | None, sde: SDE) -> AbstractContextManager[None]:
-    """Check laws on data, or on made-up ones in the domain of a process: in its units, but for those of its coordinates."""
+    """Check laws, within a ``with`` block, on data, or on made-up ones that lie in the domain of a process."""
+    # The domain is that of standardised data, but where coordinates stand before the units it is of the data themselves.
     return on_data(data, sde.data_domain, sde.units if sde.coordinates is None else None)
 
 

@@ -34,7 +34,7 @@ from ..models.network import Trainable
 from ..models.score import ScoreModel
 from ..processes.linear import is_linear
 from .models import LAWS as MODEL_LAWS
-from .models import READINGS, asked_of, asking
+from .models import READINGS, as_in_sampling, probe
 from .report import Law, Report, Violation, cases, check, close
 
 Wrap = Callable[[ScoreModel], ScoreModel]
@@ -94,15 +94,15 @@ def learned_variance_is_handed_on(case: Wrapping) -> None:
 
 
 def mode_is_that_of_the_network_inside(case: Wrapping) -> None:
-    """`train` and `eval` of the wrapper reach the network inside, and asking leaves its mode alone."""
+    """`train` and `eval` of the wrapper reach the network inside, and as_in_sampling leaves its mode alone."""
     if not isinstance(case.model, nn.Module) or not isinstance(case.wrapped, nn.Module):
         return
     kept = case.model.training
     try:
         for mode in (True, False):
             case.wrapped.train(mode)
-            x, t, _ = asked_of(case.wrapped)
-            with asking(case.wrapped):
+            x, t, _ = probe(case.wrapped)
+            with as_in_sampling(case.wrapped):
                 case.wrapped.score(x, t)
             if case.model.training != mode or any(m.training != mode for m in case.model.modules()):
                 raise Violation(f"train({mode}) does not reach the network inside, or is lost when it is asked")
@@ -118,8 +118,8 @@ def nothing_of_its_own_is_trained(case: Wrapping) -> None:
 
 def model_inside_is_left_as_it_is(case: Wrapping) -> None:
     """Wrapping a model, and evaluating the wrapper, change no reading of the model inside."""
-    x, t, _ = asked_of(case.wrapped)
-    with asking(case.model):
+    x, t, _ = probe(case.wrapped)
+    with as_in_sampling(case.model):
         before = case.model.score(x, t)
         case.wrap(case.model).score(x, t)
         close("score of the model inside", case.model.score(x, t), before, 0.0)
@@ -129,8 +129,8 @@ def neutral_value_is_the_identity(case: Wrapping) -> None:
     """With a setting that changes nothing, every reading of the wrapper is that of the model inside."""
     if case.neutral is None:
         return
-    idle, (x, t, tolerance) = case.neutral(case.model), asked_of(case.wrapped)
-    with asking(case.model):
+    idle, (x, t, tolerance) = case.neutral(case.model), probe(case.wrapped)
+    with as_in_sampling(case.model):
         for name in ("score", *READINGS) if is_linear(case.model.sde) else ("score",):
             want = getattr(case.model, name)(x, t)
             close(f"{name} of the neutral wrapper", getattr(idle, name)(x, t), want, tolerance, 1 + want.abs())
@@ -140,9 +140,9 @@ def change_is_heard_in_every_reading(case: Wrapping) -> None:
     """A wrapper that changes one reading changes all four: none is forwarded unchanged from the model inside."""
     if not is_linear(case.model.sde):
         return
-    x, t, tolerance = asked_of(case.wrapped)
+    x, t, tolerance = probe(case.wrapped)
     changed = {}
-    with asking(case.model):
+    with as_in_sampling(case.model):
         for name in ("score", *READINGS):
             gap = getattr(case.wrapped, name)(x, t) - getattr(case.model, name)(x, t)
             changed[name] = bool((gap.abs() > 100 * tolerance).any())
