@@ -25,7 +25,7 @@ from sdegen.models import Conditioned, DirectModel, LongSeries, ScoreModel, Wrap
 from sdegen.models.named import keywords_of
 from sdegen.models.transformed import TransformedModel
 from sdegen.samplers import DDIM, Heun, decode, edit, encode, interpolate
-from sdegen.samplers.picard import Ahead
+from sdegen.samplers.picard import GuessingModel
 from sdegen.training.dropping import DOORS
 
 RING = sdegen.data.gaussian_ring()
@@ -91,7 +91,7 @@ def test_every_wrapper_is_among_them() -> None:
     between |= {TransformedModel}  # of another process than that inside: see test_coordinates
     between |= {LongSeries}  # of longer states than those inside: see test_long_series
     between |= {guidance.Mixed}  # of members that know their densities, which this model does not: see test_annealing
-    between |= {Ahead}  # made by a run alone, and asked by questions alone: see test_picard
+    between |= {GuessingModel}  # made by a run alone, and asked by questions alone: see test_picard
     assert kinds(Wrapper) - between == set(WRAPPED)
 
 

@@ -101,7 +101,7 @@ def test_particles_that_are_drawn_again_take_all_of_theirs_with_them() -> None:
         torch.Generator().manual_seed(0),
     )
     swarm = Swarm(model, torch.randn(200, 2, dtype=torch.float64, generator=draws), 1.0, None, {})
-    swarm.look(stages_of(model, sde, torch.tensor([0.6, 0.4], dtype=torch.float64), 2)[0])
+    swarm.evaluate(stages_of(model, sde, torch.tensor([0.6, 0.4], dtype=torch.float64), 2)[0])
     swarm.log_weights = 3 * torch.randn(200, dtype=torch.float64, generator=draws)
     swarm.optimisms = swarm.optimisms + swarm._rate
     swarm.memory = MultistepMemory(1 + swarm.x, [2 + swarm.x, 3 + swarm.x], 4 + swarm.x)
@@ -245,7 +245,7 @@ def test_what_a_drift_takes_from_the_weights_is_its_divergence_and_its_work(gent
     )
     stage = stages_of(model, sde, torch.tensor([0.6, 0.4], dtype=torch.float64), 2)[0]
     swarm = Swarm(model, torch.randn(400, 2, dtype=torch.float64, generator=draws), 0.9, None, {})
-    swarm.look(stage)
+    swarm.evaluate(stage)
     y = stage.at.R_inv(swarm.x)
     size = 1.0 if gentle else 1e4  # the drift is cut where it would be large
     rate = size * (y[:, 0] * y[:, 1] + torch.randn(400, dtype=torch.float64, generator=draws))
@@ -267,7 +267,7 @@ def test_a_drift_has_a_number_for_twenty_particles_at_most(particles: int, numbe
     model, draws = product(sdegen.VP(), [(NARROW, 3.0), (WIDE, -2.0)]), torch.Generator().manual_seed(0)
     stage = stages_of(model, sdegen.VP(), torch.tensor([0.6, 0.4], dtype=torch.float64), 2)[0]
     swarm = Swarm(model, torch.randn(particles, 2, dtype=torch.float64, generator=draws), 0.9, None, {})
-    swarm.look(stage)
+    swarm.evaluate(stage)
     y = stage.at.R_inv(swarm.x)
     shift = swarm._fit(stage, y[:, 0] * y[:, 1], torch.zeros(particles, dtype=torch.float64))[1]
     slope = torch.linalg.lstsq(torch.cat([torch.ones(particles, 1), y], 1), shift).solution

@@ -17,7 +17,7 @@ from sdegen.guidance import free, measurements
 from sdegen.models import Conditioned, LongSeries, ScoreModel, Trainable, Wrapper
 from sdegen.models.modes import evaluating
 from sdegen.models.transformed import TransformedModel
-from sdegen.samplers.picard import Ahead
+from sdegen.samplers.picard import GuessingModel
 
 SEEN = measurements.Mask(torch.tensor([True, False]), std=0.1)
 CLASSIFIER = guidance.ExactClassifier(sdegen.VP(), [sdegen.data.gaussian_ring()] * 2)
@@ -77,7 +77,7 @@ def test_every_wrapper_is_held_to_these_laws() -> None:
     between = {guidance.Guided, free.Extrapolated, free.AgainstNull, free.AffineExtrapolation}  # bases of others
     between |= {TransformedModel}  # of another process than that inside: see test_coordinates
     between |= {LongSeries}  # of longer states than those inside: see test_long_series
-    between |= {Ahead}  # made by a run alone, and asked by questions alone: see test_picard
+    between |= {GuessingModel}  # made by a run alone, and asked by questions alone: see test_picard
     between |= {guidance.Mixed}  # whose moments follow from its members': see test_annealing
     assert kinds(Wrapper) - between == set(WRAPPERS)
 
@@ -223,7 +223,7 @@ def test_every_wrapper_of_several_models_is_among_them() -> None:
         hints = [str(p.annotation) for p in inspect.signature(kind).parameters.values()]
         return sum(2 * ("Powers" in hint) + ("ScoreModel" in hint) for hint in hints if any(n in hint for n in named))
 
-    made = {kind for kind in kinds(Wrapper) if kind not in (Ahead, free.Extrapolated, free.AffineExtrapolation)}
+    made = {kind for kind in kinds(Wrapper) if kind not in (GuessingModel, free.Extrapolated, free.AffineExtrapolation)}
     assert {kind for kind in made if models_of(kind) > 1} == set(SEVERAL)
 
 

@@ -32,8 +32,8 @@ from .members import MembersInBatches
 from .particles import (
     ChainStep,
     Particles,
+    chain_times,
     log_mean_exp,
-    noisy_times,
     refuse_rows,
     resample,
     void_error_if_few,
@@ -136,7 +136,7 @@ def anneal_product(
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     if abs(model.power - 1) > 1e-9:
         raise ValueError(f"the powers sum to {model.power:.6g}; give powers of sum one, or take corrected.")
-    times = noisy_times(model, sde, grid, steps)
+    times = chain_times(model, sde, grid, steps)
     powers = _powers(model, sde, times, late)
     draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
     with torch.no_grad(), evaluating(model), show_bar(progress, "anneal_product") as bar:

@@ -33,7 +33,7 @@ from ..samplers.start import check_conditions, check_known
 from ..warning import warn_caller
 from .base import require_clean_means
 from .improper import noised_members, refuse_improper
-from .particles import Particles, log_mean_exp, noisy_times, refuse_early, refuse_rows, void_error_if_few
+from .particles import Particles, chain_times, log_mean_exp, refuse_early_end, refuse_rows, void_error_if_few
 from .product import Product
 from .swarm import Precomputed, Stage, Swarm, stages_of
 
@@ -127,8 +127,8 @@ def corrected(
     cond = read_conditions(model, cond, corrected)
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     eta_of_mean = _check_eta(model, eta)
-    times = noisy_times(model, sde, grid, steps)
-    refuse_early(model, sde, times, FLOWS)
+    times = chain_times(model, sde, grid, steps)
+    refuse_early_end(model, sde, times, FLOWS)
     draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
     sampler, estimates = ExponentialSDE(steps, grid, eta=eta_of_mean), Precomputed(sde, model)
     with torch.no_grad(), evaluating(model), show_bar(progress, "corrected") as bar:
@@ -140,7 +140,7 @@ def corrected(
         swarm = Swarm(model, x, 0.5 * (1 + eta_of_mean**2), batch, cond)
         plan, stages = sampler.plan(estimates, times), stages_of(model, sde, times, x[0].numel())
         for i, stage in enumerate(stages):
-            swarm.look(stage)
+            swarm.evaluate(stage)
             swarm.resample(threshold, draws)
             if i + 1 < len(stages):
                 estimates.known = swarm.guided_estimate(stage)

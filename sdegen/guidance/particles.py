@@ -15,8 +15,8 @@ __all__ = [
     "draw_indices",
     "effective_size",
     "log_mean_exp",
-    "noisy_times",
-    "refuse_early",
+    "chain_times",
+    "refuse_early_end",
     "refuse_rows",
 ]
 
@@ -296,7 +296,7 @@ def resample(log_weights: Tensor, threshold: float, generator: torch.Generator) 
     return draw_indices(weights, len(weights), generator) if few else None
 
 
-def noisy_times(model: ScoreModel, sde: LinearSDE, grid: Grid | None, steps: int) -> Tensor:
+def chain_times(model: ScoreModel, sde: LinearSDE, grid: Grid | None, steps: int) -> Tensor:
     """Return the times of a chain of steps, by default on `Angle` to the model's own end.
 
     Raises
@@ -312,7 +312,7 @@ def noisy_times(model: ScoreModel, sde: LinearSDE, grid: Grid | None, steps: int
     return times
 
 
-def refuse_early(model: ScoreModel, sde: LinearSDE, times: Tensor, most: float = LEFT) -> None:
+def refuse_early_end(model: ScoreModel, sde: LinearSDE, times: Tensor, most: float = LEFT) -> None:
     """Refuse a chain whose last time has much noise: the clean states predicted there are narrower than the data.
 
     Raises

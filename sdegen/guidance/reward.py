@@ -23,7 +23,7 @@ from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed
 from ..samplers.start import check_conditions, check_known, start
 from .near import refuse_mixing
-from .particles import ChainStep, Particles, log_mean_exp, noisy_times, refuse_early, refuse_rows, resample
+from .particles import ChainStep, Particles, chain_times, log_mean_exp, refuse_early_end, refuse_rows, resample
 
 FORBIDDEN = 2.0  # nats that a forbidden prediction is below the least of the others
 
@@ -101,8 +101,8 @@ def tilted_smc(
     cond = read_conditions(model, cond, tilted_smc)
     sde = as_linear(model.sde, ": its reversed steps are no Gaussians; take a linear process such as VP.")
     seed = as_seed(seed, generator)
-    times = noisy_times(model, sde, grid, steps)
-    refuse_early(model, sde, times)
+    times = chain_times(model, sde, grid, steps)
+    refuse_early_end(model, sde, times)
     draws, noise = torch.Generator().manual_seed(seed + 1), SampleNoise(seed)
     with torch.no_grad(), evaluating(model), show_bar(progress, "tilted_smc") as bar:
         check_known(model)

@@ -154,7 +154,7 @@ class Swarm:
         self._optimisms_rate, self._optimism_rate = torch.zeros_like(self.log_weights), 0.0
         self._rates: list[tuple[float, float]] = []  # the angle of each stage, and the mean rate of the weights there
 
-    def look(self, stage: Stage) -> None:
+    def evaluate(self, stage: Stage) -> None:
         """Evaluate the members, fit the drift, and bring the weights to the time of a stage."""
         self.clean, self.noise = self._members.estimates(self.x, stage.at.t)
         rate = self._potential(stage.root) * stage.dt_dphi - (self.model.power - 1) * stage.growth

@@ -21,7 +21,7 @@ from ..samplers.start import check_conditions, check_known, start
 from .base import require_clean_means
 from .measured import MeasurementGuidance
 from .measuring import require_measured
-from .particles import ChainStep, Particles, log_mean_exp, noisy_times, refuse_early, refuse_rows, resample
+from .particles import ChainStep, Particles, chain_times, log_mean_exp, refuse_early_end, refuse_rows, resample
 
 
 @check_arguments
@@ -83,8 +83,8 @@ def twisted_smc(
     check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
     cond = read_conditions(model, cond, twisted_smc)
     sde, seed = require_clean_means(model), as_seed(seed, generator)
-    times = noisy_times(model, sde, grid, steps)
-    refuse_early(model, sde, times)
+    times = chain_times(model, sde, grid, steps)
+    refuse_early_end(model, sde, times)
     draws = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad(), evaluating(model):
         check_known(model)

@@ -1,7 +1,7 @@
 """Coefficients of exponential integrators on processes whose matrices do not commute: `Channels`.
 
-What the model says beyond a Gaussian law of the data with the covariance `C`, whose reversed process is `followed`, is ``q =
-E[x_0 | x] + C Phiᵀ score``, constant for data of that law, and
+What the model says beyond a Gaussian law of the data with the covariance `C`, whose reversed process is followed
+(`reversed_gaussian`), is ``q = E[x_0 | x] + C Phiᵀ score``, constant for data of that law, and
 
     d(Psi⁻¹ x) = d(Psi⁻¹ M) q and noise,    M = Phi.
 
@@ -10,7 +10,7 @@ Without bound ``Psi`` is ``Phi``, with ``q = E[z | x]`` and ``M = (1 + eta²) R`
 
 from __future__ import annotations
 
-__all__ = ["Channels", "Unlimited"]
+__all__ = ["Channels", "UnboundedChannels"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,10 +26,10 @@ from ..laws.products import value_and_slope
 from ..models.score import ScoreModel, rotated
 from ..processes.linear import LinearSDE
 from .clocks import Clock
-from .followed import Followed
 from .moves import Asked, Evaluations, FreshNoise, Jump, Move, Moves, Node, add_multiple, multiply
 from .polynomials import Polynomials
 from .references import ReferenceLaw
+from .reversed_gaussian import ReversedGaussian
 
 POINTS = 24  # of the quadrature over an update
 NEAREST = 1e-8  # of T: below it the root of a process without noise at 0 is held
@@ -40,7 +40,7 @@ class Channels:
 
     def __init__(self, sde: LinearSDE, model: ScoreModel, law: ReferenceLaw, clock: Clock, eta: float = 0.0) -> None:
         self.sde, self.clock, self.like, self.eta = sde, clock, model.like, eta
-        self.around = Followed(sde, law, eta)
+        self.around = ReversedGaussian(sde, law, eta)
 
     def Psi_and_M(self, at: Marginal) -> tuple[Operator, Operator]:
         """Return ``(Psi, M)`` at the times of laws."""
@@ -161,8 +161,8 @@ class Channels:
         return add_multiple(multiply(P, q), a, y)
 
 
-class Unlimited(Channels):
-    """The coefficients around a law without bound."""
+class UnboundedChannels(Channels):
+    """The coefficients around the reference `Unbounded`."""
 
     def Psi_and_M(self, at: Marginal) -> tuple[Operator, Operator]:
         """Return ``Phi`` and ``(1 + eta²) R``."""

@@ -21,7 +21,7 @@ from ..models.score import ScoreModel
 from ..processes.coordinates import CoordinateSDE, is_by_coordinate
 from ..processes.linear import LinearSDE, as_linear
 from ..processes.scalar import is_scalar
-from .channels import Channels, Unlimited
+from .channels import Channels, UnboundedChannels
 from .clocks import Clock
 from .directions import ByCoordinate, Scalar
 from .references import Matched, PointMass, Reference, ReferenceLaw
@@ -61,7 +61,7 @@ def plan_pieces(
         return Scalar(sde, model, law, clock, eta, lean)
     if is_by_coordinate(sde) and not (_mixes(sde, law) and _few(sde, model)):
         return ByCoordinate(sde, model, law, clock, eta, lean)
-    return (Channels if law.noise else Unlimited)(sde, model, law, clock, eta)
+    return (Channels if law.noise else UnboundedChannels)(sde, model, law, clock, eta)
 
 
 def follows_moments(model: ScoreModel) -> bool:

@@ -8,7 +8,7 @@ asked about are those that follow. These are then the states of the run that tak
 
 from __future__ import annotations
 
-__all__ = ["Ahead", "Expected", "Guess", "Picard", "Tape", "as_picard", "learn"]
+__all__ = ["GuessingModel", "Expected", "Guess", "Picard", "Tape", "as_picard", "learn"]
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -161,7 +161,7 @@ class Tape(Generic[T]):
         return self.made[self.place - 1]
 
 
-class Ahead(Wrapper):
+class GuessingModel(Wrapper):
     """A model that answers the questions of a plan by guesses, and takes its steps by them.
 
     Parameters

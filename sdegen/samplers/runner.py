@@ -19,7 +19,7 @@ from ..processes.linear import as_linear
 from ..progress import show_bar
 from ..recall import recall
 from .base import Noise, Sampler
-from .picard import Ahead, Picard, as_picard
+from .picard import GuessingModel, Picard, as_picard
 from .reach import Reach, reach_of, warn_of_escape
 from .steps import take_steps
 
@@ -93,7 +93,7 @@ class Runner(NamedTuple):
             ``(n, *)``, or ``(times, n, *)`` with the path.
         """
         ends, planned, course = [], None, Course([], None, None)
-        ahead, way = None, as_picard(self.parallel)
+        guessing, way = None, as_picard(self.parallel)
         with (
             torch.set_grad_enabled(self.grad),
             evaluating(model),
@@ -101,16 +101,16 @@ class Runner(NamedTuple):
         ):
             for first, x, bound in parts:
                 if bound is not planned:  # a plan may hold the model, and with it the conditions
-                    planned, ahead = bound, None if way is None else Ahead(bound, way)
-                    asked = ahead or bound
+                    planned, guessing = bound, None if way is None else GuessingModel(bound, way)
+                    asked = guessing or bound
                     about = asked.planned_by(), plan, self.times, self.denoise
                     course = recall(partial(self._plan, plan, asked, bound), "plan", *about)
                     bar.total = len(course.steps) * len(parts)
                 noise = self.noise(first, self.times)
-                if ahead is None:
+                if guessing is None:
                     moves = self.take(self.sampler, course.steps, bound, x, noise)
                 else:
-                    moves = ahead.take_steps(self.sampler, course.steps, x, noise)
+                    moves = guessing.take_steps(self.sampler, course.steps, x, noise)
                 ends.append(self._run_chunk(bound, course, moves, x, bar))
         return torch.cat(ends, 1 if self.return_path else 0)
 

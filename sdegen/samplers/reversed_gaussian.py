@@ -1,4 +1,4 @@
-"""The reversed process of a Gaussian law of the data on a process whose matrices do not commute: `Followed`.
+"""The reversed process of a Gaussian law of the data on a process whose matrices do not commute: `ReversedGaussian`.
 
 It is linear. With the covariance `C` of the data, what is left of a deviation from its mean is ``Psi_s Psi_t⁻¹`` of it, with
 
@@ -10,7 +10,7 @@ point mass at ``eta = 0``, where it is the root of the marginal.
 
 from __future__ import annotations
 
-__all__ = ["Followed"]
+__all__ = ["ReversedGaussian"]
 
 from collections.abc import Callable
 from functools import cached_property
@@ -30,7 +30,7 @@ PANELS = 16  # of a table, to begin with: an e-fold of time each
 FIRST = 1e-8  # of T: where a table begins
 
 
-class Followed(Fixed):
+class ReversedGaussian(Fixed):
     """The reversed process, at a noise level, of a Gaussian law of the data or a point mass.
 
     A law of one variance in all coordinates takes maps as the process has them; any other takes them as matrices over all numbers
