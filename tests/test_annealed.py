@@ -69,7 +69,7 @@ def test_turns_leave_the_law_of_their_level_as_it_is() -> None:
     found = metrics.sliced_wasserstein(x, reference, seed=0)
     assert found.value < floor.value + 4 * (found.stderr**2 + floor.stderr**2) ** 0.5
     assert modes_off(x, law) < 0.05 < 0.1 < modes_off(x, law_at(0.0))
-    assert coupling.asked == 2 * 20
+    assert coupling.evaluations == 2 * 20
 
 
 def test_levels_lie_between_the_noise_of_the_process_and_that_of_the_measurement() -> None:

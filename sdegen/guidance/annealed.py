@@ -121,7 +121,7 @@ def annealed_smc(
             level = _next_level(laws, statistic, known, level, threshold)
             weights = _weigh(laws, statistic, known, level)
             if level == 0:
-                return Particles(x, weights, resampled, laws.asked)
+                return Particles(x, weights, resampled, laws.evaluations)
             x, resampled = x[draw_indices(weights, particles, draws).to(x.device)], resampled + 1
             for _ in range(moves):
                 x = laws.move(x, level)

@@ -83,7 +83,7 @@ class NoisedData(ABC):
         self.sde = _require_plain(model)
         check_conditions(model, {"y": self.y})
         measurement.refuse_mixing(model)
-        self.asked = 0  # evaluations of the model so far, of each sample
+        self.evaluations = 0  # evaluations of the model so far, of each sample
 
     @property
     def largest(self) -> float:
@@ -112,7 +112,7 @@ class NoisedData(ABC):
 
     def draw_prior(self, n: int) -> Tensor:
         """Draw `n` data of the model alone, in twice the evaluations of other draws, as pure noise is further from data."""
-        self.asked += 2 * self.steps
+        self.evaluations += 2 * self.steps
         sampler = ExponentialSDE(2 * self.steps, Angle(end=self.model.end))
         return sample(self.model, n, sampler=sampler, seed=self._seed(), batch=self.batch, progress=False, **self.cond)
 
@@ -128,7 +128,7 @@ class NoisedData(ABC):
         """Return what a sampler makes of copies of a noise level; its grid begins there."""
         t = self.sde.time(level**-2.0).item()
         sampler.grid = Angle(start=t, end=self.model.end)
-        self.asked += self.steps
+        self.evaluations += self.steps
         x = self.sde.marginal(t).Phi(self.sde.lift(z))
         return sample(
             self.model, x_T=x, sampler=sampler, seed=self._seed(), batch=self.batch, progress=False, **self.cond

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["default", "draws_images", "nearest"]
+__all__ = ["choose_end", "default", "draws_images"]
 
 from ..arguments import check_arguments
 from ..checks import check_count
@@ -70,8 +70,10 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     matrices over more than 32 numbers, the order grows later. With noise it is `ExponentialSDE` around the same references.
 
     For nonlinear processes it is `EulerMaruyama` in 500 steps, or in coordinates without bounds the probability flow, by
-    adaptive steps unless their number is given. Grids end at ``model.end``, or as `nearest` says.
-    Why: docs/choose_a_sampler.md.
+    adaptive steps unless their number is given.
+
+    Grids end at ``model.end``, or at ``t_min``; for a true score of data narrower than 1, where the noise is as small beside
+    these. Why all this: docs/choose_a_sampler.md.
 
     Parameters
     ----------
@@ -97,9 +99,9 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
         if model.sde.coordinates is not None:
             # The noise of an explicit step is without limit where coordinates bring an end of the domain to infinity.
             return ProbabilityFlow() if steps is None else Heun(max(1, steps // 2))
-        return EulerMaruyama(LONG if steps is None else steps, Quadratic(end=nearest(model)))
+        return EulerMaruyama(LONG if steps is None else steps, Quadratic(end=choose_end(model)))
     steps = USUAL if steps is None else steps
-    end = nearest(model)
+    end = choose_end(model)
     if eta is None:
         mended = is_scalar(model.sde) or is_by_coordinate(model.sde)
         eta = MENDS * (mended and steps >= NOISE_FROM and draws_images(model))
@@ -159,7 +161,7 @@ def draws_images(model: ScoreModel) -> bool:
     return model.like is not None and model.moments is not None and model.moments.mean.ndim == 3
 
 
-def nearest(model: ScoreModel) -> float | None:
+def choose_end(model: ScoreModel) -> float | None:
     """Return the time at which grids end by default: the model's own, or None for the process's.
 
     A true score is known at every time. For data narrower than 1, in the units of the process, grids go on to where the noise is

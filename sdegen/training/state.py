@@ -28,7 +28,7 @@ from ..models.network import Trainable
 from ..models.score import ScoreModel
 from ..nets.entries import measure_conditions
 from ..processes.scalar import is_scalar
-from ..samplers.defaults import draws_images, nearest
+from ..samplers.defaults import choose_end, draws_images
 from ..samplers.profiles import affordable, measure_profile
 from .averages import PowerEMA, Snapshots
 from .buffers import Buffers
@@ -276,7 +276,7 @@ class Training:
         self.model.profile = None
         if draws:
             x, cond = next(iter(self.source.few(draws)))
-            some, end = {name: value[:draws] for name, value in cond.items()}, nearest(self.model)
+            some, end = {name: value[:draws] for name, value in cond.items()}, choose_end(self.model)
             self.model.profile = measure_profile(self.model, x[:draws], end=end, steps=tried, stops=stops, **some)
 
     @torch.no_grad()
