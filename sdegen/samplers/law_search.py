@@ -47,7 +47,7 @@ class LawSearch(Search):
 
     def first_solver(self, grid: Angle, order: int) -> Fitted:
         """Return the solver to begin with, at times of the teacher near those of a grid: all factors are 1."""
-        times = self.fine[self.snap(grid)]
+        times = self.fine[self.places(grid)]
         return Fitted(
             times,
             torch.ones(len(times) - 1, order + 1, dtype=torch.float64),

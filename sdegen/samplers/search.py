@@ -37,6 +37,7 @@ from .robust import CUT, average_distances, cut_weights, normal_equations
 from .start import check_known, start
 from .steps import arrive, run_plan
 from .student import Student
+from .subsequence import nearest_places
 from .trials import WIDER, level
 
 TRIES = 20  # dampings of a round, each four times the last: near the border of a basin only short ways lead down
@@ -128,7 +129,7 @@ class Search:
         """Return the solver to begin with, at times of the teacher near those of a grid: the factors of each update are fitted by
         least squares, one update after another.
         """
-        places = self.snap(grid)
+        places = self.places(grid)
         times, model = self.fine[places], self.train.model
         pieces = Multistep(2, reference=self.reference).pieces(model)
         teacher = {t: pieces.enter(x) for t, x in zip(times.tolist(), self.train.states[places], strict=True)}
@@ -136,17 +137,9 @@ class Search:
         run_plan(student, student.updates(model, times).steps(), model, self.train.states[0])
         return Fitted(times, torch.stack(student.found), order, self.denoise, self.reference)
 
-    def snap(self, grid: Angle) -> list[int]:
-        """Return distinct indices of the teacher's times nearest to those of a grid."""
-        n = self.steps + (not self.denoise)
-        times = grid(self.sde, n)
-        places = (self.fine[None] - times[:, None]).abs().argmin(1).tolist()
-        for k in range(1, n):
-            places[k] = max(places[k], places[k - 1] + 1)
-        for k in range(n - 1, 0, -1):
-            places[k] = min(places[k], self.FINE - (n - 1 - k))
-        places[-1] = self.FINE
-        return places
+    def places(self, grid: Angle) -> Tensor:
+        """Return the indices of the teacher's times that are nearest to those of a grid."""
+        return nearest_places(grid(self.sde, self.steps + (not self.denoise)), self.fine)
 
     def refine(self, fitted: Fitted, rounds: int, bar: Any) -> Fitted:
         """Fit all times and factors of a solver together, by Levenberg–Marquardt on the end points with finite-difference

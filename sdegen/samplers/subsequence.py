@@ -9,15 +9,9 @@ The first and the last trained time are always stops: the last move, to clean da
 from __future__ import annotations
 
 __all__ = [
-    "StepCosts",
-    "cheapest",
-    "optimal_subsequence",
-    "quadratic_subsequence",
-    "squared_errors",
-    "subsequence",
-    "trained_times",
-    "uniform_subsequence",
-]
+    "StepCosts", "cheapest", "nearest_places", "optimal_subsequence", "quadratic_subsequence", "squared_errors", "subsequence",
+    "trained_times", "uniform_subsequence",
+]  # fmt: skip
 
 from copy import copy
 from typing import Any
@@ -86,12 +80,15 @@ def subsequence(sde: SDE, steps: int, grid: Grid, times: Tensor | None = None) -
     ideal = copy(grid)
     ideal.start = fine[0].item() if grid.start is None else grid.start
     ideal.end = fine[-1].item() if grid.end is None else grid.end
-    wanted = ideal(sde, steps)
-    i = torch.arange(steps)
-    k = (wanted[:, None] - fine).abs().argmin(1)
+    return Given(fine[nearest_places(ideal(sde, steps), fine)])
+
+
+def nearest_places(times: Tensor, fine: Tensor) -> Tensor:
+    """Return the indices of the `fine` times that are nearest to some times, all different."""
+    i = torch.arange(len(times))
+    k = (times[:, None] - fine).abs().argmin(1)
     k = (k - i).cummax(0).values + i  # each at least one after the one before
-    k = k.minimum(len(fine) - steps + i)  # and as many left as stops to come
-    return Given(fine[k])
+    return k.minimum(len(fine) - len(times) + i)  # and as many left as stops to come
 
 
 @check_arguments
