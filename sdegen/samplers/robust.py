@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CUT", "average_distances", "cut_weights", "normal_equations"]
+__all__ = ["CUT", "average_distances", "cut_weights", "normal_equations", "typical_distances"]
 
 import torch
 from torch import Tensor
@@ -19,6 +19,18 @@ def average_distances(distance: Tensor) -> Tensor:
         Of every sample, ``(B,)``.
     """
     return distance.minimum(CUT * distance.median()).square().mean().sqrt()
+
+
+def typical_distances(distance: Tensor) -> Tensor:
+    """Return the median of distances and their average, ``(2,)``: what most samples are off by, and what those are that have gone
+    elsewhere. Both are above 0, so that ratios of them are numbers.
+
+    Parameters
+    ----------
+    distance
+        As for `average_distances`.
+    """
+    return torch.stack([distance.median(), average_distances(distance)]).clamp_min(1e-300)
 
 
 def cut_weights(size: Tensor, cut: float) -> Tensor:

@@ -20,7 +20,7 @@ from ..models.score import ScoreModel
 from ..processes.base import SDE
 from ..processes.grids import Grid
 from .multistep import Multistep
-from .robust import average_distances, cut_weights, normal_equations
+from .robust import cut_weights, normal_equations, typical_distances
 from .steps import arrive
 
 ROUNDS = 2
@@ -82,8 +82,7 @@ class _Paths:
 
     def distances(self, solver: Multistep) -> Tensor:
         """Return the median and the root-mean-square distance of each ending, ``(2, 2)``."""
-        each = [(d.median(), average_distances(d)) for d in self.miss(solver).norm(dim=2)]
-        return torch.tensor(each).clamp_min(1e-300)
+        return torch.stack([typical_distances(d) for d in self.miss(solver).norm(dim=2)])
 
 
 def move_stops(

@@ -38,7 +38,7 @@ from .clocks import angle, log_ratio, share
 from .even_error import EvenError
 from .multistep import Multistep
 from .references import Normal, PointMass, Reference
-from .robust import average_distances
+from .robust import typical_distances
 from .steps import arrive
 from .stops import moved
 
@@ -232,9 +232,8 @@ def try_solvers(model: ScoreModel, x_T: Tensor, flow: Tensor, law: LawSummary, s
     """Run solvers on paths of a model, and return which is the nearest to its flow for each number of steps, by its place in
     `CONTESTANTS`.
 
-    Of each the median and the root-mean-square distance from the end of a run of many steps are held against those of the guess,
-    single distances cut at ten medians: the one says what most samples are off by, the other what those are that go elsewhere.
-    The nearest has the smallest larger of the two ratios, so that it is behind the guess in neither.
+    Of each the median and the root-mean-square distance from the end of a run of many steps are held against those of the guess
+    (`robust.typical_distances`). The nearest has the smallest larger of the two ratios, and is behind the guess in neither.
 
     Parameters
     ----------
@@ -282,8 +281,7 @@ def _tried(steps: int) -> list[int]:
 
 def _miss(x: Tensor, flow: Tensor) -> Tensor:
     """Return the median and the root-mean-square distance of states from the end of the flow."""
-    distance = as_vectors(x - flow).double().norm(dim=1).cpu()
-    return torch.stack([distance.median(), average_distances(distance)]).clamp_min(1e-300)
+    return typical_distances(as_vectors(x - flow).double().norm(dim=1).cpu())
 
 
 def choose_solver(law: LawSummary, steps: int) -> Multistep:
