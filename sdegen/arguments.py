@@ -155,7 +155,7 @@ def check_law(name: str, value: Any, *methods: str) -> Any:
 
 
 def _meaning(annotation: Any, scope: dict[str, Any]) -> Any:
-    """Return what an annotation stands for; anything, where it names what only checkers of types import."""
+    """Evaluate an annotation; return `Any` where it names what is imported for checkers of types alone."""
     try:
         return eval(annotation, scope) if isinstance(annotation, str) else annotation
     except NameError:

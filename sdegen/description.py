@@ -164,7 +164,7 @@ def kept(value: Any, argument: str) -> Any:
 
 
 def _configured(value: Any) -> Mapping[str, Any]:
-    """Return what a network of diffusers keeps in its `config`, of which it warns who takes it for attributes."""
+    """Return the arguments that a network of diffusers keeps in its `config`: to read them as attributes raises a warning."""
     own = getattr(value, "__dict__", {})
     config = own.get("_internal_dict", {})
     return {name: v for name, v in config.items() if name not in own} if isinstance(config, Mapping) else {}

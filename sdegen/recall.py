@@ -126,7 +126,7 @@ def _known(value: Any) -> Any:
 
 
 def _parts(value: Any) -> dict[str, Any]:
-    """Return what a function has been given before, or the attributes of an object."""
+    """Return the arguments that are bound to a function, or the attributes of an object."""
     if isinstance(value, MethodType):
         return {"self": value.__self__}
     if isinstance(value, functools.partial):

@@ -117,7 +117,7 @@ def _arguments(thing: Any) -> list[str]:
 
 
 def _goes_without_saying(value: Any, parameter: inspect.Parameter) -> bool:
-    """Tell whether an argument is the default, and no number."""
+    """Tell whether an argument is left out of what is shown: it is the default, and no number."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return False
     return value is parameter.default or (isinstance(value, (bool, str, tuple)) and value == parameter.default)

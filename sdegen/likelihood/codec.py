@@ -242,7 +242,7 @@ class Codec(Fixed):
 
     @cached_property
     def _ladders(self) -> dict[int, list[_Rung]]:
-        """The latents as the first images and all others have them, by the cells of a standard deviation."""
+        """The latents, by the cells of a standard deviation: coarse ones for the first images, finer ones for all others."""
         return {cells: self._ladder(cells) for cells in (COARSE, self.cells)}
 
     def _ladder(self, cells: int) -> list[_Rung]:

@@ -112,7 +112,7 @@ class DirectModel(Trainable):
     def _along_waves(
         self, waves: Harmonics, x: Tensor, t: Tensor, c_noise: Tensor, dtype: torch.dtype, /, **cond: Any
     ) -> Tensor:
-        """Return the answer of a network that is shown waves of the state, along their slopes."""
+        """Return the slopes of the waves weighted by the answer of a network, which is shown the waves: ``Σ_k F_k ∇e_k``."""
         noise = self.sde.root(t, x)(torch.ones_like(x))
         shown = waves.show(x, noise, self.orders)
         out = check_answer("net", ask_net(self.net, shown.to(dtype), c_noise, **cond), shown.shape, x)

@@ -233,8 +233,8 @@ class LongSeries(Wrapper):
 
 
 def extend(moments: Moments, shared: int, length: int) -> Moments:
-    """Return the moments of series whose windows have the given ones, each with the places that it adds regressed on those that
-    it shares with the one before; of many numbers, or from variances alone, the variances of a window on average.
+    """Return the moments of series made of windows, each adding places by their regression on those that it shares with the one
+    before. Of many numbers, or where variances alone are known, each place has the mean variance of a window.
 
     Parameters
     ----------

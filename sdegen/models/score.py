@@ -62,12 +62,12 @@ class ScoreModel(Overridable, ABC):
     __repr__ = show_call
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Refuse a class whose `velocity` losses and flows, which call `velocity_at`, would pass over.
+        """Refuse a class that overrides `velocity`, which losses and flows would pass over: they call `velocity_at`.
 
         Raises
         ------
         TypeError
-            If it overrides `velocity`.
+            If it does.
         """
         super().__init_subclass__(**more)
         if cls.velocity is not ScoreModel.velocity:

@@ -250,8 +250,8 @@ class Conditioned(Wrapper):
         return self._around({"model": inside, "cond": cut, "_part_of": (self, rows, n)})
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return what the model inside knows of the law under all conditions. Some of the samples of a run have their own means,
-        and the covariance of all of it, so that they do not depend on how many go through the model at a time.
+        """Return the moments that the model inside knows under all conditions. For a part of the samples of a run they are the
+        means of these and the covariance of the whole run, so that samples do not depend on how the run is cut.
         """
         if self._part_of is None or cond:
             return super().conditional_moments(**cond)

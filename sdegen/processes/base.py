@@ -82,7 +82,7 @@ class SDE(Lifting):
     settable, also_saved = ("lag",), (*Lifting.also_saved, "lag")
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Refuse a class that says itself whether it is linear, which its base says."""
+        """Refuse a class that sets `is_linear`, which follows from the class that it derives from."""
         super().__init_subclass__(**more)
         if "is_linear" in vars(cls) and cls.__module__ != f"{__package__}.linear":
             raise TypeError(
@@ -292,7 +292,7 @@ class Flow:
         A score model of it.
     """
 
-    _reverse: Reverse | None = None
+    _reverse: Reverse | None = None  # a subclass with a `field` of its own makes none
 
     __repr__ = show_call
 

@@ -98,8 +98,8 @@ class ElementwiseSDE(Tabulated):
         return self.state, isinstance(self, nn.Module) and torch.is_grad_enabled()
 
     def _known_panels(self) -> Panels:
-        """Return the panels of the coefficients as they are; those that carry gradients, whose graphs are used once, are made
-        anew.
+        """Return the panels of the coefficients, kept while these stay the same. Panels that carry gradients are made at every
+        call, since the graph of one is used up by a backward pass.
         """
         state = self._quadrature_state
         if self._panels is None or self._panels[0] != state:

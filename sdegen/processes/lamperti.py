@@ -126,7 +126,7 @@ class Lamperti(Coordinates):
         return x if self._line is None else self._line(x)
 
     def _apply(self, function: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
-        """Return a function of the table at numbers of any shape, or of that of a datum where coordinates differ."""
+        """Apply a function of the table, which takes columns, to numbers of any shape; to data alone where coordinates differ."""
         columns = self._psi.low.numel()
         if columns > 1 and v.shape[1:] != self.shape:
             raise ValueError(
@@ -148,7 +148,7 @@ class Lamperti(Coordinates):
         return G(torch.ones_like(x)).flatten(1)
 
     def _density(self, v: Tensor) -> Tensor:
-        """Return ``dx / dv / g``, ``(N, d)``, or ``(N, 1)`` where all coordinates have the same noise."""
+        """Return the integrand ``dx/dv / g`` in the coordinate `v` of the line, ``(N, d)``; ``(N, 1)`` if all have one noise."""
         x = (v if self._line is None else self._line.inverse(v)).reshape(-1, *[1] * len(self.shape))
         noise = self._noise(x.expand(-1, *self.shape).contiguous(), self._t).abs()
         if (noise == noise[:, :1]).all():
@@ -250,7 +250,7 @@ def _line(sde: SDE) -> Coordinates | None:
 
 
 def _between(low: Tensor | float, high: Tensor | float) -> constraints.Constraint:
-    """Return the constraint that numbers lie between two, infinite ones for none."""
+    """Return the constraint that numbers lie between two, of which an infinite one is no bound."""
     no_low, no_high = (bool(torch.as_tensor(end).isinf().any()) for end in (low, high))
     if no_low and no_high:
         return constraints.real

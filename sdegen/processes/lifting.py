@@ -46,12 +46,12 @@ class Lifting(Dynamics):
     also_saved: tuple[str, ...] = ("coordinates", "units")
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Refuse a class that brings data into states past their units.
+        """Refuse a class that overrides `lift`, `project` or `complete`, in which coordinates and units are handled.
 
         Raises
         ------
         TypeError
-            If it overrides `lift`, `project` or `complete`.
+            If it does.
         """
         super().__init_subclass__(**more)
         for name, instead in (("lift", "embed"), ("project", "extract"), ("complete", "fill")):

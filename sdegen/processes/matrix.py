@@ -71,8 +71,8 @@ class CoupledSDE(Tabulated):
         return self._known_panels()(s, t)
 
     def _known_panels(self) -> MatrixPanels:
-        """Return the panels of the coefficients as they are; those that carry gradients, whose graphs are used once, are made
-        anew.
+        """Return the panels of the coefficients, kept while these stay the same. Panels that carry gradients are made at every
+        call, since the graph of one is used up by a backward pass.
         """
         state = weights_of(self), isinstance(self, nn.Module) and torch.is_grad_enabled()
         if self._panels is None or self._panels[0] != state:

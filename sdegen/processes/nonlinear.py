@@ -147,7 +147,7 @@ def calibrate_lag(sde: Lifting, x_0: Tensor, tolerance: float) -> float:
 
 
 def _units_of(sde: Lifting) -> str:
-    """Tell that states are not the data as they are, of which a process may have been written."""
+    """Return the end of a refusal where states are in units: the process may have been written for the data as they are."""
     return (
         f"; its states are the data in units of mean {sde.units.mean.mean():.3g} and scale {sde.units.scale:.3g}, and a process "
         "that is written for the data as they are has to say so, sde.in_units(Units())"

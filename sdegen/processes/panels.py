@@ -105,7 +105,9 @@ class Refined(ABC, Generic[P]):
             self.edges = torch.cat([starts, self.edges[-1:]])
 
     def _beside(self, jump: Tensor, points: int) -> Tensor:
-        """Return what jumps between neighbouring panels, ``(n - 1, *)`` from last node to first, may hide from each of these."""
+        """Return the error that jumps ``(n - 1, *)`` between neighbouring panels may hide from each: of the stretch next to its
+        edge, in which it has no node.
+        """
         none = jump.new_zeros(1, *jump.shape[1:])
         hidden = torch.cat([none, jump]).maximum(torch.cat([jump, none]))
         return _over(self.edges.diff() * panel_rule(points).nodes[0], hidden) * hidden
@@ -228,7 +230,7 @@ class Panels(Refined[_Integrals]):
         return self._beside(jump, POINTS)
 
     def _noise_at_edges(self, log_noise: Tensor) -> Tensor:
-        """Sum what comes in each panel, all of it as it is at the panels' ends."""
+        """Sum the variances that come in the panels up to each edge, as the drift has changed them by then; all as logarithms."""
         none = torch.full_like(log_noise[:1], -torch.inf)
         return torch.cat([none, (log_noise - 2 * self.drift[1:]).logcumsumexp(0) + 2 * self.drift[1:]])
 

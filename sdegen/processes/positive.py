@@ -162,7 +162,7 @@ class _SquareRoot(_Positive):
         return Repeated(NoncentralChiSquare(df, start[None], 0.5 * variance / (mean + start)), m.shape)
 
     def _check_zero(self, said: str) -> None:
-        """Warn where paths reach 0, for all that is wrong there.
+        """Warn where paths reach 0, at which scores grow without bound and means of losses are infinite.
 
         Raises
         ------

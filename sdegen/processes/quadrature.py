@@ -124,7 +124,7 @@ class RootTable:
         return psd_cholesky(self.Sigma(t)) @ Q.reshape(*t.shape, *Q.shape[1:])
 
     def _check(self, u: Tensor, i: Tensor) -> None:
-        """Refuse logarithms of times in the panels `i` from which on to T the panels are not sure."""
+        """Refuse times, as logarithms, in the panels `i` if the errors of the panels from there to T add up to too much."""
         error = self.error[-1] - self.error[i]
         if not (error <= ALLOWED).all():
             k = int(error.nan_to_num(nan=torch.inf).argmax())

@@ -250,8 +250,8 @@ def _step_and_enter(dynamics: Dynamics, solve: Solve, shape: torch.Size, y: Tens
 
 
 def _step_within(clocked: _ClockedFree, solve: Solve | None, brownian: Any, y: Tensor, ends: Tensor) -> Tensor:
-    """Take a step in coordinates without bounds, by `solve` or else by Euler's method. Numbers for which it is too long there
-    take it in the state itself.
+    """Take a step in coordinates without bounds, by `solve` or else by Euler's method; coordinates for which it is too long
+    (`steep`) take it in the state itself.
     """
     u, h, dw = ends[0], (ends[1] - ends[0]).item(), brownian(*ends)
     f, g = clocked.f(u, y), clocked.g(u, y)

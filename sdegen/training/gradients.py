@@ -95,7 +95,7 @@ class Gradient:
         self.reason: str | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Leave the gradient in the parameters; returns the mean loss."""
+        """Add the gradient of the mean loss to the parameters' own, and return the mean loss."""
         x = batch.x  # checked inline, since every step comes by
         if not x.is_meta and torch.is_autocast_enabled(x.device.type):
             raise ValueError(

@@ -149,7 +149,7 @@ class Run:
 
 
 def _span(values: list[float]) -> str:
-    """Return the means of the first steps and of the last, of which at least one stands for all of a short run."""
+    """Return the means over the first steps and over the last in words: a hundred each, or halves of a shorter run."""
     n = max(1, min(100, len(values) // 2))
     first, last = sum(values[:n]) / n, sum(values[-n:]) / n
     return f"{first:.4g}, then {last:.4g} (means of the first and the last {n:,} steps)"
