@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import sdegen
-from sdegen import metrics
-from sdegen.guidance import annealed_smc, decoupled_annealing, split_gibbs
+from sdegen import guidance, metrics
+from sdegen.guidance import annealed_smc, decoupled_annealing, split_gibbs, twisted_smc
 from sdegen.guidance.coupling import AcceptedNoise, CoupledCopy
 from sdegen.guidance.measurements import Linear, Mask, Nonlinear, PoissonNoise, mixture_posterior, random_projection
 from sdegen.laws.conditioning import update_gaussians
@@ -281,3 +281,13 @@ def test_couplings_refuse_what_they_cannot_do(monkeypatch: Any) -> None:
     monkeypatch.setattr("sdegen.guidance.coupling.MOST", 0)
     with pytest.raises(ValueError, match="1 numbers are measured"):
         split_gibbs(EXACT, ACROSS, 3, y=Y)
+
+
+@pytest.mark.parametrize("threshold", [-1e-3, 1.001])
+@pytest.mark.parametrize("weighted", [annealed_smc, twisted_smc])
+def test_a_threshold_is_a_share_of_the_particles(weighted: Any, threshold: float) -> None:
+    model = guidance.PiGDM(EXACT, ACROSS) if weighted is twisted_smc else EXACT
+    given = () if weighted is twisted_smc else (ACROSS,)
+    with pytest.raises(ValueError, match=rf"^threshold = {threshold}"):
+        weighted(model, *given, 4, y=Y, threshold=threshold)
+    assert len(weighted(model, *given, 4, y=Y, steps=3, threshold=0.0, seed=0).weights) == 4
