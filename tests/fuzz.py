@@ -232,7 +232,7 @@ def call(name: str, change: Case | None = None, value: Any = None, used: bool = 
     torch.manual_seed(0)
     for a in arguments(name, function, TARGETS[name][1]):
         given = fresh(a.valid)
-        if change is not None and a.name == change.argument:
+        if change is not None and change.argument in (a.name, ""):  # or every one
             given = nonsense(change.nonsense, given) if value is None else value(given)
         if a.keyword:
             keyword[a.name] = given

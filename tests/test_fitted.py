@@ -16,6 +16,7 @@ from sdegen import grids, guidance, measurements, samplers
 from sdegen.conditions import Conditions
 from sdegen.samplers import Fitted, Multistep, ProbabilityFlow, default, share
 from sdegen.samplers.parameters import Parameters
+from sdegen.samplers.robust import cut_weights
 from sdegen.samplers.search import Search
 from sdegen.samplers.student import robust_least_squares
 from sdegen.testing import gaussian_data
@@ -293,3 +294,11 @@ def test_states_of_more_numbers_are_fitted_on_fewer_paths(
     model.moments = sdegen.Moments(torch.zeros(numbers), torch.ones(numbers))
     with pytest.raises(Asked, match=f"^{paths}$"):
         samplers.fit_solver(model, steps=4, eta=eta)
+
+
+@pytest.mark.parametrize("cut", [0.5, 2.0, 10.0])
+def test_a_residual_counts_as_one_of_the_size_of_the_cut_at_most(cut: float) -> None:
+    size = torch.rand(101, generator=torch.Generator().manual_seed(0), dtype=torch.float64).square() * 30
+    weights = cut_weights(size, cut)
+    assert (weights[size <= cut * size.median()] == 1).all()
+    assert_close(weights * size.square(), size.clamp_max(cut * size.median()).square())

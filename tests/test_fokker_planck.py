@@ -275,3 +275,17 @@ def test_where_data_never_are_their_logarithm_is_finite_and_their_density_none()
     torch.testing.assert_close(
         found.exp()[:, 0], torch.tensor([0.0, 0.5, 0.0], dtype=torch.float64), rtol=1e-6, atol=1e-280
     )
+
+
+@pytest.mark.parametrize("walls", [(False, False), (True, False), (False, True)])
+def test_what_continues_a_density_does_not_know_up_from_down(walls: tuple[bool, bool]) -> None:
+    draws = torch.Generator().manual_seed(0)
+    logs = -0.02 * (torch.arange(60) - 28.0)[:, None].square() + torch.rand(
+        60, 40, dtype=torch.float64, generator=draws
+    )
+    # Of the first and the last cells some are clear, too.
+    clear = torch.rand(60, 40, generator=draws) < 0.9
+    one, known = _continued(logs, clear, Axis(0.0, 1.0, walls))
+    other, also = _continued(logs.flip(0), clear.flip(0), Axis(0.0, 1.0, walls[::-1]))
+    torch.testing.assert_close(other.flip(0), one, rtol=1e-12, atol=1e-12)
+    assert torch.equal(also.flip(0), known) and not torch.equal(one, logs)

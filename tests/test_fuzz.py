@@ -222,6 +222,25 @@ def test_what_is_given_a_generator_draws_from_it_alone() -> None:
     assert len(called) > 100 and {*GIVEN, "training.losses.Denoising.__call__", "sample"} <= called
 
 
+def test_data_of_one_row_are_taken_or_refused_in_a_sentence() -> None:
+    """All tensors of a call are cut to their first row."""
+
+    def first(value: Any) -> Any:
+        return value[:1] if isinstance(value, torch.Tensor) and value.ndim else value
+
+    taken, bare = 0, []
+    for name in (n for n in TARGETS if n.startswith(("laws.", "guidance.", "metrics.", "likelihood.", "processes."))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                call(name, Case(name, "", "one row"), first, used=False)
+                taken += 1
+            except (TypeError, ValueError) as refused:
+                bare += [f"{name}: {refused!r}"] if not str(refused).endswith(".") else []
+    assert not bare, bare
+    assert taken > 80
+
+
 def test_every_progress_bar_is_shown_where_asked_for_and_ends_at_its_total(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[tuple[int, int | None]] = []
     close = tqdm.close

@@ -272,3 +272,24 @@ def test_maps_of_rows_split_into_the_map_of_each(kind: Callable[[Tensor], Operat
 @pytest.mark.parametrize("one", [Scale(2.0), Diagonal(torch.ones(1, 2)), Matrix(torch.eye(2))])
 def test_one_map_for_all_rows_is_that_of_each(one: Operator) -> None:
     assert one.each(3) == [one] * 3
+
+
+def test_the_bound_of_gaussian_data_is_their_density_at_every_draw() -> None:
+    d = 2
+    law = sdegen.GaussianMixture(torch.ones(1), matrix(1, 1, d), torch.rand(1, d, generator=normal(2)).double() + 0.3)
+    x, sde = law.sample(5, normal(3)).double(), Three()
+    found = sdegen.elbo(sdegen.Exact(sde, law), x, prior=sde.diffused(law, sde.T), draws=3, generator=normal(4))
+    close(found.value, law.log_prob(x), 0.02)  # but for what is before t_min
+    assert found.stderr.max() < 0.01
+
+
+def test_the_posterior_of_one_datum_of_a_coupled_process_is_that_datum() -> None:
+    class Coupled(sdegen.processes.CorrelatedSDE):
+        def F(self, t: Tensor) -> Tensor:
+            return -covariance(3, 3).expand(*t.shape, 3, 3)
+
+        def G(self, t: Tensor) -> Tensor:
+            return matrix(4, 3, 3).expand(*t.shape, 3, 3)
+
+    x, y = matrix(1, 1, 3), matrix(2, 4, 3)
+    close(sdegen.Exact(Coupled(), sdegen.Empirical(x)).denoise(y, 0.4), x.expand(4, 3), 1e-9)

@@ -302,3 +302,48 @@ def test_laws_at_one_time_have_derivatives_as_often_as_they_are_asked_for(make: 
     both = [sde.alpha(t).log() + sde.sigma(t).log() for _ in range(2)]
     each = [torch.autograd.grad(value.sum(), list(sde.parameters())) for value in both]
     assert all(a.equal(b) and a.abs().sum() > 0 for a, b in zip(*each, strict=True))
+
+
+class LearnedRate(sdegen.ScalarSDE, nn.Module):
+    """Drift or noise by a parameter, the other one fixed."""
+
+    def __init__(self, of: str) -> None:
+        nn.Module.__init__(self)
+        self.of, self.rate = of, nn.Parameter(torch.tensor(1.5))
+
+    def f(self, t: Tensor) -> Tensor:
+        return -(self.rate.double() if self.of == "drift" else 1.0) * (0.5 + t)
+
+    def g(self, t: Tensor) -> Tensor:
+        return (self.rate.double() if self.of == "noise" else 1.0) * (1 + t)
+
+
+class LearnedMatrices(sdegen.MatrixSDE, nn.Module):
+    """The same of two channels."""
+
+    Sigma_0 = torch.diag(torch.tensor([0.0, 0.1], dtype=torch.float64))
+
+    def __init__(self, of: str) -> None:
+        nn.Module.__init__(self)
+        self.of, self.rate = of, nn.Parameter(torch.tensor(1.5))
+
+    def F(self, t: Tensor) -> Tensor:
+        base = torch.tensor([[0.0, 4.0], [-1.0, -4.0]], dtype=torch.float64).expand(*t.shape, 2, 2)
+        return base * (self.rate.double() if self.of == "drift" else 1.0)
+
+    def G(self, t: Tensor) -> Tensor:
+        base = torch.tensor([[0.0, 0.0], [0.0, 2.0]], dtype=torch.float64).expand(*t.shape, 2, 2)
+        return base * (self.rate.double() if self.of == "noise" else 1.0)
+
+
+@pytest.mark.parametrize("of", ["drift", "noise"])
+@pytest.mark.parametrize("make", [LearnedRate, LearnedMatrices])
+def test_laws_of_one_learned_coefficient_have_derivatives_as_often_as_they_are_asked_for(make: Any, of: str) -> None:
+    sde, t, slopes = make(of), torch.tensor([0.3, 0.7], dtype=torch.float64), []
+    with torch.no_grad():
+        before = sde.marginal(t).R.matrix()  # as samplers ask
+    for _ in range(2):
+        law = sde.marginal(t)
+        slopes += torch.autograd.grad(law.Phi.log_abs_det().sum() + law.R.matrix().sum(), sde.rate)
+    assert torch.equal(before, law.R.matrix()) and slopes[0] == slopes[1]
+    assert slopes[0].abs() > 0.1

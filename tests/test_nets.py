@@ -195,6 +195,7 @@ def test_fourier_frequencies_have_their_scale_and_are_kept():
     spread = (embedding.frequencies / (2 * math.pi)).std().item()
     assert abs(spread - scale) < 4 * scale / math.sqrt(2 * n)
     assert "frequencies" in embedding.state_dict()  # random, so it must travel with the weights
+    assert not Sinusoidal(8).state_dict()  # which is the same everywhere
 
 
 def test_labels_have_a_vector_each_and_one_for_none():

@@ -9,8 +9,8 @@ from __future__ import annotations
 __all__ = ["CorrelatedSDE", "CoupledSDE", "MatrixFlow", "MatrixSDE"]
 
 from abc import abstractmethod
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,14 +95,37 @@ class CoupledSDE(Tabulated):
         Phi, Sigma = self.moments(torch.zeros_like(t), t)
         return Phi @ (self.Sigma_0 if start is None else start) @ Phi.mT + Sigma
 
-    @remembered
+    @property
     def _root(self) -> RootTable:
-        return RootTable(self._checked_F, self._checked_G, self._covariance, self.T)
+        """The table of the root; one that carries gradients, whose graph is used once, is made anew."""
+        return self._root_table(self._covariance) if self._learns else self._known_root
+
+    @property
+    def _unit_root(self) -> RootTable:
+        """The same for data of unit variance."""
+        return self._root_table(self._unit_covariance) if self._learns else self._known_unit_root
+
+    @property
+    def _learns(self) -> bool:
+        """Whether derivatives by parameters of the process are asked for."""
+        learned = isinstance(self, nn.Module) and torch.is_grad_enabled()
+        return learned and any(p.requires_grad for p in cast(nn.Module, self).parameters())
 
     @remembered
-    def _unit_root(self) -> RootTable:
-        start = self.Sigma_0 + self.datum.matrix()
-        return RootTable(self._checked_F, self._checked_G, partial(self._covariance, start=start), self.T)
+    def _known_root(self) -> RootTable:
+        return self._root_table(self._covariance)
+
+    @remembered
+    def _known_unit_root(self) -> RootTable:
+        return self._root_table(self._unit_covariance)
+
+    def _root_table(self, covariance: Callable[[Tensor], Tensor]) -> RootTable:
+        with isolated_for(self):  # as of panels
+            return RootTable(self._checked_F, self._checked_G, covariance, self.T)
+
+    def _unit_covariance(self, t: Tensor) -> Tensor:
+        """Return the covariance of the state at `t` if data have unit variance."""
+        return self._covariance(t, self.Sigma_0 + self.datum.matrix())
 
     def drift_operator(self, t: Tensor | float) -> Matrix:
         """Return ``F(t)``."""

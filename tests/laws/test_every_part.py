@@ -387,3 +387,14 @@ def test_a_model_that_changes_the_state_it_is_asked_about_is_seen(size: float) -
     assert "score(x, t) changes x in place" in str(found) or size == -1.0, found
     assert "estimate changed what it was given in place" in str(check_model(ReusesInEstimates(0.1)))
     assert "in place" not in str(check_model(Slope(size)))
+
+
+def test_reports_name_what_was_looked_at() -> None:
+    reports = {
+        "Exact": check_model(sdegen.Exact(VP(), RING)),
+        "SNRWeighting on VP": check_weighting(SNRWeighting(), VP()),
+        "AngleTimes on VP": check_times(AngleTimes(), VP()),
+        "NoiseParametrization on VP": check_parametrization(NoiseParametrization(), VP()),
+    }
+    for subject, report in reports.items():
+        assert report.subject == subject and str(report).startswith(f"{subject}: "), str(report)
