@@ -1,13 +1,15 @@
 """Metrics of samples and densities: every metric returns an `Estimate`, a value with its standard error.
 
-Where both densities are known, `kl`; where only samples are, `knn_kl`, `mmd`, `sliced_wasserstein` and
-`classifier_test`, and `mode_shares` of a mixture; `KernelDensity` makes a density of samples; for what a process leaves
-undone at its last time, `prior_gap`; and `kde_kl`, the measure of a source project, kept so that its rows can be compared.
-Of posteriors, over many simulated pairs or at one observation: `find_ranks`, `find_coverage`, `find_tarp_coverage`,
-`find_local_error`, `predictive_check`; of predictions by draws, `crps`; of weighted draws, `effective_share`.
-Of images, through a feature network that every result names: `fid` and `fid_infinity`, `kid`, `precision_recall`,
-`density_coverage`, and the `accuracy` of conditional samples. Nothing here trains a network, and nothing knows what a score
-model is.
+- Both densities are known: `kl`; for the KL of a process's last marginal to its prior, `prior_gap`.
+- Only samples are known: `knn_kl`, `mmd`, `sliced_wasserstein`, `classifier_test`, and `mode_shares` of a mixture;
+  `KernelDensity` makes a density of samples. `kde_kl` is no divergence, and is there to be compared with a published table.
+- Images, through a feature network that every result names: `fid`, `fid_infinity`, `kid`, `precision_recall`,
+  `density_coverage`, and the `accuracy` of conditional samples.
+- Posteriors, over many simulated pairs: `find_ranks`, `find_coverage`, `find_tarp_coverage`; at one observation:
+  `find_local_error`, `predictive_check`.
+- Predictions by draws: `crps`. Weighted draws: `effective_share`.
+
+Nothing here trains a network, and nothing knows what a score model is.
 """
 
 from .accuracy import Accuracy, accuracy

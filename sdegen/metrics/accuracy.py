@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Accuracy", "accuracy"]
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +14,8 @@ from ..checks import check_count, check_function, kind_of
 from ..mixing import check_unmixed
 from ..show import show_call
 from ..signatures import check_call
-from .estimate import Estimate, check_samples
-from .extraction import FeatureEstimate, identity
+from .estimate import Estimate, check_samples, share_error
+from .extraction import FeatureEstimate, name_and_hash
 
 
 class Accuracy(NamedTuple):
@@ -75,10 +74,8 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
     >>> 0 <= accuracy(blank, torch.tensor([0, 1, 2, 3]), features("mnist-cnn-v1")).overall.value <= 0.25
     True
     """
-    (
-        check_call("net", check_function("net", getattr(net, "logits", net), "a network with logits"), ["x"]),
-        check_count("batch_size", batch_size),
-    )
+    logits_of = check_function("net", getattr(net, "logits", net), "a network with logits")
+    check_call("net", logits_of, ["x"]), check_count("batch_size", batch_size)
     check_samples(samples, "samples")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels has dtype {labels.dtype}; expected integers, the classes asked for.")
@@ -88,29 +85,28 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
         raise ValueError(
             f"{type(net).__name__} is in training mode, where logits depend on the batch; call eval() first."
         )
-    logits_of = getattr(net, "logits", net)
     weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     found = []
     for x in samples.detach().split(batch_size):
         on = x if weight is None else x.to(weight.device)
         with torch.no_grad():
             logits = logits_of(on)
-        found.append(_checked(logits, len(x)).argmax(1).cpu())
+        found.append(_check_logits(logits, len(x)).argmax(1).cpu())
         if len(found) == 1 and len(on) > 1:
             check_unmixed("net", logits_of, on[:2])
-    labels = labels.cpu()
+    labels, (name, hash) = labels.cpu(), name_and_hash(net)
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
-            f"labels are from {labels.min()} to {labels.max()}; {identity(net)[0]} knows classes 0 to {logits.shape[1] - 1}; "
+            f"labels are from {labels.min()} to {labels.max()}; {name} knows classes 0 to {logits.shape[1] - 1}; "
             "give labels of its classes."
         )
     right = torch.cat(found) == labels
-    overall = FeatureEstimate(*_share(right), "accuracy", *identity(net), (len(right),))
+    overall = FeatureEstimate(*_share(right), "accuracy", name, hash, (len(right),))
     return Accuracy(overall, {c: _share(right[labels == c]) for c in labels.unique().tolist()})
 
 
-def _checked(logits: Any, n: int) -> Tensor:
-    """Return the logits of `n` samples; refuse what are none."""
+def _check_logits(logits: Any, n: int) -> Tensor:
+    """Return what the network gave for `n` samples; refuse anything but logits, ``(n, classes)``."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n or logits.shape[1] < 2:
         found = f"has shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else kind_of(logits)
         raise ValueError(f"what net gives for {n} samples {found}; expected logits, ({n}, classes), of two or more.")
@@ -121,5 +117,4 @@ def _checked(logits: Any, n: int) -> Tensor:
 
 def _share(right: Tensor) -> Estimate:
     k, n = int(right.sum()), len(right)
-    p = (k + 1) / (n + 2)
-    return Estimate(k / n, math.sqrt(p * (1 - p) / n))
+    return Estimate(k / n, share_error(k, n))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 __all__ = ["Coverage", "Ranks", "find_coverage", "find_ranks", "find_tarp_coverage"]
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_number, check_tensor
 from ..show import show_call
-from .estimate import Estimate
+from .estimate import Estimate, share_error
 from .posteriors import BatchedLaw, ConditionalLaw, ConditionalSampler, draw_for_pairs, find_places, generator_apart
 
 
@@ -57,8 +56,8 @@ class Ranks(NamedTuple):
 
     @property
     def p_values(self) -> Tensor:
-        """The p-value of each coordinate's places being uniform, by the test of Kolmogorov and Smirnov, ``(d,)``."""
-        return torch.stack([_p_value(column) for column in self.places.T])
+        """The p-value of each coordinate's places being uniform, by the Kolmogorov–Smirnov test, ``(d,)``."""
+        return torch.tensor([_p_value(column) for column in self.places.T], dtype=torch.float64)
 
 
 class Coverage(NamedTuple):
@@ -95,8 +94,7 @@ class Coverage(NamedTuple):
         """
         level = check_number("level", level, above=0, below=1)
         n, inside = len(self.places), int((self.places <= level).sum())
-        p = (inside + 1) / (n + 2)
-        return Estimate(inside / n, math.sqrt(p * (1 - p) / n))
+        return Estimate(inside / n, share_error(inside, n))
 
     @property
     def excess(self) -> Estimate:
@@ -105,14 +103,14 @@ class Coverage(NamedTuple):
 
     @property
     def p_value(self) -> float:
-        """The p-value of the places being uniform, by the test of Kolmogorov and Smirnov."""
-        return _p_value(self.places).item()
+        """The p-value of the places being uniform, by the Kolmogorov–Smirnov test."""
+        return _p_value(self.places)
 
 
-def _p_value(places: Tensor) -> Tensor:
+def _p_value(places: Tensor) -> float:
     from scipy.stats import kstest  # loads on use
 
-    return torch.tensor(kstest(places.numpy(), "uniform").pvalue, dtype=torch.float64)
+    return float(kstest(places.numpy(), "uniform").pvalue)
 
 
 @check_arguments
@@ -221,8 +219,8 @@ def find_tarp_coverage(
     """Find the credibility of the ball around a random point that just reaches the true parameters, and return the `Coverage`.
 
     Tests of accuracy with random points (TARP): P. Lemos et al., *Sampling-based accuracy testing of posterior estimators for
-    general inference*, 2023, arXiv:2302.03026. Where points depend on the data, no other posterior than the exact one passes for
-    all of them. Distances are taken in units of the standard deviations of parameters and draws.
+    general inference*, 2023, arXiv:2302.03026. Only the exact posterior passes for all points that depend on the data. Distances
+    are taken in units of the standard deviations of parameters and draws.
 
     Parameters
     ----------
@@ -233,8 +231,8 @@ def find_tarp_coverage(
     draws
         Draws from the posterior for each pair.
     references
-        The points, of the shape of `theta`; by default uniform in the box that parameters fill, of each pair the true ones or one
-        of the draws: points by the true ones alone would be nearer to them than to draws.
+        The random points, of the shape of `theta`. By default they are uniform in the box around parameters of which each pair
+        gives one, its true ones or a draw, at random: a box around the true ones alone would lie nearer to them than to draws.
     seed
         Of these points, and of the numbers that break ties; what the posterior draws has its own randomness.
     progress
@@ -254,25 +252,28 @@ def find_tarp_coverage(
         )
     drawn = _as_rows(draw_for_pairs(posterior, theta, x, draws, progress), 2)
     true = _as_rows(theta, 1)[:, None].to(drawn)
-    alike = torch.cat([drawn, true], 1)  # of an exact posterior: what follows must not tell the true ones
-    fixed, idle = (rows.amax(0) == rows.amin(0) for rows in (true.flatten(0, 1), alike.flatten(0, 1)))
+    # Given the data, true parameters and draws of an exact posterior are exchangeable. Reference points and units are made of
+    # both together, so that they stay so.
+    both = torch.cat([drawn, true], 1)
+    fixed, idle = (rows.amax(0) == rows.amin(0) for rows in (true.flatten(0, 1), both.flatten(0, 1)))
     if idle.all() or (fixed & ~idle).any():
         raise ValueError(
             "a coordinate of theta is the same in all pairs and not in all draws, or none varies; give parameters that vary, "
             "drawn from their prior."
         )
-    around = _points_among(alike, generator_apart(seed)) if references is None else _as_rows(references, 1).to(true)
-    # Coordinates that never vary, such as pixels of the border, are as far in all.
-    far = ((alike - around[:, None])[..., ~idle] / alike.flatten(0, 1)[:, ~idle].std(0)).norm(dim=2, keepdim=True)
-    return Coverage(find_places(far[:, :-1], far[:, -1:], None if seed is None else seed + 1)[:, 0])
+    points = _draw_references(both, generator_apart(seed)) if references is None else _as_rows(references, 1).to(true)
+    # Coordinates that never vary, such as pixels of the border, add nothing to a distance, and have no unit.
+    units = both.flatten(0, 1)[:, ~idle].std(0)
+    distance = ((both - points[:, None])[..., ~idle] / units).norm(dim=2, keepdim=True)
+    return Coverage(find_places(distance[:, :-1], distance[:, -1:], None if seed is None else seed + 1)[:, 0])
 
 
-def _points_among(alike: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw points ``(K, d)`` uniform in the box that parameters ``(K, n, d)`` fill, one of each row taken at random."""
-    K, n, d = alike.shape
-    one = alike[torch.arange(K), torch.randint(n, (K,), generator=generator)]
+def _draw_references(theta: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw points ``(K, d)`` uniform in the box around one of the parameters ``(K, n, d)`` of each pair, taken at random."""
+    K, n, d = theta.shape
+    one = theta[torch.arange(K), torch.randint(n, (K,), generator=generator)]
     low, high = one.amin(0), one.amax(0)
-    return low + (high - low) * torch.rand(K, d, dtype=torch.float64, generator=generator).to(alike)
+    return low + (high - low) * torch.rand(K, d, dtype=torch.float64, generator=generator).to(theta)
 
 
 def _log_densities(posterior: ConditionalLaw, theta: Tensor, x: Tensor) -> Tensor:
@@ -295,5 +296,5 @@ def _check_density(name: str, found: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _as_rows(x: Tensor, axes: int) -> Tensor:
-    """Return what has so many axes before a row's own with these as one, also where a row is one number."""
+    """Return a tensor with all axes after the first `axes` flattened to one, which has length 1 where there is none."""
     return x.unsqueeze(-1).flatten(axes)

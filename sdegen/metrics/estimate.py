@@ -6,7 +6,15 @@ by the number of samples, its own docstring says so.
 
 from __future__ import annotations
 
-__all__ = ["Estimate", "as_generator", "as_pair", "as_points", "check_equal_counts", "check_samples"]
+__all__ = [
+    "Estimate",
+    "as_generator",
+    "as_pair",
+    "as_points",
+    "check_equal_counts",
+    "check_samples",
+    "share_error",
+]
 
 import math
 from collections.abc import Sequence
@@ -77,6 +85,14 @@ class Estimate(NamedTuple):
         return f"{value:.{max(0, -place)}f} ± {stderr:.{max(0, -place)}f}"
 
 
+def share_error(count: float, n: int) -> float:
+    """Return the binomial standard error of the share `count` of `n`, taken at ``(count + 1) / (n + 2)``: none of n, and n of n,
+    are then not said to be exact.
+    """
+    p = (count + 1) / (n + 2)
+    return math.sqrt(p * (1 - p) / n)
+
+
 def check_samples(x: Tensor, name: str) -> None:
     """Refuse what is not a batch of finite floating-point samples ``(B, *)``.
 
@@ -131,7 +147,7 @@ def as_pair(generated: Tensor, real: Tensor, least: int) -> tuple[Tensor, Tensor
 
 
 def check_equal_counts(x: Tensor, y: Tensor, why: str) -> None:
-    """Refuse sets of unequal size; `why` completes the sentence."""
+    """Refuse samples of unequal number; `why`, the reason, stands in the error."""
     if len(x) != len(y):
         n = min(len(x), len(y))
         raise ValueError(f"generated has {len(x)} points and real {len(y)}; {why}: pass the first {n} of both.")

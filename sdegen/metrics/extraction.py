@@ -1,13 +1,14 @@
 """Features of samples, extracted by a network batch by batch, and results that name the network they depend on.
 
-A distance between features is a number about its network as much as about the images: every result names both
-(`FeatureEstimate`). Any callable is a feature network; those that the library ships are in `features`.
+A distance between features says as much about the network as about the images, so every result names its network
+(`FeatureEstimate`). Any callable is a feature network; those that the library ships are in `features`. `extract` yields features
+batch by batch, of which `streaming` keeps moments alone; `feature_pair` holds all of two sets, for metrics that compare points.
 """
 
 from __future__ import annotations
 
 __all__ = [
-    "Extent", "Extractor", "FeatureEstimate", "ImageBatches", "batches", "feature_pair", "identity", "warn_of_ranges",
+    "Extent", "Extractor", "FeatureEstimate", "ImageBatches", "extract", "feature_pair", "name_and_hash", "warn_of_ranges",
 ]  # fmt: skip
 
 import math
@@ -22,8 +23,8 @@ from ..warning import warn_caller
 from .estimate import Estimate, as_pair, check_samples
 from .features import weights_hash
 
-ImageBatches = Tensor | Scaled | Iterable[Tensor]
-Extractor = Callable[[Tensor], Tensor]
+ImageBatches = Tensor | Scaled | Iterable[Tensor]  # samples: all at once, images with their scaling, or batch by batch
+Extractor = Callable[[Tensor], Tensor]  # a feature network, from samples (B, *) to features (B, *)
 
 
 class FeatureEstimate(Estimate):
@@ -84,13 +85,13 @@ class Extent:
         self.low, self.high = math.inf, -math.inf
 
     def include(self, x: Tensor) -> None:
-        """Update the extent with a batch."""
+        """Update the extent, so that it holds the values of a batch."""
         if x.ndim == 4:
             low, high = x.aminmax()
             self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
 
     def join(self, other: Extent) -> None:
-        """Update the extent with another extent."""
+        """Update the extent, so that it holds another one."""
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
 
     def __str__(self) -> str:
@@ -117,11 +118,11 @@ def warn_of_ranges(generated: Extent, real: Extent) -> None:
         )
 
 
-def identity(net: Extractor | None) -> tuple[str, str]:
+def name_and_hash(net: Extractor | None) -> tuple[str, str]:
     """Return the name and the hash of a feature network; samples that are features already are called ``features``.
 
-    A network's own ``name`` and ``hash`` if it has them; else the name of its class or function, and the hash of its
-    parameters if it is an `nn.Module`.
+    They are the network's own ``name`` and ``hash`` if it has them; else the name of its class or function, and the hash of its
+    weights if it is an `nn.Module`.
     """
     if net is None:
         return "features", ""
@@ -130,24 +131,21 @@ def identity(net: Extractor | None) -> tuple[str, str]:
     return str(name), found or (weights_hash(net) if isinstance(net, nn.Module) else "")
 
 
-def batches(
-    data: ImageBatches, net: Extractor | None, batch_size: int, name: str, extent: Extent | None = None
-) -> Iterator[Tensor]:
-    """Yield features ``(b, d)`` of samples batch by batch; the samples are a tensor ``(N, *)``, images, or an iterable of
-    tensors.
+def extract(data: ImageBatches, net: Extractor | None, batch_size: int, name: str, extent: Extent) -> Iterator[Tensor]:
+    """Yield the features ``(b, d)`` of samples batch by batch.
 
     Parameters
     ----------
     data
-        The samples.
+        The samples: a tensor ``(N, *)``, images with their scaling, or an iterable of tensors.
     net
-        The network; by default samples are features.
+        The feature network; None if the samples are features already.
     batch_size
-        Samples that go through it at a time.
+        Samples that go through the network at a time.
     name
         What an error calls the samples.
     extent
-        Where their range is kept.
+        Updated, so that it holds the range of the samples.
 
     Raises
     ------
@@ -172,8 +170,7 @@ def batches(
         if block.ndim > 1 and len(block) == 0:  # the last batch of a loader, say
             continue
         check_samples(block, name)
-        if extent is not None:
-            extent.include(block)
+        extent.include(block)
         for x in block.detach().split(batch_size):
             if net is None:
                 yield x.reshape(len(x), -1)
@@ -183,12 +180,12 @@ def batches(
                     found = net(on)
                 if not isinstance(found, Tensor) or found.shape[:1] != x.shape[:1]:
                     raise ValueError(
-                        f"{identity(net)[0]} returned no tensor with {len(x)} rows for {len(x)} samples; "
+                        f"{name_and_hash(net)[0]} returned no tensor with {len(x)} rows for {len(x)} samples; "
                         "let it return features (n, d)."
                     )
-                check_samples(found, f"{identity(net)[0]}({name})")
+                check_samples(found, f"{name_and_hash(net)[0]}({name})")
                 if empty and len(on) > 1:
-                    check_unmixed(identity(net)[0], net, on[:2])
+                    check_unmixed(name_and_hash(net)[0], net, on[:2])
                 yield found.reshape(len(x), -1)
             empty = False
     if empty:
@@ -196,7 +193,9 @@ def batches(
 
 
 def _blocks(data: ImageBatches, batch_size: int) -> Iterable[Tensor]:
-    """Yield the tensors that samples come in; images become numbers a batch at a time, by always the same noise if any."""
+    """Return the tensors that samples come in. Images become numbers a batch at a time; dequantisation noise has one seed, so
+    that a metric is the same at every call.
+    """
     if isinstance(data, Tensor):
         return [data]
     if isinstance(data, Scaled):
@@ -213,7 +212,7 @@ def feature_pair(
     Raises
     ------
     TypeError, ValueError
-        As `batches`, or if there are too few or the dimensions differ.
+        As `extract`, or if there are too few or the dimensions differ.
 
     Warns
     -----
@@ -222,7 +221,7 @@ def feature_pair(
     """
     extents = Extent(), Extent()
     a, b = (
-        torch.cat(list(batches(data, net, batch_size, name, extent)))
+        torch.cat(list(extract(data, net, batch_size, name, extent)))
         for data, name, extent in zip((generated, real), ("generated", "real"), extents)
     )
     warn_of_ranges(*extents)

@@ -51,16 +51,18 @@ def frechet_distance(p: Moments, q: Moments) -> float:
     if m_p.shape != m_q.shape:
         raise ValueError(f"p is of dimension {len(m_p)} and q of {len(m_q)}; compare laws of one space.")
     A, triangular = _root(C_p)
-    return _distance(m_p, C_p, m_q, C_q, torch.linalg.eigvalsh(_congruent(A, C_q, triangular)))
+    return _distance_from_eigenvalues(m_p, C_p, m_q, C_q, torch.linalg.eigvalsh(_congruent(A, C_q, triangular)))
 
 
-def _distance(m_p: Tensor, C_p: Tensor, m_q: Tensor, C_q: Tensor, eigenvalues: Tensor) -> float:
+def _distance_from_eigenvalues(m_p: Tensor, C_p: Tensor, m_q: Tensor, C_q: Tensor, eigenvalues: Tensor) -> float:
+    """Return the Fréchet distance from both moments and the eigenvalues of ``Aᵀ C_q A``, ``A Aᵀ = C_p``."""
     # The sum of diagonals is rounded once more than each: a distance of zero may come out at −1e-13.
     value = (m_p - m_q).square().sum() + (C_p.diagonal() + C_q.diagonal()).sum()
     return max(0.0, (value - 2 * eigenvalues.clamp(min=0).sqrt().sum()).item())
 
 
 def _full(law: Moments, name: str) -> tuple[Tensor, Tensor]:
+    """Return the mean ``(d,)`` and the full covariance of moments, float64; refuse what are no moments of one law."""
     mean, C = law.mean.detach().double().reshape(-1), law.covariance.detach().double()
     if C.shape == mean.shape:
         C = C.diag()
@@ -80,7 +82,7 @@ def _full(law: Moments, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _largest(C: Tensor) -> float:
-    """Return the largest number in size, NaN where there is one."""
+    """Return the largest absolute value, NaN where there is one."""
     return max(map(abs, torch.stack(torch.aminmax(C)).tolist())) if len(C) else 0.0
 
 
@@ -97,10 +99,9 @@ def _root(C: Tensor) -> tuple[Tensor, bool]:
 
 
 def _congruent(A: Tensor, C: Tensor, triangular: bool, panel: int = 128) -> Tensor:
-    """Return the lower triangle of ``Aᵀ C A``, which is all that symmetric eigenvalues are formed of; blocks above it are
-    zero.
+    """Return ``Aᵀ C A``; for a lower triangular A its lower triangle alone, which is all that `eigh` and `eigvalsh` read.
 
-    A lower triangular A is multiplied panel by panel, without its zeros: well under half of the operations.
+    A triangle is multiplied panel by panel, without its zeros: well under half of the operations.
     """
     if not triangular:
         return A.mT @ C @ A
@@ -167,9 +168,9 @@ def fid(
     >>> abs(value - 8 * 0.5**2) < 3 * stderr < 0.4
     True
     """
-    p, q = _pair(generated, real, net, batch_size)
-    _warn(p, q, 1)
-    value, stderr = _with_error(p, q)
+    p, q = _moments_of_both(generated, real, net, batch_size)
+    _warn_if_singular(p, q, 1)
+    value, stderr = _distance_with_error(p, q)
     return FeatureEstimate(value, stderr, "FID", p.extractor, p.hash, (p.n, q.n))
 
 
@@ -212,21 +213,22 @@ def fid_infinity(
     >>> fid(x, y).value > 1 and abs(fid_infinity(x, y).value) < 0.15  # one law: the floor is 1.1
     True
     """
-    p, q = _pair(generated, real, net, batch_size)
+    p, q = _moments_of_both(generated, real, net, batch_size)
     if min(p.n, q.n) < 4:
         raise ValueError(f"{p.n} and {q.n} samples; halves need at least 2 each.")
-    _warn(p, q, 2)
-    value, stderr = _with_error(p, q)
+    _warn_if_singular(p, q, 2)
+    value, stderr = _distance_with_error(p, q)
     halves = [frechet_distance(a, b) for a in p.halves() for b in q.halves()]
     return FeatureEstimate(2 * value - math.fsum(halves) / 4, stderr, "FID∞", p.extractor, p.hash, (p.n, q.n))
 
 
-def _pair(
+def _moments_of_both(
     generated: ImageBatches | FeatureMoments,
     real: ImageBatches | FeatureMoments,
     net: Extractor | None,
     batch_size: int,
 ) -> tuple[FeatureMoments, FeatureMoments]:
+    """Return the moments of the features of both sets; refuse those of two networks, and warn of two ranges of images."""
     p, q = (
         v if isinstance(v, FeatureMoments) else feature_moments(v, net, batch_size=batch_size)
         for v in (generated, real)
@@ -240,7 +242,8 @@ def _pair(
     return p, q
 
 
-def _warn(p: FeatureMoments, q: FeatureMoments, parts: int) -> None:
+def _warn_if_singular(p: FeatureMoments, q: FeatureMoments, parts: int) -> None:
+    """Warn if one of the `parts` that a set is split into has no more samples than features."""
     n, d = min(p.n, q.n) // parts, p.rows.shape[1]
     if n <= d:
         warn_caller(
@@ -249,23 +252,23 @@ def _warn(p: FeatureMoments, q: FeatureMoments, parts: int) -> None:
         )
 
 
-def _with_error(p: FeatureMoments, q: FeatureMoments) -> tuple[float, float]:
-    """Return the distance and its standard error by the delta method.
+def _distance_with_error(p: FeatureMoments, q: FeatureMoments) -> tuple[float, float]:
+    """Return the distance and its standard error by the delta method (see `fid`).
 
-    With ``A Aᵀ = C_p``, ``B A = 1`` and ``Aᵀ C_q A = U diag(s) Uᵀ``, the optimal maps are ``Bᵀ U s^½ Uᵀ B`` from p to q,
-    and ``A U s^-½ Uᵀ Aᵀ`` back.
+    With ``A Aᵀ = C_p``, ``B A = 1`` and ``Aᵀ C_q A = U diag(s) Uᵀ``, the optimal map from p to q is ``T = Bᵀ U s^½ Uᵀ B``, and
+    ``A U s^-½ Uᵀ Aᵀ`` that from q to p, so that neither ``uᵀ T u`` needs a matrix root.
     """
     (m_p, C_p), (m_q, C_q) = p.moments(), q.moments()
     m_q, C_q = m_q.to(m_p.device), C_q.to(m_p.device)
     A, triangular = _root(C_p)
     s, U = torch.linalg.eigh(_congruent(A, C_q, triangular))
-    value = _distance(m_p, C_p, m_q, C_q, s)
+    value = _distance_from_eigenvalues(m_p, C_p, m_q, C_q, s)
     shift = m_p - m_q
 
     u = p.rows.to(C_p) - m_p
-    # The columns of a root that is no triangle are orthogonal, so its transpose, rescaled, is its inverse.
-    c = torch.linalg.solve_triangular(A, u.mT, upper=False).mT if triangular else u @ (A / A.square().sum(0))
-    influence = 2 * u @ shift + u.square().sum(1) - ((c @ U).square() @ s.clamp(min=0).sqrt())
+    # The rows B u. The columns of a root that is no triangle are orthogonal, so its transpose, rescaled, is its inverse.
+    Bu = torch.linalg.solve_triangular(A, u.mT, upper=False).mT if triangular else u @ (A / A.square().sum(0))
+    influence = 2 * u @ shift + u.square().sum(1) - ((Bu @ U).square() @ s.clamp(min=0).sqrt())
     variance = influence.var() / p.n
 
     v = q.rows.to(C_p) - m_q

@@ -1,4 +1,6 @@
-"""Kernel density estimates of samples, and `kde_kl`, a divergence that published tables use, kept for comparison with them."""
+"""Kernel density estimates of samples, and `kde_kl`, a measure that published tables print: only there to be compared with them,
+as it is no divergence (`kde_kl_once` says why).
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from .extraction import Extractor, FeatureEstimate, ImageBatches, feature_pair, identity
+from .extraction import Extractor, FeatureEstimate, ImageBatches, feature_pair, name_and_hash
 from .mmd import squared_mmd
 
 
@@ -61,4 +61,4 @@ def kid(
         K = torch.addmm(a.new_ones(()), a, b.mT, alpha=1 / a.shape[1])
         return K * K * K
 
-    return FeatureEstimate(*squared_mmd(a, b, kernel), "KID", *identity(net), (len(a), len(b)))
+    return FeatureEstimate(*squared_mmd(a, b, kernel), "KID", *name_and_hash(net), (len(a), len(b)))

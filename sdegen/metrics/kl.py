@@ -194,7 +194,7 @@ def prior_gap(
     law = sde.diffused(known, sde.T)
     prior = as_law(sde.prior(known.moments().in_units(sde.units)))
     K, d = len(law.weights), math.prod(law.event_shape)
-    # Nodes, and densities of components at them, that Monte Carlo would not be faster than.
+    # The largest rule has a million nodes, and takes 2**27 densities of components at them: beyond, Monte Carlo is faster.
     orders = [m for m in (8, 12, 16, 24, 32, 48, 64, 96, 128) if K * m**d <= min(2**20, 2**27 // K)]
     previous = math.nan
     for order in orders if d <= 4 and len(orders) > 1 else []:  # one order alone says nothing of its error

@@ -31,7 +31,7 @@ class LocalTest(NamedTuple):
     error
         The mean square of the classifier's probability less ½ over the posterior's draws: 0 if it sees no difference, at most ¼.
     p_value
-        The share of classifiers trained on shuffled labels, which see none, with at least that error.
+        The share of classifiers trained on shuffled labels, where there is no difference to be seen, with at least that error.
     shuffled
         The errors of these classifiers, ``(shuffles,)``.
     """
@@ -87,7 +87,9 @@ class QuadraticClassifier:
             slope = features.T @ (p - y) / len(y) + self.ridge * self.w
             curvature = (features.T * (p * (1 - p))) @ features / len(y) + penalty
             step = torch.linalg.solve(curvature, slope)
-            self.w = self.w - step / max(1.0, step.norm().item())  # far from the end no longer than 1
+            self.w = self.w - step / max(
+                1.0, step.norm().item()
+            )  # a step of at most 1: Newton's method may overshoot at first
             if step.norm() < 1e-8:
                 break
         return self

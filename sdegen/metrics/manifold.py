@@ -1,13 +1,14 @@
 """Fidelity and diversity measured separately: precision and recall, density and coverage, by nearest-neighbour balls of
 features.
 
-Every real (or generated) point has a ball that reaches to its k-th neighbour among its like. All four depend on the
-numbers of samples and on k: compare equal counts, beside the value of real against real. Distances are held a block of
-rows at a time.
+The balls of a set, real or generated, are around its points, each as wide as the distance to the k-th nearest other point of the
+set. All four depend on the numbers of samples and on k: compare equal counts, beside the value of real against real. Distances
+are held a block of rows at a time.
 
-Standard errors come from random halvings of both samples: two halves share no point, so half their difference squared
-is, on average, half the variance of the measure at half the number, whatever the measure. A jackknife, which leaves
-out little, is up to 1.9 times too large for such local measures, and a binomial error ignores the chance of the balls.
+Standard errors come from random halvings of both samples. Two halves share no point, so the square of the difference of their
+values is, on average, twice the variance at half the number of points, and four times that at all of them, whatever the measure.
+A jackknife, which leaves out little, is up to 1.9 times too large for such local measures, and a binomial error takes the balls
+for fixed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..show import show_call
-from .extraction import Extractor, FeatureEstimate, ImageBatches, feature_pair, identity
+from .extraction import Extractor, FeatureEstimate, ImageBatches, feature_pair, name_and_hash
 
 PAIRS = 2**19  # distances held at once: a cache full, and memory that does not grow with the samples
 
@@ -49,8 +50,8 @@ class PrecisionRecall(NamedTuple):
 
 
 class DensityCoverage(NamedTuple):
-    """Density, the mean number of real balls around a generated point relative to the expected, and coverage, the share of
-    real balls with such a point.
+    """Density, the mean number of real balls that a generated point lies in, over `k`, and coverage, the share of real balls
+    that hold a generated point.
 
     Attributes
     ----------
@@ -191,18 +192,18 @@ def _estimates(
     centre = b.mean(0)  # distances are differences of squares: keep the squares small
     a, b = a - centre, b - centre
     generator = torch.Generator().manual_seed(0)
-    gaps = []
+    gaps = []  # of the measures between two halves
     for _ in range(splits):
         i, j = (torch.randperm(len(v), generator=generator).to(v.device) for v in (a, b))
         first, second = (torch.tensor(measure(a[i[h::2]], b[j[h::2]]), dtype=torch.float64) for h in (0, 1))
         gaps.append(first - second)
     stderrs = (torch.stack(gaps).square().mean(0) / 4).sqrt().tolist()
-    made = (*identity(net), (len(a), len(b)))
-    first_one, second_one = (
-        FeatureEstimate(value, stderr, f"{name}@{k}", *made)
+    source = (*name_and_hash(net), (len(a), len(b)))
+    one, other = (
+        FeatureEstimate(value, stderr, f"{name}@{k}", *source)
         for value, stderr, name in zip(measure(a, b), stderrs, names)
     )
-    return first_one, second_one
+    return one, other
 
 
 class _Hits(NamedTuple):
@@ -212,7 +213,7 @@ class _Hits(NamedTuple):
 
 
 def _in_balls(points: Tensor, centres: Tensor, k: int) -> _Hits:
-    """Count how `points` lie in the balls of `centres`, which reach to the k-th of their like."""
+    """Count how `points` lie in the balls around `centres`, each of which reaches to the k-th nearest other centre."""
     radii = torch.empty_like(centres[:, 0])
     for i, squares in _squared_distances(centres, centres):
         squares[torch.arange(len(i), device=i.device), i] = math.inf  # none is its own neighbour

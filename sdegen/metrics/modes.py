@@ -13,16 +13,17 @@ from ..arguments import check_arguments
 from ..laws.mixtures import GaussianMixture
 from .estimate import as_points
 
-GAPS = 2**19  # numbers of the gaps between points and modes held at once
+GAPS = 2**19  # coordinates of the differences between points and modes, held at once
 
 
 @check_arguments
 def mode_shares(x: Tensor, law: GaussianMixture, within: float = 3.0) -> Tensor:
     """Measure the mass of samples at each mode relative to the mass of the mixture there, and return the ratios, ``(K,)``.
 
-    A sample belongs to the mode at the smallest distance of Mahalanobis, and counts if that is at most `within` standard
-    deviations; of the mode's own mass ``w_k P(χ²_d <= within²)`` is there. Where modes overlap they share what lies between.
-    With N samples a share has a standard error of about ``1 / √(w_k N)``.
+    A sample belongs to the mode at the smallest Mahalanobis distance, and counts if that distance is at most `within` standard
+    deviations. The ratio is the share of samples that count for mode `k`, over the mass ``w_k P(χ²_d <= within²)`` that its
+    Gaussian has there; where modes overlap, a sample between them counts for the nearer one alone. With N samples a ratio has
+    a standard error of about ``1 / √(w_k N)``.
 
     Parameters
     ----------
@@ -31,7 +32,7 @@ def mode_shares(x: Tensor, law: GaussianMixture, within: float = 3.0) -> Tensor:
     law
         The mixture.
     within
-        Standard deviations.
+        The largest Mahalanobis distance of a sample that counts.
 
     Raises
     ------

@@ -57,6 +57,7 @@ def knn_kl(generated: Tensor, real: Tensor, k: int = 5, *, folds: int = 20) -> E
 
 
 def _knn_kl(x: Tensor, y: Tensor, k: int) -> float:
+    """Return the estimate of `knn_kl` from real points `x` and generated points `y`, without its error."""
     from scipy.spatial import cKDTree  # loads on use
 
     (n, d), m = x.shape, len(y)

@@ -1,4 +1,6 @@
-"""Draws from a posterior given each of many observations, and the place of the true parameters among them."""
+"""What tests of posteriors share: the interface of a posterior, its draws given each of many observations, and the place of the
+true parameters among these draws.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from ..checks import check_count, check_tensor
 from ..progress import should_show
 from .estimate import as_generator
 
-APART = 7_302_026  # any number that nobody takes for a seed
+APART = 7_302_026  # added to a seed: any number so odd that a user's own seeds do not differ by it
 
 
 class ConditionalSampler(Protocol):
@@ -103,7 +105,9 @@ def _check_draws(name: str, theta: Tensor, counts: tuple[int, ...]) -> Tensor:
 def draw_for_pairs(
     posterior: ConditionalSampler, theta: Tensor, x: Tensor, draws: int, progress: bool | None = None
 ) -> Tensor:
-    """Check pairs, and return draws for each, ``(K, draws, *)``."""
+    """Draw parameters from a posterior given the data of each pair, and return them, ``(K, draws, *)``; refuse what are no pairs
+    ``(K, *)``, and draws of another shape than the true parameters.
+    """
     check_tensor("theta", theta), check_tensor("x", x), check_count("draws", draws)
     if theta.ndim == 0 or x.ndim == 0 or len(theta) != len(x) or len(theta) < 2:
         raise ValueError(
@@ -119,7 +123,11 @@ def draw_for_pairs(
 
 
 def find_places(drawn: Tensor, true: Tensor, seed: int | None) -> Tensor:
-    """Return the places of ``(K, 1, m)`` among ``(K, draws, m)``, ``(K, m)`` float64 on the CPU: uniform if all are alike."""
+    """Return the places of true numbers ``(K, 1, m)`` among drawn ones ``(K, draws, m)``, ``(K, m)`` float64 on the CPU.
+
+    A place is uniform on [0, 1] where the true number and the draws are exchangeable: it is uniform within the part of
+    ``1 / (draws + 1)`` that the rank takes, or within those of all ranks that equal numbers leave open.
+    """
     below, equal = (drawn < true).sum(1).cpu(), (drawn == true).sum(1).cpu()
     u = torch.rand(below.shape, dtype=torch.float64, generator=generator_apart(seed))
     return (below + (equal + 1) * u) / (drawn.shape[1] + 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_tensor
 from ..mixing import check_unmixed
-from .estimate import Estimate, check_samples
+from .estimate import Estimate, check_samples, share_error
 
 
 @check_arguments
@@ -58,9 +58,9 @@ def crps(draws: Tensor, observed: Tensor) -> Estimate:
         )
     x = draws.detach().double().sort(0).values
     y = observed.detach().to(x)
-    # Of sorted draws the i-th is the larger one of i pairs and the smaller one of n − 1 − i.
-    apart = ((2 * torch.arange(n, dtype=x.dtype, device=x.device) - (n - 1)) @ x) / (n * (n - 1))
-    return Estimate.of((x - y).abs().mean(0) - apart)
+    # ½ E|X − X'|: of sorted draws the i-th is the larger one of i pairs and the smaller one of n − 1 − i.
+    half_distance = ((2 * torch.arange(n, dtype=x.dtype, device=x.device) - (n - 1)) @ x) / (n * (n - 1))
+    return Estimate.of((x - y).abs().mean(0) - half_distance)
 
 
 @check_arguments
@@ -98,17 +98,16 @@ def predictive_check(observed: Tensor, replicated: Tensor, statistic: Callable[[
 
 
 def share_above(own: Tensor, others: Tensor) -> Estimate:
-    """Return the share of numbers that are above one, of those that equal it the half, with its standard error."""
+    """Return the share of the numbers `others` that are above `own`, with its standard error; an equal one counts one half."""
     above = (others > own).double() + 0.5 * (others == own).double()
     n, share = len(above), above.mean().item()
-    p = (n * share + 1) / (n + 2)
-    return Estimate(share, math.sqrt(p * (1 - p) / n))
+    return Estimate(share, share_error(n * share, n))
 
 
 def find_statistics(
     observed: Tensor, replicated: Tensor, statistic: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return the statistic of observed and of replicated data, ``()`` and ``(n,)``; refuse as `predictive_check`."""
+    """Return the statistic of observed and of replicated data, ``()`` and ``(n,)``; raises as `predictive_check`."""
     check_samples(replicated, "replicated")
     check_tensor("observed", observed)
     if observed.shape != replicated.shape[1:] or len(replicated) < 2:

@@ -1,8 +1,10 @@
-"""Mean and covariance of features that arrive batch by batch, in memory independent of their number."""
+"""Mean and covariance of features that arrive batch by batch, in memory independent of their number: all that FID needs of a
+set (`frechet`), to be computed once and compared with many.
+"""
 
 from __future__ import annotations
 
-__all__ = ["FeatureMoments", "Sums", "check_same_network", "feature_moments"]
+__all__ = ["FeatureMoments", "RunningMoments", "check_same_network", "feature_moments"]
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..laws.mixtures import Moments
 from .estimate import as_points
-from .extraction import Extent, Extractor, ImageBatches, batches, identity
+from .extraction import Extent, Extractor, ImageBatches, extract, name_and_hash
 
 
 class FeatureMoments:
@@ -21,7 +23,7 @@ class FeatureMoments:
     to two halves in turn, which `fid_infinity` compares with the whole; a random sample of them is kept, from which
     standard errors are computed. For d features that is ``2 d² + keep d`` numbers.
 
-    Objects of several processes are pickled, gathered (``torch.distributed.all_gather_object``) and merged.
+    Where several processes compute features, gather their objects by ``torch.distributed.all_gather_object``, and `merge` them.
 
     Parameters
     ----------
@@ -59,7 +61,7 @@ class FeatureMoments:
         self.extent = Extent()  # of the images that the features are of
         self.rows = torch.empty(0, 0)
         self._keys = torch.empty(0, dtype=torch.float64)  # each row's random key: the smallest are kept
-        self._halves: list[Sums] = []
+        self._halves: list[RunningMoments] = []
         self._generator = torch.Generator().manual_seed(0)
 
     @property
@@ -100,7 +102,7 @@ class FeatureMoments:
             return
         x = as_points(features, "features")
         if not self._halves:
-            self._halves = [Sums(x.shape[1], x.device) for _ in range(2)]
+            self._halves = [RunningMoments(x.shape[1], x.device) for _ in range(2)]
             self.rows = features.new_empty(0, x.shape[1], device=x.device)
         self._check_dimension(x.shape[1])
         x, n = x.to(self.rows.device), self.n
@@ -122,7 +124,7 @@ class FeatureMoments:
             return
         if not self._halves:
             d = other.rows.shape[1]
-            self._halves = [Sums(d, other.rows.device) for _ in range(2)]
+            self._halves = [RunningMoments(d, other.rows.device) for _ in range(2)]
             self.rows = other.rows[:0]
         self._check_dimension(other.rows.shape[1])
         mine = sorted(self._halves, key=lambda half: half.n)
@@ -132,11 +134,12 @@ class FeatureMoments:
         self._retain(other.rows.to(self.rows.device), other._keys)
         self.extent.join(other.extent)
 
-    def _whole(self) -> Sums:
+    def _whole(self) -> RunningMoments:
+        """Return the moments of both halves together."""
         if self.n < 2:
             raise ValueError(f"{self.n} features so far; a covariance needs at least 2.")
         first, second = self._halves
-        whole = Sums(len(first.mean), first.mean.device)
+        whole = RunningMoments(len(first.mean), first.mean.device)
         for half in (first, second):
             whole.merge(half.n, half.mean, half.scatter)
         return whole
@@ -148,7 +151,7 @@ class FeatureMoments:
             )
 
     def _retain(self, rows: Tensor, keys: Tensor) -> None:
-        """Keep those with the smallest keys of the rows kept and the new ones: every row is as likely as any other."""
+        """Keep, of the rows kept so far and the new ones, those with the smallest random keys: a uniform sample of all rows."""
         if len(self._keys) == self.keep:
             fresh = keys < self._keys.max()
             rows, keys = rows[fresh.to(rows.device)], keys[fresh]
@@ -161,8 +164,8 @@ class FeatureMoments:
         return f"FeatureMoments({self.extractor} {self.hash[:6]}, n={self.n}, d={self.rows.shape[1]})"
 
 
-class Sums:
-    """The number of rows, their mean and their scatter matrix ``Σ (x − mean)(x − mean)ᵀ``."""
+class RunningMoments:
+    """The number of rows so far, their mean and their scatter matrix ``Σ (x − mean)(x − mean)ᵀ``."""
 
     def __init__(self, d: int, device: torch.device) -> None:
         self.n = 0
@@ -170,12 +173,14 @@ class Sums:
         self.scatter = torch.zeros(d, d, dtype=torch.float64, device=device)
 
     def update(self, x: Tensor) -> None:
+        """Take rows ``(n, d)`` in, which may be none."""
         if len(x):
             mean = x.mean(0)
             x = x - mean
             self.merge(len(x), mean, x.mT @ x)
 
     def merge(self, n: int, mean: Tensor, scatter: Tensor) -> None:
+        """Take `n` rows in, of which mean and scatter matrix are known."""
         if n:
             total = self.n + n
             gap = mean - self.mean
@@ -185,6 +190,7 @@ class Sums:
             self.n = total
 
     def covariance(self) -> Tensor:
+        """Return the covariance, with the divisor ``n − 1``."""
         return self.scatter / (self.n - 1)
 
 
@@ -208,8 +214,8 @@ def feature_moments(data: ImageBatches, net: Extractor | None = None, *, batch_s
     ValueError
         If there are none, they or their features are not finite, or the network is in training mode.
     """
-    moments = FeatureMoments(*identity(net))
-    for block in batches(data, net, batch_size, "data", moments.extent):
+    moments = FeatureMoments(*name_and_hash(net))
+    for block in extract(data, net, batch_size, "data", moments.extent):
         moments.update(block)
     return moments
 
