@@ -46,7 +46,7 @@ _LIBRARY = (
     scaling, times,
 )  # fmt: skip
 SHIPPED = {"mnist": "mnist-unet-v1", "fashion_mnist": "fashion-mnist-unet-v1", "sprites": "sprites-unet-v1"}
-JUMPING = {  # the flow maps that these were made into
+JUMPING = {  # flow maps made of the same models
     "mnist": "mnist-jumps-v1", "fashion_mnist": "fashion-mnist-jumps-v1", "sprites": "sprites-jumps-v1",
 }  # fmt: skip
 _KINDS = (nn.Module, ScoreModel, Fitted)

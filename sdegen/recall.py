@@ -22,7 +22,7 @@ from .fixed import Fixed, bytes_of, is_unknown, isolated, weights_of
 
 T = TypeVar("T")
 _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
-_NUMBERS = 2**22  # in a result that is kept, at most
+_NUMBERS = 2**22  # at most in a result that is kept
 
 
 class _Kept(NamedTuple):

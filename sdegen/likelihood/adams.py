@@ -53,7 +53,8 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
     """
     places, slopes = [0.0], [slope(0.0, y)]
     h, longest = FIRST, LONGEST * tolerance ** (1 / (ORDER + 1))
-    shortest = max(SHORTEST, torch.finfo(y.dtype).eps)  # of single precision: less is lost in the rounding of the state
+    # In single precision shorter steps are lost in the rounding of the state.
+    shortest = max(SHORTEST, torch.finfo(y.dtype).eps)
     while (s := places[-1]) < 1:
         h = min(h, longest, 1 - s)
         if h < 1 - s < 2 * h:

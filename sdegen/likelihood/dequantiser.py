@@ -27,7 +27,8 @@ from .draws import log_mean, repeated
 from .elbo import Bound
 
 SIGMOID = SigmoidTransform()
-CLEAR = 2.0**-14  # of a cell, on either side, where no noise comes: in float32 numbers would be rounded into the next
+# Of a cell, kept free of noise on either side, so that rounding to float32 moves no number into the next one.
+CLEAR = 2.0**-14
 
 
 class Dequantiser(nn.Module):
@@ -92,7 +93,7 @@ class Dequantiser(nn.Module):
         check_count("couplings", couplings, 0), check_count("width", width), check_count("depth", depth)
         self.shape, self.scaling = shape, Scaling(-1, 1) if scaling is None else scaling
         self.couplings, self.width, self.depth = couplings, width, depth
-        self._side = (1 - 2 * CLEAR) * self.scaling.step  # of the part of a cell that noise comes to
+        self._side = (1 - 2 * CLEAR) * self.scaling.step  # the length of the part of a cell that noise comes to
         self.squeeze: Bijection | None = None if len(shape) == 1 or couplings == 0 else Squeeze()
         if couplings and (shape == (1,) or any(side % 2 for side in shape[1:])):
             raise ValueError(f"shape = {shape} cannot be halved; give couplings=0.")

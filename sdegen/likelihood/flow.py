@@ -171,7 +171,7 @@ def estimate_log_prob(
     bound = bind_rows(model, cond, own, x[:1] if joint else sde.lift(x[:1]), len(x))
     check_dtype(model, x)
     x = widened(x)
-    if sde.coordinates is None:  # which look at data themselves
+    if sde.coordinates is None:  # coordinates look at their domain themselves
         check_domain(sde.domain, x)
 
     def at_start(u: Tensor, path: Path) -> Tensor:
@@ -185,7 +185,7 @@ def estimate_log_prob(
             return of_states(x)
         if not whole:
             return _marginalise(sde, x, draws, of_states, generator)
-        u, less = sde.complete(x, sde.lift(x))  # which has no rest to draw
+        u, less = sde.complete(x, sde.lift(x))  # nothing is drawn: such a state is the data
         found = of_states(u)
         return found._replace(value=found.value - less)
 

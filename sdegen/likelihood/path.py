@@ -22,7 +22,7 @@ from .draws import stderr_of_mean
 # By the dtype of the network: steps cannot be held to more digits than its answers have.
 TOLERANCE = {torch.float64: 3e-7, torch.float32: 1e-5}
 HALF = 1e-3  # of a network of half precision
-LONG = 1000  # numbers of a state, from which on an exact divergence that nobody asked for is told of
+LONG = 1000  # numbers of a state, from which on the exact divergence, if it is not asked for, comes with a warning
 MOST = 20_000  # evaluations of a flow, after which it is given up
 
 

@@ -41,12 +41,12 @@ def evaluating(model: ScoreModel) -> Iterator[None]:
         model.eval()
         changed = modes
     else:
-        for module, _ in changed:  # alone, as there may be many more that are not
+        for module, _ in changed:  # those in training mode alone: there may be many more that are not
             module.training = False
     try:
         yield
     finally:
-        for module, mode in told:  # parts after what they are parts of
+        for module, mode in told:  # a module before its parts
             module.train(mode)
         for module, mode in changed:  # each as it was: of a wrapper's models one may be trained, another not
             module.training = mode
@@ -58,7 +58,7 @@ def _parts_of(model: nn.Module) -> list[nn.Module]:
     ``model.modules()`` yields the same in three times the time, by generators that are nested like the modules.
     """
     parts, known = [model], {model}
-    for module in parts:  # which grows
+    for module in parts:  # the list grows on the way
         for part in module._modules.values():
             if part is not None and part not in known:
                 known.add(part)

@@ -78,7 +78,7 @@ def read_named(
         if not known.takes(name):
             own, who = keywords_of(door), f"{door.__name__} has no argument {name!r}"
             names = [*own, *sorted(known.names)]
-            shortened = [n for n in names if len(n) > 3 and n[:3] in name]  # tolerance in rtol
+            shortened = [n for n in names if len(n) > 3 and n[:3] in name]  # as rtol has the beginning of tolerance
             meant = get_close_matches(name, names, 1, 0.6) or shortened
             taken = f"it takes {', '.join(sorted(known.names))}" if known.names else "it takes none"
             rest = (

@@ -194,7 +194,7 @@ class Model(Trainable, VelocityModel):
         if self.moments is None:
             return 1.0
         covariance, units = self.moments.covariance, self.sde.units
-        state = None if covariance.is_inference() else covariance._version  # of values, which may be changed in place
+        state = None if covariance.is_inference() else covariance._version  # it may be changed in place
         known, then, of, std = self._std_of
         if known is not covariance or then != state or of is not units:
             std = self.state_moments().variance().sqrt().item()

@@ -316,7 +316,7 @@ class Flow:
     def chart(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the chart coordinates ``y = r⁻¹ x`` of a state."""
         if self._reverse is not None:
-            self._reverse.divergence.look_at(x, t)  # before what is to be differentiated
+            self._reverse.divergence.look_at(x, t)  # while it can: `field` may be called where nothing can look
         return self.r(t).inv()(x)
 
     def unchart(self, y: Tensor, t: Tensor) -> Tensor:

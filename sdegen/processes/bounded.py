@@ -20,7 +20,7 @@ from .dynamics import as_time
 from .known import KnownSDE
 
 FORGOTTEN = 1e-8  # how far the law at T, relative to the last one, may depend on the data
-LEAST_NOISE = 2e-4  # the standard deviation of noise at t_min, of that at T
+LEAST_NOISE = 2e-4  # the noise at t_min as a part of that at T, in standard deviations
 
 
 class BoundedSDE(KnownSDE):

@@ -141,7 +141,7 @@ def at_times(process: Any, name: str, *given: Tensor) -> Any:
         return coefficient(*given)
     except (TypeError, ValueError, RuntimeError) as error:
         states, t = given[:-1], given[-1]
-        told = SINGLE in str(error) or is_unknown(t)  # of a coefficient within this one
+        told = SINGLE in str(error) or is_unknown(t)  # explained already, of a coefficient that this one calls
         if t.numel() > 1 and not told and all(_answers(coefficient, *states, u.reshape(1)) for u in t.aminmax()):
             beside = f"; beside x give t its axes, t.reshape(-1{', 1' * (states[0].ndim - 1)})" if states else ""
             raise ValueError(

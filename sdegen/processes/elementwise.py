@@ -81,7 +81,7 @@ class ElementwiseSDE(Tabulated):
         `alpha` and `sigma` ask for it one after the other with one tensor, and so do the marginals of a transition's two
         times: the last few pairs are kept, but for those that carry gradients, whose graphs are used once.
         """
-        if t.is_inference():  # of which nobody knows whether it has changed
+        if t.is_inference():  # tensors of inference keep no version, by which a change would be seen
             return self._known_panels()(t)
         state = (t._version, self._quadrature_state)
         for known, then, pair in self._quadratures:
@@ -251,11 +251,11 @@ class Scheduled(ElementwiseSDE):
     def _derivative(self, name: str, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return a coefficient at times, and its derivative by them; refuse one that has none."""
         lifted = partial(self._lifted, name)
-        t = t.contiguous()  # of times that were expanded to rows, a derivative is written in place
+        t = t.contiguous()  # forward mode writes in place, which expanded times do not allow
         try:
             value, slope = value_and_slope(lifted, t, torch.ones_like(t))
         except (TypeError, ValueError, RuntimeError) as error:
-            lifted(t)  # what fails by itself comes up again
+            lifted(t)  # raises what the coefficient itself raises
             raise self._underivable(name, f" ({error})") from error
         if not is_unknown(slope) and not slope.any():  # as of a constant
             apart = self.T * torch.tensor([0.3, 0.6], dtype=torch.float64)

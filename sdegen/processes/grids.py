@@ -20,7 +20,7 @@ from ..show import show_call
 from ..signatures import Overridable
 from .base import SDE
 
-APART = 1e-14  # of a time: what the next one must differ by at least
+APART = 1e-14  # the least difference of two times of a grid, relative to the later one
 
 
 @asked_as("a grid, such as grids.Angle()")

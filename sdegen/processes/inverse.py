@@ -38,7 +38,8 @@ class InverseTable:
         self.log_snr_and_slope, self.T = log_snr_and_slope, T
         t = torch.logspace(math.log10(FIRST * T), math.log10(T), NODES, dtype=torch.float64).clamp_max(T)
         level, slope = log_snr_and_slope(t)
-        self.level, self.log_t, self.slope = -level, t.log(), -1.0 / (t * slope)  # of log t in the level, which rises
+        # The table is sorted by the negative level, which rises with the time; `slope` is of ``log t`` by it.
+        self.level, self.log_t, self.slope = -level, t.log(), -1.0 / (t * slope)
         self.usable = bool(self.slope.isfinite().all())
 
     def guess(self, level: Tensor) -> Tensor | None:
@@ -59,7 +60,7 @@ class InverseTable:
         bend = width * (rest * self.slope[i - 1] - u * self.slope[i]) + (end - start) * (u - rest)
         first, last = start.exp(), end.exp().clamp_max(self.T)
         t = (start + u * (end - start) + u * rest * bend).exp().clamp(first, last)
-        if not t.isfinite().all():  # between a ratio and none, as in front of a T without signal
+        if not t.isfinite().all():  # beside an infinite level, as at a T without signal
             return None
         return t, first, last
 

@@ -20,9 +20,9 @@ from .base import SDE
 from .dynamics import diffusion_at
 from .transformed import Transformed
 
-HALF_LINE = (-60.0, 60.0)  # of logarithms, between which the noise is looked at
-INTERVAL = (-20.0, 20.0)  # of logits: closer to an end numbers have too few digits
-STATES = 16  # by which it is looked at whether coordinates have a noise of their own
+HALF_LINE = (-60.0, 60.0)  # logarithms of states, between which the noise is looked at
+INTERVAL = (-20.0, 20.0)  # logits of states: closer to an end numbers have too few digits
+STATES = 16  # at which it is tried whether the noise of a coordinate depends on others
 TIMES = (0.13, 0.4, 0.77)  # of T, at which noise is compared with that at T
 CLOSE = 1e-8
 COUPLED = "no change of each coordinate by itself makes it constant: leave the process as it is."

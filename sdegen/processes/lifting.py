@@ -69,7 +69,7 @@ class Lifting(Dynamics):
         deviation 1.
         """
         other = copy(self)
-        vars(other)["units"] = units  # of another object that differs in this alone
+        vars(other)["units"] = units  # past the lock of `Fixed`: the copy differs in this alone
         return other
 
     def in_coordinates(self, coordinates: Coordinates) -> Self:

@@ -172,7 +172,7 @@ class LinearSDE(SDE):
         check_dense("snr", ratio)
         level = ratio.cpu().log()
         lost = level.isneginf()
-        if lost.any() and self.snr(self.T) == 0:  # which a process reaches, or comes too near to for a number
+        if lost.any() and self.snr(self.T) == 0:  # at T it is 0, or too small for a number
             level = torch.where(lost, self.log_snr(self.T), level)
         return self.time_of_log_snr(level)
 

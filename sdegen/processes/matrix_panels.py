@@ -151,7 +151,7 @@ class MatrixPanels(Refined[_Integrals]):
         while len(level[0]) > 1:
             level = compose(*((level[0][i::2], level[1][i::2]) for i in range(2)))
             levels.append(level)
-        levels.append(_nothing(1, self.Phi))  # place 0, of no panel
+        levels.append(_nothing(1, self.Phi))  # place 0 is no panel
         self.tree: Law = (torch.cat([v[0] for v in levels[::-1]]), torch.cat([v[1] for v in levels[::-1]]))
 
     def __call__(self, s: Tensor, t: Tensor) -> Law:
@@ -249,7 +249,7 @@ def _largest(values: Tensor) -> Tensor:
 def _from_start(panels: _Integrals) -> Law:
     """Return the laws from the first panel's start to each edge, ``(n + 1, k, k)``."""
     law, step = (panels.Phi, panels.Sigma), 1
-    while step < len(panels.Phi):  # of so many panels up to each edge: twice as many every time
+    while step < len(panels.Phi):  # laws over so many panels before each edge: twice as many every time
         later = compose((law[0][:-step], law[1][:-step]), (law[0][step:], law[1][step:]))
         law = torch.cat([law[0][:step], later[0]]), torch.cat([law[1][:step], later[1]])
         step *= 2

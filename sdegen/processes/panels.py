@@ -30,10 +30,10 @@ POINTS = 24  # Gauss-Legendre points a panel: exact for polynomials of degree 47
 TAIL = 4  # of the highest Legendre coefficients, which tell whether a panel is resolved
 RESOLVED = 1e-13  # error of one panel, of ``1 + ∫ |f|`` and of the variance at its end
 ALLOWED = 1e-6  # relative error of alpha² and of the variance above which nothing is returned
-MOST = 2**14  # panels
-PARTS = 8  # into which a panel that is not resolved is cut: enough that none of them passes over what it showed
-SHORTEST = 2.0**-60  # of the whole: a panel at the start
-FINEST = 2.0**-42  # of its time: a panel elsewhere, whose nodes rounding leaves apart
+MOST = 2**14  # panels at most
+PARTS = 8  # into which a panel that is not resolved is cut: enough that what showed in the whole shows in a part
+SHORTEST = 2.0**-60  # of the whole interval: the least length of a panel at its start
+FINEST = 2.0**-42  # of its time: the least length of a panel elsewhere, whose nodes are still different numbers
 
 
 class PanelRule(NamedTuple):
@@ -93,7 +93,7 @@ class Refined(ABC, Generic[P]):
             a, b = self.edges[:-1], self.edges[1:]
             divisible = (b - a > SHORTEST * whole) & (b - a > FINEST * b.abs())
             worst = excess.where(divisible, 0.0)
-            split = worst > max(1.0, 1e-3 * worst.max().item())  # the worst first: panels are not without number
+            split = worst > max(1.0, 1e-3 * worst.max().item())  # the worst first, as the number of panels is limited
             if not split.any() or len(a) + (PARTS - 1) * split.sum() > MOST:
                 return panels
             ends = a[split, None] + (b - a)[split, None] * torch.linspace(0.0, 1.0, PARTS + 1, dtype=torch.float64)

@@ -28,7 +28,7 @@ from .base import SDE
 from .known import KnownSDE
 
 EARLY = 1e-5  # of T, where training times begin: noise is a small part of data about 1 there
-FEWEST = 0.04  # degrees of freedom: of fewer, more than one state in a million is nearer to 0 than any number but 0
+FEWEST = 0.04  # degrees of freedom: with fewer, more than one state in a million is too near to 0 for any number
 FARTHEST = 700.0  # the logarithm of a state, whose exponential is a number up to about 709
 
 
@@ -114,7 +114,7 @@ class GeometricBrownianMotion(_Positive):
         C = moments.covariance.double()
         if C.ndim == 2:
             values, vectors = torch.linalg.eigh((C / torch.outer(mean, mean)).log1p())
-            C = (vectors * (values.clamp_min(0) + noise)) @ vectors.T  # what is below 0 is of no covariance
+            C = (vectors * (values.clamp_min(0) + noise)) @ vectors.T  # a covariance has no negative eigenvalues
             variances = C.diagonal()
         else:
             variances = (C / mean.square()).log1p() + noise

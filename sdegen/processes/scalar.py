@@ -62,7 +62,7 @@ class ScalarSDE(ElementwiseSDE):
         """Return `alpha` and `sigma`."""
         try:
             alpha, sigma = self.alpha(t), self.sigma(t)
-        except (TypeError, ValueError, RuntimeError):  # the one that fails says why
+        except (TypeError, ValueError, RuntimeError):  # asked again, so that the one that fails says why
             alpha, sigma = at_times(self, "alpha", t), at_times(self, "sigma", t)
         if not isinstance(alpha, Tensor) or alpha.shape != t.shape or alpha.dtype != t.dtype:
             alpha = self._map("alpha", alpha, t).c

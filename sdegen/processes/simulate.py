@@ -95,7 +95,7 @@ class _ClockedFree(_ClockedDiagonal):
         x = x + super().f(u, x) * h + super().g(u, x) * dw
         low, high = getattr(domain, "lower_bound", -torch.inf), getattr(domain, "upper_bound", torch.inf)
         state = fold_into(x.reshape(-1, *self.shape), low, high)
-        return free(free.inverse(free(state.reshape(x.shape))))  # not onto an end
+        return free(free.inverse(free(state.reshape(x.shape))))  # off an end, where coordinates are infinite
 
 
 def _clocked(dynamics: Dynamics, x: Tensor, t_0: Tensor, t_1: Tensor, method: str) -> _Clocked:

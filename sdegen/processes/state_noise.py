@@ -18,8 +18,8 @@ from ..precision import uncast
 
 Noise = Callable[[Tensor, Tensor], Operator]  # what it is at states and times
 
-SCALES = (0.01, 0.1, 1.0, 1.0, 10.0, 100.0)  # of the states that noise is looked at in
-ROWS = 8  # of each batch of them
+SCALES = (0.01, 0.1, 1.0, 1.0, 10.0, 100.0)  # of the random states at which noise is looked at
+ROWS = 8  # states in each batch of these
 
 
 class Dependence(Enum):

@@ -37,7 +37,7 @@ from .linear import LinearSDE, is_linear
 
 Table = TypeVar("Table")
 
-EARLIEST = 1e-6  # of T: the time that a network is told of at the earliest, where a process may be trained from 0 on
+EARLIEST = 1e-6  # of T: earlier times are told to a network as this one, where a process may be trained from 0 on
 MOST, LEAST = math.log(1e20), math.log(1e-10)  # of log snr: at an end without noise or without signal it is infinite
 
 
@@ -50,7 +50,7 @@ class TimeLaw(Fixed, ABC):
 
     def _tabulated(self, sde: SDE, tabulate: Callable[[Any], Table]) -> Table:
         """Return what a function finds out about a process, kept until another process is asked about or its weights change."""
-        weights = weights_of(sde) if isinstance(sde, nn.Module) else None  # a step of training saves the call
+        weights = weights_of(sde) if isinstance(sde, nn.Module) else None  # every step of training comes by
         if self._kept is None or self._kept[0] is not sde or self._kept[1] != weights:
             with isolated_for(sde):
                 self._kept = (sde, weights, tabulate(sde))
@@ -193,7 +193,7 @@ class LogNormalTimes(TimeLaw):
         level = self.mean + self.std * torch.special.ndtri(quantile)
         return sde.time_near_log_snr((-2 * level).clamp(worst, best)), torch.ones(n, dtype=torch.float64)
 
-    @torch.no_grad()  # which times are drawn is no way to learn a process
+    @torch.no_grad()  # a process is not to be learned by which times are drawn
     def _ends(self, sde: LinearSDE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return ``log snr`` at `t_min` and at `T`, and the quantiles of the normal law there."""
         best, worst = sde.log_snr(torch.tensor([sde.t_min, sde.T], dtype=torch.float64))
@@ -249,13 +249,13 @@ class ImportanceTimes(TimeLaw):
         t = edges[i] + (u - cdf[i]) / mass[i] * width
         return t, width / mass[i] / (sde.T - sde.t_min)
 
-    @torch.no_grad()  # which times are drawn is no way to learn a process
+    @torch.no_grad()  # a process is not to be learned by which times are drawn
     def _build(self, sde: SDE) -> tuple[Tensor, Tensor]:
         """Tabulate the edges in `t` and the probability of each interval, within which the law is uniform."""
         ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
         if is_linear(sde):
             edges = self._edges(sde, sde.log_snr(ends))
-        else:  # of whose data less and less is left, at no rate that is known
+        else:  # it has no noise level that is known
             low, high = ends.log10().tolist()
             edges = torch.logspace(low, high, self.nodes + 1, dtype=torch.float64)
         edges[0], edges[-1] = ends

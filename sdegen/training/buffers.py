@@ -20,7 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from ..data import Batch
 
-ITERATIONS = 300  # of a power method of torch's own, which says nothing of its error
+ITERATIONS = 300  # of torch's power methods, which do not tell their error: so many that they have converged
 
 
 class Buffers:

@@ -124,7 +124,7 @@ def _check_together(p: float, null: dict[str, Any], cond: dict[str, Tensor], kin
 def _without(value: Tensor, null: Any, lost: Tensor) -> Tensor:
     """Return a condition with its null in the rows that have lost it."""
     rows, null = lost.to(value.device, non_blocking=True).reshape(-1, *[1] * (value.ndim - 1)), torch.as_tensor(null)
-    if null.isnan().any():  # whole numbers of a vector or a mask
+    if null.isnan().any():  # a vector or a mask of whole numbers, which have no NaN
         value = value if value.is_floating_point() else value.double()
     return torch.where(rows, null.to(value, non_blocking=True), value)
 

@@ -76,7 +76,7 @@ class PairTimes:
         return torch.where(turned, s, t), torch.where(turned, t, s)
 
 
-SHORTEST = 1e-3  # angle that a difference of ways is divided by, at least
+SHORTEST = 1e-3  # the least angle that a difference of two ways is divided by
 SMALLEST = 1e-3  # added to a squared error before it divides itself
 
 

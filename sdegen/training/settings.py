@@ -20,7 +20,7 @@ from ..show import show_call
 from ..signatures import check_call
 from .averages import exponent
 
-STEPS = 4000  # of a run whose end nobody named
+STEPS = 4000  # of a run for which neither steps nor seconds are given
 OPTIONAL = ("steps", "seconds", "clip", "snapshots", "seed")  # may be None: switched off, or chosen by the run
 
 
@@ -188,7 +188,7 @@ class Settings:
     def rate(self, step: int, done: float) -> float:
         """Return the learning rate at a step, from the finished fraction `done` of the run."""
         factor = self.schedule(done)
-        if not (isinstance(factor, float) and 0 <= factor < math.inf):  # what is right costs a step nothing
+        if not (isinstance(factor, float) and 0 <= factor < math.inf):  # every step comes by
             hint = ", what schedule returns, the factor on the learning rate"
             factor = check_number(f"schedule({done:.6g})", factor, at_least=0, hint=hint)
         return self.lr * min(1.0, (step + 1) / max(self.warmup, 1)) * factor

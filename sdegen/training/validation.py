@@ -77,7 +77,7 @@ class Validation(Keeping):
                     raise NonFiniteLoss(f"in the validation after step {training.run.steps}, {error}") from None
                 found.append(values.detach())
         losses = torch.cat(found)
-        bad = int((~losses.isfinite()).sum())  # of an accelerator, and of losses of the user, only now
+        bad = int((~losses.isfinite()).sum())  # on an accelerator, and in a loss of the user, nothing has looked before
         if bad:
             raise NonFiniteLoss(
                 f"in the validation after step {training.run.steps}, the loss is not finite ({bad} of {len(losses)} rows)"
