@@ -496,3 +496,47 @@ def test_what_a_simulator_raises_has_a_note_of_what_can_be_done(batched: bool, n
 @pytest.mark.parametrize(("call", "error", "says"), bad.rows)
 def test_what_is_none_is_refused_in_a_sentence(call: Any, error: type[Exception], says: tuple[str, ...]) -> None:
     check_refusal(draw_pairs(BOX, noisy, 50, seed=0), call, error, says)
+
+
+ROWS = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+DOMAINS: dict[str, tuple[D.Distribution, float]] = {
+    "simplex": (D.Dirichlet(torch.ones(3)), 0.5),
+    "larger simplex": (D.Dirichlet(2 * torch.ones(4)), 1 / 6),
+    "mixture in a box": (
+        D.MixtureSameFamily(D.Categorical(torch.ones(2)), D.Independent(D.Beta(ROWS, ROWS.flip(0)), 1)),
+        1.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_densities_of_draws_in_any_domain_integrate_over_it(domain: str) -> None:
+    """``E_q[1 / q] = |domain|`` whatever the network: densities are those that the draws have."""
+    prior, volume = DOMAINS[domain]
+    pairs = draw_pairs(prior, lambda theta: torch.randn(len(theta), 1), 500, seed=0)
+    net = nets.MLP(len(free_coordinates(prior)(pairs.theta[:1])[0]), width=8, depth=1, conditions={"x": nets.Vector(1)})
+    posterior = fit_posterior(prior, pairs, net, steps=30, seed=0, progress=False)
+    theta = posterior.sample(400, torch.zeros(1), seed=0)
+    weights = (-posterior.log_prob(theta, torch.zeros(1))).exp()
+    assert abs(weights.mean() - volume) < 5 * weights.std() / 20 + 0.05 * volume
+    with pytest.raises(ValueError, match=rf"y has shape \(5, 9\); give a tensor of shape \(\*, {theta.shape[1]}\)"):
+        posterior.log_prob(torch.rand(5, 9), torch.zeros(1))
+
+
+@pytest.mark.parametrize("components", [2, 5])
+def test_a_mixture_has_the_coordinates_of_its_components(components: int) -> None:
+    weights, means = D.Categorical(torch.ones(components)), torch.linspace(-1, 1, 2 * components).reshape(-1, 2)
+    of_numbers = D.MixtureSameFamily(D.Categorical(torch.ones(2, components)), D.Normal(means.T, 1.0))
+    for law in (
+        D.MixtureSameFamily(weights, D.MultivariateNormal(means, torch.eye(2))),
+        D.MixtureSameFamily(weights, D.Independent(D.Laplace(means, 1.0), 1)),
+        D.Independent(of_numbers, 1),
+    ):
+        assert free_coordinates(law) is None
+    positive = D.MixtureSameFamily(weights, D.Independent(D.LogNormal(means, 1.0), 1))
+    assert torch.allclose(free_coordinates(positive).inverse(torch.zeros(1, 2)), torch.ones(1, 2))
+    boxes = D.MixtureSameFamily(weights, D.Independent(D.Uniform(means, means + 1), 1))
+    with pytest.raises(TypeError, match="mixes laws with bounds of their own"):
+        free_coordinates(boxes)
+    with pytest.raises(TypeError, match="mixes laws with bounds of their own"):
+        fit_posterior(boxes, (means, means), steps=1)

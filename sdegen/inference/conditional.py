@@ -187,10 +187,16 @@ class ConditionalDensity:
 
     def _check_values(self, y: Tensor) -> Tensor:
         """Return values; refuse what is no tensor ``(n, *)`` of the shape that the guess is made for."""
-        check_tensor("y", y, shape=None if self.guess is None else (None, len(self.guess.b)))
+        check_tensor("y", y, shape=None if self.guess is None else (None, self._count_values(len(self.guess.b))))
         if y.ndim == 0 or not len(y):
             raise ValueError(f"y has shape {tuple(y.shape)}; give values (n, *), one row at least.")
         return y
+
+    def _count_values(self, d: int) -> int:
+        """Return how many numbers a value has that has `d` in coordinates, as one on a simplex of `d + 1`."""
+        return (
+            d if self.coordinates is None else self.coordinates.inverse(torch.zeros(1, d, dtype=torch.float64)).shape[1]
+        )
 
     def _inside(self, y: Tensor) -> Tensor:
         """Tell which values lie in the domain, ``(n,)``."""

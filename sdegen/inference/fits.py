@@ -90,7 +90,7 @@ def fit_posterior(
     >>> theta.shape, bool(theta.abs().max() <= 1)
     (torch.Size([100, 2]), True)
     """
-    law = as_law(check_law("prior", prior, "sample", "log_prob"))
+    law, coordinates = as_law(check_law("prior", prior, "sample", "log_prob")), free_coordinates(prior)
 
     def read(name: str, given: Sequence[Any]) -> tuple[Tensor, Tensor]:
         theta, x = _read(name, given)
@@ -103,7 +103,6 @@ def fit_posterior(
         return theta, x
 
     (theta, x), held = read("pairs", pairs), None if validation is None else read("validation", validation)
-    coordinates = free_coordinates(prior)
     model, guess, r = _prepare(theta, x, coordinates, net)
     posterior = AmortisedPosterior(model, prior, coordinates, guess)
     return _train(posterior, model, r, x, held, progress=progress, **settings)

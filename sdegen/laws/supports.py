@@ -121,7 +121,20 @@ def _of_numbers(law: D.Distribution) -> D.Distribution:
 
 
 def _support(law: D.Distribution) -> constraints.Constraint:
-    """Return where a law has its draws: everywhere, if it does not say."""
+    """Return where a law has its draws: everywhere, if it does not say; a mixture, where all its components have theirs."""
+    if isinstance(law, D.Independent):
+        return constraints.independent(_support(law.base_dist), law.reinterpreted_batch_ndims)
+    if isinstance(law, D.MixtureSameFamily):
+        inside = _support(law.component_distribution)
+        bare = inside
+        while isinstance(bare, constraints.independent):
+            bare = bare.base_constraint
+        if any(isinstance(bound, Tensor) and bound.ndim for bound in vars(bare).values()):
+            raise TypeError(
+                f"{type(law).__name__} mixes laws with bounds of their own; give one whose components have the same domain, or a "
+                "law of your own with sample, log_prob and coordinates."
+            )
+        return inside
     try:
         support: constraints.Constraint | None = law.support
     except NotImplementedError:
