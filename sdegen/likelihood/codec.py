@@ -36,7 +36,7 @@ from .hierarchy import diffusion_hierarchy
 from .reproducible import reproducible, surroundings
 from .stack import WINDOW, WORD, BitStack
 
-POOL = 32  # bits for each number of a batch, which a stack begins with; those that no image touches are not in the file
+POOL = 32  # bits that a stack begins with, for each number of a batch; those that no image touches are not in the file
 COARSE = 1  # cells of a standard deviation in the first images, which so draw on fewer bits
 FINEST = 256  # cells of a standard deviation: all cells of a latent share 2^24 parts of probability
 
