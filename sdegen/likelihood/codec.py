@@ -48,10 +48,8 @@ class _Rung(NamedTuple):
     ----------
     ratio, std
         Of the step from the latent below, or from the data, to this one.
-    width
-        The width of a cell.
-    limit
-        The number of the outermost cell; that of the middle is 0.
+    width, limit
+        The width of a cell, and the number of the outermost one; that of the middle is 0.
     place
         The number of the latent, 0 for the lowest.
     generate
