@@ -80,9 +80,9 @@ def test_a_prior_is_that_of_the_states_and_covariances_of_few_draws_are_not_too_
     drawn = 0.1 * torch.randn(len(X), 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(posterior, "draw_states", lambda n, x, seed: drawn.flatten(0, 1))
     composed = ComposedPosterior(posterior, draws=4).compose(X)
-    torch.testing.assert_close(L @ composed.own.inverse() @ L.T, PRIOR.covariance_matrix)
-    for own, told in zip(drawn, composed.told, strict=True):
-        torch.testing.assert_close((told + composed.own).inverse(), own.T.cov())
+    torch.testing.assert_close(L @ composed.prior_precision.inverse() @ L.T, PRIOR.covariance_matrix)
+    for own, told in zip(drawn, composed.added, strict=True):
+        torch.testing.assert_close((told + composed.prior_precision).inverse(), own.T.cov())
 
 
 def test_one_observation_alone_gives_the_posterior_that_was_learned() -> None:

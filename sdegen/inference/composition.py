@@ -67,10 +67,10 @@ class ComposedScore(ScoreModel):
         self.sde = as_linear(model.sde, ", and composition is of clean data.").in_units(Units())
         one = GaussianMixture(torch.ones(1), prior.mean[None], prior.covariance[None])
         self.prior = Exact(self.sde, one)
-        self.own = prior.covariance.inverse()
-        self.told = _clip_negative(covariances.inverse() - self.own, self.own)  # precision that each observation adds
-        total = self.own + self.told.sum(0)
-        pulled = ((self.own + self.told) @ means[:, :, None]).sum(0)[:, 0] - (len(x) - 1) * self.own @ prior.mean
+        P = self.prior_precision = prior.covariance.inverse()
+        self.added = _clip_negative(covariances.inverse() - P, P)  # the precision that each observation adds, (n, d, d)
+        total = P + self.added.sum(0)
+        pulled = ((P + self.added) @ means[:, :, None]).sum(0)[:, 0] - (len(x) - 1) * P @ prior.mean
         covariance = total.inverse()
         self.moments = Moments(covariance @ pulled, 0.5 * (covariance + covariance.T))
 
@@ -98,20 +98,22 @@ class ComposedScore(ScoreModel):
         clean, noise = self.model.estimate(states, times, **{self.name: given})
         each = torch.stack([clean + shifts, noise], 2).unflatten(0, (len(x), number)).double()  # (B, n, d, 2)
         base = torch.stack(self.prior.estimate(x, t), 2).double()
+        # All precisions C⁻¹ + snr times the square of the sine, so that they are finite where snr = cos² / sin² is not.
         cosine, sine = (v.reshape(-1, 1, 1) for v in self.sde.marginal(t).angle)
-        own = sine.square() * self.own + cosine.square() * torch.eye(len(self.own), dtype=torch.float64)  # (B, d, d)
-        told = sine.square()[..., None] * self.told  # (B, n, d, d)
-        pulled = ((own[:, None] + told) @ each).sum(1) - (number - 1) * own @ base
-        found = torch.linalg.solve(own + told.sum(1), pulled).to(x)
+        one = torch.eye(len(self.prior_precision), dtype=torch.float64)
+        P_0 = sine.square() * self.prior_precision + cosine.square() * one  # (B, d, d)
+        added = sine.square()[..., None] * self.added  # (B, n, d, d)
+        pulled = ((P_0[:, None] + added) @ each).sum(1) - (number - 1) * P_0 @ base
+        found = torch.linalg.solve(P_0 + added.sum(1), pulled).to(x)
         return found[..., 0], found[..., 1]
 
 
-def _clip_negative(told: Tensor, own: Tensor) -> Tensor:
+def _clip_negative(added: Tensor, prior_precision: Tensor) -> Tensor:
     """Return added precisions whose negative eigenvalues, relative to the prior's precision, are raised to a small positive
     number, since no observation takes away what the prior tells.
     """
-    root = torch.linalg.cholesky(own)
-    white = torch.linalg.solve_triangular(root, told, upper=False)
+    root = torch.linalg.cholesky(prior_precision)
+    white = torch.linalg.solve_triangular(root, added, upper=False)
     white = torch.linalg.solve_triangular(root, white.mT, upper=False)
     values, vectors = torch.linalg.eigh(0.5 * (white + white.mT))
     half = root @ vectors * values.clamp_min(LEAST).sqrt()[:, None]
@@ -206,25 +208,25 @@ class ComposedPosterior:
         seed
             Of the draws that covariances are measured on.
         """
-        one, x = self.posterior, self.posterior.check_rows(x)
-        r = one.draw_states(self.draws, x, seed=seed)
-        units = one.model.sde.units
+        single, x = self.posterior, self.posterior.check_rows(x)
+        r = single.draw_states(self.draws, x, seed=seed)
+        units = single.model.sde.units
         states = units.standardise(r.double()).unflatten(0, (len(x), self.draws))
         origin = torch.zeros(len(x), r.shape[1], dtype=torch.float64)
-        shifts = -units.standardise(origin if one.guess is None else one.guess.miss(origin, x))
+        shifts = -units.standardise(origin if single.guess is None else single.guess.miss(origin, x))
         centred = states - states.mean(1, keepdim=True)
         covariances = centred.mT @ centred / (self.draws - 1)
         mean = torch.linalg.solve_triangular(self._root, self.prior.mean[:, None], upper=False)[:, 0]
         white = torch.linalg.solve_triangular(self._root, torch.linalg.cholesky(self.prior.covariance), upper=False)
         prior = Moments(mean, white @ white.T)
-        return ComposedScore(one.model, one.name, x, shifts, prior, states.mean(1) + shifts, covariances)
+        return ComposedScore(single.model, single.name, x, shifts, prior, states.mean(1) + shifts, covariances)
 
     @property
     def _root(self) -> Tensor:
-        """The matrix that takes states without shift to parameters in coordinates without bounds."""
-        one = self.posterior
-        L = torch.eye(len(self.prior.mean), dtype=torch.float64) if one.guess is None else one.guess.L
-        return L * one.model.sde.units.std.expand(len(L))
+        """The matrix that takes states of the composed model to parameters in coordinates without bounds."""
+        guess, d = self.posterior.guess, len(self.prior.mean)
+        L = torch.eye(d, dtype=torch.float64) if guess is None else guess.L
+        return L * self.posterior.model.sde.units.std.expand(d)
 
     def _parameters(self, w: Tensor) -> Tensor:
         """Return the parameters of states of the composed model."""
@@ -233,7 +235,7 @@ class ComposedPosterior:
 
 
 def _gaussian_prior(posterior: AmortisedPosterior) -> Moments:
-    """Return mean and covariance of the prior in the posterior's coordinates, where it is Gaussian."""
+    """Return mean and covariance of the prior in the posterior's coordinates; refuse one that is not Gaussian there."""
     law = as_law(posterior.prior)
     if isinstance(posterior.coordinates, NormalRanks):
         d = law.event_shape[0]

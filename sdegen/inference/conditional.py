@@ -91,9 +91,9 @@ class ConditionalDensity:
         Parameters
         ----------
         n
-            How many for each.
+            How many values for each `x`.
         x
-            ``(K, *)``.
+            The conditions, a row for each, ``(K, *)``.
         steps
             Steps of the default sampler.
         seed
@@ -112,8 +112,8 @@ class ConditionalDensity:
         return self.to_values(states, x.repeat_interleave(n, 0)).unflatten(0, (len(x), n))
 
     def draw_states(self, n: int, x: Tensor, steps: int | None = None, seed: int | None = None) -> Tensor:
-        """Draw `n` states of the model given each of several `x` that are checked, and return them one after the other,
-        ``(K n, *)``; arguments are those of `sample_each`.
+        """Draw `n` states of the model given each of several `x`, which `check_rows` returned, and return those of the first `x`
+        first, ``(K n, *)``; arguments are those of `sample_each`.
         """
         bound = Conditioned(self.model, **{self.name: x.repeat_interleave(n, 0)})
         return sample(bound, n * len(x), sampler=self.sampler, steps=steps, seed=seed, batch=self.batch, progress=False)
@@ -124,9 +124,9 @@ class ConditionalDensity:
         Parameters
         ----------
         y
-            The values.
+            The values whose density is asked for.
         x
-            What they are given.
+            The condition, without a dimension for rows.
 
         Raises
         ------
@@ -145,7 +145,7 @@ class ConditionalDensity:
         y
             The values, `n` for each `x`.
         x
-            What they are given, ``(K, *)``.
+            The conditions, a row for each, ``(K, *)``.
 
         Raises
         ------
@@ -163,14 +163,14 @@ class ConditionalDensity:
         inside = self._inside(flat)
         found = torch.full((len(flat),), -torch.inf, dtype=y.dtype, device=y.device)
         if inside.any():
-            own, given = (flat, rows) if inside.all() else (flat[inside], rows[inside])
-            states = self.model.cast_states(self.to_states(own, given))
+            kept, given = (flat, rows) if inside.all() else (flat[inside], rows[inside])
+            states = self.model.cast_states(self.to_states(kept, given))
             value = log_prob(Conditioned(self.model, **{self.name: given}), states, batch=self.batch)
-            found[inside] = value.to(found) + self.log_volume(own)
+            found[inside] = value.to(found) + self.log_volume(kept)
         return found.unflatten(0, y.shape[:2])
 
     def _as_row(self, x: Tensor) -> Tensor:
-        """Return one `x` as the only row; refuse rows of several."""
+        """Return one `x` as the only row; refuse several."""
         kind = self.model.conditions.kinds.get(self.name)
         hint = (
             "" if kind is None else f": one of {kind.what}; of several, a row for each, there is the method with _each"
@@ -178,7 +178,7 @@ class ConditionalDensity:
         return check_tensor("x", x, ndim=None if kind is None else kind.ndim, finite=False, hint=hint)[None]
 
     def check_rows(self, x: Tensor) -> Tensor:
-        """Return what values are given, a row for each; refuse another shape, and what is not finite."""
+        """Return several `x`, a row for each, as the condition reads them; refuse another shape, and what is not finite."""
         kind = self.model.conditions.kinds.get(self.name)
         if kind is None:
             return check_tensor("x", x)

@@ -149,7 +149,7 @@ def fit_likelihood(
 
 
 def _read(name: str, given: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Return parameters and data of pairs, those whose data are finite."""
+    """Return parameters and data of pairs that a user gave, without those whose data are not finite."""
     if len(given) not in (2, 3):
         raise ValueError(f"{name} has {len(given)} parts; give (theta, x), or what draw_pairs returned.")
     theta, x = (check_tensor(f"{name}[{i}]", given[i], finite=False) for i in range(2))
@@ -160,7 +160,7 @@ def _read(name: str, given: Sequence[Any]) -> tuple[Tensor, Tensor]:
 def _prepare(
     y: Tensor, x: Tensor, coordinates: Coordinates | None, net: nn.Module | None
 ) -> tuple[Model, LinearGuess | None, Tensor]:
-    """Return an untrained model, the linear guess where both are vectors, and what the model is to be trained on."""
+    """Return an untrained model of `y` given `x`, the linear guess where both are vectors, and the states to train it on."""
     u = y.double()
     if coordinates is not None:
         u = coordinates(coordinates.check(u, "y"))

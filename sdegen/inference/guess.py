@@ -11,7 +11,7 @@ from ..arguments import check_arguments
 from ..checks import check_tensor
 from ..show import show_call
 
-FAR = 5.0  # standard deviations of data, beyond which a guess goes no further
+FAR = 5.0  # standardised data are clipped to this many standard deviations
 
 
 class LinearGuess:
@@ -67,7 +67,8 @@ class LinearGuess:
         """
         u, x = u.double().cpu(), x.double().cpu()
         mean, std = x.mean(0), x.std(0, correction=0)
-        std = torch.where(std > 1e-12 * mean.abs(), std, 1.0)
+        std = torch.where(std > 1e-12 * mean.abs(), std, 1.0)  # the others are constant
+        # A guess without slope at first, whose features the slope is then fitted to.
         guess = cls(mean, std, torch.zeros(u.shape[1], x.shape[1]), u.mean(0), torch.eye(u.shape[1]))
         features = guess._features(x)
         rows = torch.cat([features, torch.ones(len(x), 1, dtype=torch.float64)], 1)
@@ -88,8 +89,8 @@ class LinearGuess:
 
     def miss(self, u: Tensor, x: Tensor) -> Tensor:
         """Return what the guess from data ``(B, k)`` misses of vectors ``(B, d)``, ``r = L⁻¹ (u − m(x))``."""
-        far = u.double().cpu() - self._mean(x)
-        return torch.linalg.solve_triangular(self.L, far.T, upper=False).T.to(u)
+        missed = u.double().cpu() - self._mean(x)
+        return torch.linalg.solve_triangular(self.L, missed.T, upper=False).T.to(u)
 
     def restore(self, r: Tensor, x: Tensor) -> Tensor:
         """Return the vectors of which the guess misses `r`, ``m(x) + L r``: the inverse of `miss`."""
@@ -101,7 +102,9 @@ class LinearGuess:
         return -self.L.diagonal().log().sum().item()
 
     def _features(self, x: Tensor) -> Tensor:
+        """Return ``f(x)``, the standardised and clipped data."""
         return ((x.double().cpu() - self.mean) / self.std).clamp(-FAR, FAR)
 
     def _mean(self, x: Tensor) -> Tensor:
+        """Return ``m(x)``, the guess itself."""
         return self._features(x) @ self.A.T + self.b

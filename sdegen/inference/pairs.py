@@ -107,7 +107,7 @@ def draw_pairs(
         Called as ``simulator(theta)`` with parameters ``(n, d)``, it returns data ``(n, *)``, a tensor or an array: NaN for a
         simulation that failed. What it raises ends the run, with a note of the parameters.
     n
-        How many.
+        How many pairs to simulate.
     batched
         Whether the simulator takes all parameters at once; otherwise it is called with one vector ``(d,)`` at a time, and returns
         one datum.
@@ -154,8 +154,8 @@ def draw_pairs(
 
 
 def _warn_of_mixing(simulator: Callable[..., Any], theta: Tensor) -> None:
-    """Warn of a simulator whose data of one vector depend on the other in its batch; the steps that an adaptive solver of
-    equations chooses for all rows together pass.
+    """Warn if the data that a simulator makes of one vector depend on the other in its batch, by more than the error of an
+    adaptive solver, which chooses its steps for all rows together.
     """
 
     def simulate(theta: Tensor) -> Tensor:

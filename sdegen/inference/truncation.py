@@ -14,9 +14,9 @@ from ..laws.outside import as_law
 from ..show import show_call
 from .posterior import AmortisedPosterior
 
-DRAWS = 4000  # of the posterior, on which the region is measured
+DRAWS = 4000  # draws of the posterior on which the region is measured
 BLOCK = 2**17  # draws of the prior at a time
-TRIES = 500  # blocks, after which a region is called too small
+TRIES = 500  # blocks after which the region is taken to be too small
 
 
 class Truncated:
