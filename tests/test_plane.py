@@ -14,7 +14,7 @@ from torch import Tensor
 import sdegen
 from sdegen import FokkerPlanck, GaussianMixture, Matrix, samplers
 from sdegen.laws.cells import Axis, Cells
-from sdegen.laws.chains import GridChain, generator
+from sdegen.laws.chains import GridChain, rate_matrix
 from sdegen.laws.coordinates import Coordinates, Log
 from sdegen.processes import Transformed
 from sdegen.processes.quadrature import van_loan
@@ -187,7 +187,7 @@ def test_a_matrix_is_taken_apart_into_positive_rates_that_sum_to_zero() -> None:
         M = torch.stack([1 + x[:, 0].square(), 0.8 * x[:, 0], x[:, 1].sin(), 0.4 + 0 * x[:, 0]], 1).reshape(-1, 2, 2)
         return 0.5 * M @ M.mT, torch.stack([5 * x[:, 1], -20 * x[:, 0]], 1)
 
-    L = generator(cells, field).toarray()
+    L = rate_matrix(cells, field).toarray()
     assert abs(L.sum(0)).max() < 1e-10 * abs(L).max()
     assert (L - L * torch.eye(len(L)).numpy() >= 0).all()
     chain = GridChain(cells, lambda t: field, True)

@@ -1,5 +1,15 @@
-"""Probability tools without time: linear maps of a state, Gaussian kernels, mixtures, divergences, interpolation, random
-draws.
+"""Probability tools without processes: linear maps, Gaussian kernels, laws in closed form, coordinates, derivatives, quadrature.
+
+- Linear maps of a state: `operators`, `diagonal` in orthonormal `bases`, `matrices`; `embedding`, from data to states.
+- Laws of a state given an earlier one: `kernels`, and `marginals`, given the data; of bounded states `circle`, `reflected`,
+  `positive` (by `bessel` and `chi_square`) and `jacobi` (by `jacobi_series` and `jacobi_short`); what networks are shown of
+  these: `harmonics`.
+- Laws of data: `mixtures` (by `covariances` and `conditioning`), `empirical`, their `powers`, `planar` ones by quadrature, and
+  those of ``torch.distributions`` (`outside`).
+- Coordinates: `units`, `coordinates`, `columns`, `sticks`, and `supports`, which finds those of a law; `domains`.
+- Numerics: `derivatives` by `products`, `odes`, `interpolation`, `monotone` functions, densities on a grid (`cells`) and how they
+  move (`chains`), `draws`, `vectors`.
+- What a model's state dict says besides its weights: `described`, `calibrated`, `profiles`.
 """
 
 from . import bases, coordinates, derivatives, kernels

@@ -21,7 +21,7 @@ from ..fixed import Fixed, isolated
 from ..precision import apply_matrix
 from ..show import show_call
 
-ROUNDING = 1e-5  # of a product of axes: float32's, over a few hundred numbers
+ROUNDING = 1e-5  # how far QᵀQ may be from the identity: rounding of float32 over a few hundred numbers
 
 
 @asked_as("an orthonormal basis, such as laws.bases.CosineBasis(2)")
@@ -71,7 +71,8 @@ class _AlongSides(Basis):
         return x
 
     def _waves(self, x: Tensor) -> list[Tensor]:
-        return [_cast(type(self), n, x.dtype, x.device) for n in x.shape[x.ndim - self.sides :]]
+        """Return the waves along each of the last sides of `x`, in its dtype and on its device."""
+        return [_waves_as(type(self), n, x.dtype, x.device) for n in x.shape[x.ndim - self.sides :]]
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._apply(x, self._waves(x))
@@ -85,7 +86,8 @@ class _AlongSides(Basis):
 
 @cache
 @isolated()
-def _cast(kind: type[_AlongSides], n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _waves_as(kind: type[_AlongSides], n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the waves of `n` numbers in a dtype and on a device; formed once."""
     return kind.waves(n).to(device, dtype)
 
 
@@ -127,7 +129,7 @@ class CosineBasis(_AlongSides):
 class FourierBasis(_AlongSides):
     """The real Fourier basis along the last `sides` of a datum: for each frequency a cosine and a sine, as for data on a circle.
 
-    In the order of frequencies: the constant, then cosine and sine of each, for an even number of them the last cosine alone.
+    In the order of frequencies: the constant, then cosine and sine of each, and last, for data of an even length, a cosine alone.
 
     Parameters
     ----------
@@ -201,6 +203,7 @@ class Axes(Basis):
         return hash((Axes, len(self.Q)))
 
     def _apply(self, x: Tensor, M: Tensor) -> Tensor:
+        """Return ``Mᵀ x`` of each row, in the shape of `x`."""
         if x[0].numel() != len(self.Q):
             raise ValueError(f"x has shape {tuple(x.shape)}; these are axes of data of {len(self.Q)} numbers.")
         return apply_matrix(x.reshape(len(x), -1), M.to(x.device, x.dtype)).reshape(x.shape)

@@ -1,9 +1,8 @@
 """Modified Bessel functions of the first kind, ``I_order(z)``, in logarithms: for every order above −1 and every
 argument, with derivatives of all kinds.
 
-Debye's expansion for large order serves all: where order and argument are small, it is taken at an order raised by
-twenty, and the recurrence in the order leads back. Everything is made of torch functions, so that densities made of it
-can be differentiated.
+Debye's expansion for large order serves all: orders below twenty are raised by whole numbers to twenty or more, and the
+recurrence in the order leads back. Everything is made of torch functions, so that densities made of it can be differentiated.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-RAISED = 20.0
+RAISED = 20.0  # the least order at which the expansion is taken
 TERMS, FEW_TERMS = 12, 6  # of the expansion: what is left out is below 1e-15 from 20, and from 90
 
 
@@ -56,8 +55,9 @@ def log_bessel(order: Tensor, z: Tensor, *, large: bool = False) -> LogBessel:
     """
     n, terms = (0, FEW_TERMS) if large else (_steps_to_raise(order), TERMS)
     mu = order + n
-    s = _length(mu, z)
+    s = _root_of_squares(mu, z)
     base, product = mu + s, torch.ones_like(s)
+    # I_order / I_mu is a product of n ratios; each is divided by the base, so that none overflows.
     for inverse in _inverse_ratios(order, z, n):
         product = product * (inverse / base)
     expansion = _sum(COEFFICIENTS[:terms], (mu / s).square(), 1 / s)
@@ -76,17 +76,19 @@ def bessel_ratio(order: Tensor, z: Tensor) -> Tensor:
 
 
 def _steps_to_raise(order: Tensor) -> int:
+    """Return by how much the orders are raised, so that the least of them is at least `RAISED`."""
     return max(0, math.ceil(RAISED - order.min().item()))
 
 
-def _length(mu: Tensor, z: Tensor) -> Tensor:
+def _root_of_squares(mu: Tensor, z: Tensor) -> Tensor:
+    """Return ``√(mu² + z²)``, which can be differentiated by both."""
     return (mu.square() + z.square()).sqrt()
 
 
 def _inverse_ratios(order: Tensor, z: Tensor, n: int) -> Iterator[Tensor]:
     """Yield ``z I_m(z) / I_{m + 1}(z)`` for `m` from ``order + n − 1`` down to `order`; errors shrink on the way."""
     mu, square = order + n, z.square()
-    s = _length(mu, z)
+    s = _root_of_squares(mu, z)
     ratio = 1 / (mu + s) - (0.5 + _sum(RATES, (mu / s).square(), 1 / s)) / s.square()  # the derivative of the expansion
     for m in range(n, 0, -1):
         inverse = 2 * (order + m) + square * ratio
@@ -128,6 +130,7 @@ def _debye_coefficients(terms: int) -> list[list[float]]:
 
 
 def _add(polynomial: dict[int, Fraction], power: int, coefficient: Fraction) -> None:
+    """Add a term to a polynomial, in place."""
     polynomial[power] = polynomial.get(power, Fraction(0)) + coefficient
 
 

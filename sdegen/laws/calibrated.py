@@ -14,9 +14,11 @@ from .mixtures import Moments
 from .profiles import Profile, unmoved
 from .units import Units
 
-_KNOWN = ("moments.mean", "moments.covariance", "units.mean", "units.std")
-_MEASURED = {name: f"profile.{name}" for name in Profile._fields}  # after training: older files have none, or not all
-_EMPTY = torch.empty(0, dtype=torch.float64)
+_KNOWN = ("moments.mean", "moments.covariance", "units.mean", "units.std")  # entries of every state dict
+_MEASURED = {
+    name: f"profile.{name}" for name in Profile._fields
+}  # entries where a profile was measured; older files lack some
+_EMPTY = torch.empty(0, dtype=torch.float64)  # stands for what is not known
 
 
 def check_moments(moments: Moments) -> Moments:
@@ -75,8 +77,8 @@ class Calibrated(Described):
         self._given_units = units
 
     def measure(self, moments: Moments) -> None:
-        """Take the data in units of their spread (`Moments.units`), if nothing has been said of their units yet: by some that
-        were given, or by moments that were known before, in whose units the weights may have been trained.
+        """Take the data in units of their spread (`Moments.units`), unless units were given, or moments were known before: then
+        the weights may have been trained in the data's own units.
 
         Parameters
         ----------
@@ -119,9 +121,9 @@ class Calibrated(Described):
         if "moments.mean" in kept and "moments.covariance" in kept:
             known = Moments(kept["moments.mean"], kept["moments.covariance"])
             self.moments = known if known.covariance.numel() else None
-        known_part = {"stops": unmoved()}  # files from before these were moved have none
-        known_part |= {k: v.detach().double().cpu().clone() for k, v in measured.items() if v is not None}
-        self.profile = Profile(**known_part) if len(known_part) == len(_MEASURED) else None
+        profile = {"stops": unmoved()}  # files from before these were moved have none
+        profile |= {k: v.detach().double().cpu().clone() for k, v in measured.items() if v is not None}
+        self.profile = Profile(**profile) if len(profile) == len(_MEASURED) else None
         if "units.mean" in kept and "units.std" in kept:
             given = kept["units.std"].numel() > 0
             self.given_units = Units(kept["units.mean"], kept["units.std"]) if given else None

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 FAINT = 1e-11  # of the peak: smaller densities are continued like a Gaussian's
-LITTLE = 1e-8  # of the peak: so much may come to an open end
+LITTLE = 1e-8  # of the peak: the largest density that may come to an open end
 LEAST = 1e-300  # a density whose logarithm is still taken
 APART = 4  # cells between those that a parabola is laid through, so that rounding is not magnified
-WIDER = 0.25
+WIDER = 0.25  # of its length: by how much an axis grows at an end
 PAD = 2  # cells that splines reach beyond an end
 
 
@@ -88,6 +88,7 @@ class Cells:
         cdf = p.cumsum(0)
         u = torch.rand(n, dtype=torch.float64, generator=generator) * cdf[-1]
         at = torch.searchsorted(cdf, u).clamp_max(len(p) - 1)
+        # Interpolating linearly is spreading the mass of each cell by a triangle, the law of a sum of two uniform numbers.
         tent = torch.rand(2, n, len(self.axes), dtype=torch.float64, generator=generator).sum(0) - 1
         x = self.centres[at] + tent * self.width
         for i, axis in enumerate(self.axes):
@@ -101,7 +102,7 @@ class Cells:
         return x
 
     def reached(self, p: Tensor) -> list[tuple[int, int]]:
-        """Return the open ends, pairs of an axis and 0 or 1, at which densities are not faint."""
+        """Return the open ends, pairs of an axis and 0 or 1, at which densities exceed `LITTLE` of their peak."""
         fields, peak = p.max(1).values.reshape(self.counts), LITTLE * p.max()
         ends = [(i, end) for i, axis in enumerate(self.axes) for end in (0, 1) if axis.open(end)]
         return [(i, end) for i, end in ends if not fields.select(i, -end).max() <= peak]
@@ -162,13 +163,13 @@ class Cells:
             cell = place.detach().nan_to_num().floor().clamp(-1, self.n - 1)
             u = place - cell
             v = 1 - u
-            values.append(
-                torch.stack(
-                    [v**3, 3 * u**3 - 6 * u**2 + 4, 3 * v**3 - 6 * v**2 + 4, u**3],
-                    1,
-                )
-                / 6
-            )
+            pieces = [
+                v**3,
+                3 * u**3 - 6 * u**2 + 4,
+                3 * v**3 - 6 * v**2 + 4,
+                u**3,
+            ]  # of the cubic B-splines that meet here
+            values.append(torch.stack(pieces, 1) / 6)
             slopes.append(torch.stack([-(v**2), 3 * u**2 - 4 * u, 4 * v - 3 * v**2, u**2], 1) / (2 * self.width[i]))
             at = cell.long()[:, None] + torch.arange(1, 5)
             flat = (flat[:, :, None] * (self.n + 2 * PAD) + at[:, None, :]).flatten(1)
@@ -190,7 +191,7 @@ class Cells:
 
 
 def _outer(parts: list[Tensor]) -> Tensor:
-    """Return products of one weight of each part, ``(B, 4^d)``."""
+    """Return the products of one weight of each axis ``(B, 4)``, in all combinations, ``(B, 4^d)``."""
     product = parts[0]
     for part in parts[1:]:
         product = (product[:, :, None] * part[:, None, :]).flatten(1)

@@ -6,7 +6,7 @@ long, and mass is kept to rounding. Both are of order two.
 
 from __future__ import annotations
 
-__all__ = ["GridChain", "FluxTerms", "added_noise", "generator"]
+__all__ = ["GridChain", "FluxTerms", "added_noise", "rate_matrix"]
 
 import math
 from collections.abc import Callable
@@ -21,12 +21,14 @@ from .cells import Cells
 # Returns ``½ G Gᵀ``, (N, d, d), and ``f − ½ ∇·(G Gᵀ)``, (N, d), at points (N, d).
 FluxTerms = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-GAMMA = 1 - math.sqrt(0.5)  # of the two-stage method of order two that forgets what is stiff
+GAMMA = 1 - math.sqrt(
+    0.5
+)  # the diagonal of Alexander's tableau, with which modes that decay within a step are forgotten
 FURTHEST = 12  # cells that a pair may lie apart, where noise is far stronger in one direction than across it
-NOTHING = 1e-13  # of the largest: a rate that is rounding
+NOTHING = 1e-13  # of the trace of D: a number below it is rounding
 
 
-def generator(cells: Cells, field: FluxTerms) -> Any:
+def rate_matrix(cells: Cells, field: FluxTerms) -> Any:
     """Return the rates of a chain that follows a diffusion, a sparse matrix whose columns sum to zero: ``dp/dt = L p``.
 
     The flux ``b p − D ∇p``, with ``D = ½ G Gᵀ`` and ``b = f − ½ ∇·(G Gᵀ)``, is one between pairs of cells. With a matrix as ``D =
@@ -71,7 +73,7 @@ def added_noise(cells: Cells, field: FluxTerms, p: Tensor) -> float:
     Parameters
     ----------
     cells, field
-        As for `generator`.
+        As for `rate_matrix`.
     p
         The densities, ``(cells, K)``.
     """
@@ -107,7 +109,7 @@ class GridChain:
     def advance(self, p: Tensor, t: Tensor, h: float) -> Tensor:
         """Return densities ``(cells, K)`` at ``t + h``, given those at `t`."""
         if self._rates is None or not self.still:
-            self._rates, self._length = generator(self.cells, self.field(t + 0.5 * h)), math.nan
+            self._rates, self._length = rate_matrix(self.cells, self.field(t + 0.5 * h)), math.nan
         if not math.isclose(h, self._length, rel_tol=1e-9):
             self._solve, self._length = _factorised(self._rates, h), h
         once = self._solve(p.numpy())
@@ -116,7 +118,7 @@ class GridChain:
 
 
 def _factorised(L: Any, h: float) -> Callable[[Any], Any]:
-    """Return a function that solves the equations of one stage."""
+    """Return a function that solves the equations of one stage, ``(1 − GAMMA h L) p = q``."""
     from scipy import sparse  # loads on use
     from scipy.sparse import linalg
 
@@ -143,7 +145,7 @@ def _in_cells(cells: Cells, field: FluxTerms, x: Tensor) -> tuple[Tensor, Tensor
 
 
 def _offsets(cells: Cells, field: FluxTerms) -> list[Tensor]:
-    """Return the offsets that the noise takes apart into, anywhere on the grid.
+    """Return the offsets `e` that ``D = Σ λ e eᵀ`` needs somewhere on the grid.
 
     Raises
     ------
@@ -164,7 +166,7 @@ def _offsets(cells: Cells, field: FluxTerms) -> list[Tensor]:
 
 
 def _share(D: Tensor, offset: Tensor) -> Tensor:
-    """Return the number that the outer product of an offset has in `D`, ``(N,)``: 0 where it has no part in it."""
+    """Return the factor `λ` of ``e eᵀ``, with an offset `e`, in ``D = Σ λ e eᵀ``, ``(N,)``: 0 where `D` does not need it."""
     if len(offset) == 1:
         return D[:, 0, 0]
     offsets, shares = _selling(D)
@@ -173,6 +175,8 @@ def _share(D: Tensor, offset: Tensor) -> Tensor:
 
 def _selling(D: Tensor) -> tuple[Tensor, Tensor]:
     """Return three offsets ``(N, 3, 2)`` and numbers ``(N, 3)``, at least 0, with ``D = Σ λ e eᵀ`` for matrices ``(N, 2, 2)``."""
+    # Three vectors of sum zero; two of a positive product are replaced until there are none. Then −λ is the product of two, and
+    # e is the third, turned by a right angle.
     base = torch.tensor([[-1, -1], [1, 0], [0, 1]]).repeat(len(D), 1, 1)
     while True:
         products = torch.stack(

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from .bessel import log_bessel
+from .interpolation import gauss
 
 LARGE = 300.0  # mean of y above which its root is far from 0, and scipy's series slower than a quadrature
 # Nodes and weights of the quadrature over a tail, and over a step: errors are below 1e-14.
-TAIL, SHORT = ([torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(n)] for n in (24, 4))
+TAIL, SHORT = gauss(24), gauss(4)
 STEPS = 3  # of Newton's method
 CHUNK = 2**11  # numbers whose tails are integrated at once
 
@@ -111,7 +112,7 @@ def _guess(df: Tensor, a: Tensor, z: Tensor) -> Tensor:
     return (mean * power ** (1 / h)).sqrt()
 
 
-def _integral(df: Tensor, a: Tensor, low: Tensor, high: Tensor, rule: list[Tensor]) -> Tensor:
+def _integral(df: Tensor, a: Tensor, low: Tensor, high: Tensor, rule: tuple[Tensor, Tensor]) -> Tensor:
     """Return the integral of the density of the root from ``a + low`` to ``a + high`` by the nodes and weights of a rule."""
     x, weights = rule
     half = 0.5 * (high - low)

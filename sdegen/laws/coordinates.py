@@ -79,7 +79,9 @@ class Coordinates(Fixed, ABC):
         return second / slope
 
     def seen(self, u: Tensor, noise: Tensor) -> Tensor:
-        """Return coordinates as a network sees them, given their noise: ends that it reaches are not far. Here as they are."""
+        """Return coordinates as a network is shown them, given the standard deviation of their noise: an end of the domain that
+        the noise reaches is not shown as far away. Here they are shown as they are.
+        """
         return u
 
     def enter(self, u: Tensor) -> Tensor:
@@ -280,7 +282,7 @@ class Whitening(Coordinates):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``W (x − mean)``."""
-        mean = self.mean.to(x)
+        mean = self.mean.to(x)  # and the rest that rounding leaves of it, as in `Units`; mps has no float64 to tell it
         rest = (self.mean.to(x.device) - mean.double()).to(x) if x.device.type != "mps" else 0.0
         return apply_matrix((x - mean - rest).flatten(1), self.W.T.to(x)).reshape(x.shape)
 

@@ -15,8 +15,8 @@ from .diagonal import Diagonal
 from .matrices import full_matrix
 from .operators import Operator, rows
 
-OWN = object()  # the axes of each covariance's own
-Seen = tuple[Tensor, Tensor, Tensor]
+OWN = object()  # says that each covariance has axes of its own
+Seen = tuple[Tensor, Tensor, Tensor]  # what `Covariances.see` returns
 
 
 class Covariances:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..identity import constants, differing_constants
 
-ASKED = "asked"
+ASKED = "asked"  # the entry of a state dict that holds the description
 
 
 class Described(nn.Module):
@@ -27,6 +27,7 @@ class Described(nn.Module):
         return {}
 
     def _described(self) -> Any:
+        """Return the classes and constants of what is asked, as JSON holds them."""
         return constants(self.asked(), [*self.parameters(), *self.buffers()])
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

@@ -49,6 +49,7 @@ class Diagonal(Elementwise):
         self.c, self.basis = c if c.is_floating_point() else c.double(), basis
 
     def _of(self, c: Tensor) -> Diagonal:
+        """Return the map with other numbers along the same axes, unchecked."""
         made = Diagonal.__new__(Diagonal)
         made.c, made.basis = c, self.basis
         return made

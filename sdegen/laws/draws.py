@@ -16,7 +16,6 @@ __all__ = [
     "uniform_like",
 ]
 
-
 import torch
 from torch import Tensor
 

@@ -127,7 +127,7 @@ def pooled(data: Tensor, y: Tensor, C: Operator, S: Operator, block: int = BLOCK
     noisy = (S.c > 0).all() if isinstance(S, Scale) else not S.log_abs_det().isneginf().any()
     if not noisy:
         raise ValueError("an Empirical law has no density at sigma = 0; ask at a time with sigma(t) > 0.")
-    # Half the digits are lost in a difference of distances.
+    # A difference of distances loses half of its digits, and half precision has none to lose.
     if y.dtype.itemsize <= 2 or torch.is_autocast_enabled(y.device.type):
         with torch.autocast(y.device.type, enabled=False):
             mean, score = pooled(data, widened(y), C, S, block)
@@ -163,7 +163,7 @@ def _pooled_alike(data: Tensor, y: Tensor, c: Tensor, s: Tensor, block: int) -> 
     # In few dimensions squared distances are formed from differences: their expansion loses the digits that tell
     # close points apart at small noise. In many, close points are rare and a matrix product is faster.
     direct = flat.shape[1] <= FEW
-    # With next to no signal the weights are equal: snr is 0.
+    # With next to no signal the weights are equal: snr is 0. The least c is one whose inverse has a finite square.
     at = flat / c.clamp_min(torch.finfo(flat.dtype).tiny ** 0.4)
     norms = 0.5 * points.square().sum(1)
     most = max(1, block // len(points))
@@ -183,8 +183,8 @@ def _mean_seen(data: Tensor, u: Tensor, W: Operator, block: int) -> Tensor:
     points, means = data.reshape(len(data), -1), []
     most = max(1, block // max(1, data.numel()))
     for first in range(0, len(u), most):
-        own = slice(first, first + most)
-        means.append(_log_weights(data, u[own], W if W.log_abs_det().numel() == 1 else W[own]).softmax(1) @ points)
+        part = slice(first, first + most)
+        means.append(_log_weights(data, u[part], W if W.log_abs_det().numel() == 1 else W[part]).softmax(1) @ points)
     return torch.cat(means).reshape(u.shape)
 
 

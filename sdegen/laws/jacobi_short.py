@@ -16,12 +16,16 @@ import torch
 from torch import Tensor
 
 from .bessel import bessel_ratio, log_bessel
+from .interpolation import gauss
 
-NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(6))
+NODES, WEIGHTS = gauss(6)  # of the mean along the way from one angle to another
 LARGE = 90.0  # argument of a Bessel function from which on few terms are enough
-SMALL = 0.02  # angle below which poles are left out by a series
-REACH = 12.0  # standard deviations of the noise in the angle, on either side of the start
-PANELS, OF_EACH = 36, 8  # of two thirds of a standard deviation, and nodes in each
+SMALL = 0.02  # angle below which a difference from a pole is summed as a series, or it would cancel
+REACH = 12.0  # standard deviations of the noise in the angle that are integrated on either side of the start
+PANELS, OF_EACH = (
+    36,
+    8,
+)  # how many there are within reach, each of two thirds of a standard deviation, and nodes in each
 CLUSTER = 4  # power of the clock on which an integral begins at an end of the interval, where densities are powers
 
 
@@ -95,10 +99,9 @@ def quantile(z: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: Tensor) -> Ten
     """
     above = z > 0  # seen from the other end, where little is integrated
     x_s, a, b = torch.where(above, 1 - x_s, x_s), torch.where(above, b, a), torch.where(above, a, b)
-    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(OF_EACH))
-    nodes, weights = nodes.to(x_s), weights.to(x_s)
+    nodes, weights = (v.to(x_s) for v in gauss(OF_EACH))
     s = ((torch.arange(PANELS).to(x_s)[:, None] + 0.5 * (nodes + 1)) / PANELS)[:, :, None]
-    theta, rate = _on_clock(s, angle_of(x_s), clock)
+    theta, rate = _angle_and_slope(s, angle_of(x_s), clock)
     x = (0.5 * theta).sin().square().clamp(torch.finfo(x_s.dtype).tiny, 1 - torch.finfo(x_s.dtype).eps / 2)
     log_q = log_short_density(x, *(v.expand(x.shape) for v in (x_s, a, b, clock))) + 0.5 * (x * (1 - x)).log()
     q = (log_q - log_q.amax((0, 1))).exp() * rate
@@ -109,12 +112,12 @@ def quantile(z: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: Tensor) -> Ten
     each = torch.arange(len(z), device=z.device)
     share = wanted - below[panel, each] + mass[panel, each]
     y = _invert(q[panel, :, each].T, share)
-    theta, _ = _on_clock((panel + 0.5 * (y + 1)) / PANELS, angle_of(x_s), clock)
+    theta, _ = _angle_and_slope((panel + 0.5 * (y + 1)) / PANELS, angle_of(x_s), clock)
     found = (0.5 * theta).sin().square()
     return torch.where(z.isnan(), z, torch.where(above, 1 - found, found))
 
 
-def _on_clock(s: Tensor, start: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
+def _angle_and_slope(s: Tensor, start: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
     """Return the angles within reach of a start at fractions `s` in [0, 1], which lie closer at an end of the interval, and their
     derivative by `s`.
     """
@@ -128,8 +131,8 @@ def _on_clock(s: Tensor, start: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
 
 def _invert(values: Tensor, share: Tensor) -> Tensor:
     """Return where in [−1, 1] the integral of the polynomial with `values` ``(g, n)`` at Gauss's nodes reaches `share`."""
-    nodes = np.polynomial.legendre.leggauss(len(values))[0]
-    to_series = np.linalg.inv(np.polynomial.legendre.legvander(nodes, len(values) - 1))
+    nodes, _ = gauss(len(values))
+    to_series = np.linalg.inv(np.polynomial.legendre.legvander(nodes.numpy(), len(values) - 1))
     integral = torch.from_numpy(np.polynomial.legendre.legint(to_series, lbnd=-1)).to(values) @ values
     low, high = -torch.ones_like(share), torch.ones_like(share)
     for _ in range(54):  # halvings, to the last digit

@@ -21,7 +21,7 @@ from .embedding import WHOLE, Embedding, Observation, Reduction
 from .kernels import StateLaw, Transition
 from .operators import Operator
 
-LEAST_SIGNAL = 1e-8  # of the noise: below, it is lost in the rounding of a float32 state
+LEAST_SIGNAL = 1e-8  # alpha / sigma below which the signal is lost in the rounding of a float32 state
 
 
 class Level:
@@ -65,7 +65,9 @@ class Level:
 
     @property
     def weighable_log_snr(self) -> Tensor:
-        """`log_snr` where a weight may be infinite without signal: with a trace of it, as in `Marginal.velocity_to_score`."""
+        """`log_snr`, at least that of a trace of signal, for weights that are infinite without any: the trace that
+        `Marginal.velocity_to_score` leaves.
+        """
         return self.log_snr.clamp_min(2 * math.log(LEAST_SIGNAL))
 
 
@@ -83,8 +85,8 @@ class Marginal(Transition, Level):
     embedding
         How data become states; by default the data are the states.
     clock
-        The logarithm of the ratio of signal to noise that the process says to have, of the shape of `t`; None for the one that
-        its states tell.
+        The logarithm of the signal-to-noise ratio that the process declares, of the shape of `t`; None for the one that follows
+        from what its states tell of the data.
     """
 
     def __init__(

@@ -11,14 +11,18 @@ import torch
 from numpy.polynomial import chebyshev
 from torch import Tensor
 
-DEGREE = 15
-PRECISE = 1e-13  # of a panel's largest value: so small the last coefficients are
+DEGREE = 15  # of the polynomials
+PRECISE = 1e-13  # of a panel's largest value: the last coefficients are cut down to it
 STEEP = 4.0  # times that the function may grow over a panel, within which Newton's method finds the inverse
 FINEST = 40  # halvings of a panel
-SMOOTH = 1e-5  # of the last coefficients on the finest panels; a jump leaves more
-STUCK = 0.7  # of what they were before a halving: they are the rounding errors of the function then
-NEWTON = 7  # steps
-FINITE = 0.01  # rate of decay beyond an end from which on the integral up to there is finite
+SMOOTH = (
+    1e-5  # of a panel's largest value: last coefficients that may be the function's own rounding; a jump leaves more
+)
+STUCK = 0.7  # of themselves before a halving: coefficients that are still larger are such rounding
+NEWTON = 7  # steps of Newton's method
+FINITE = (
+    0.01  # a decay beyond an end that is slower than this rate is taken as none, and the integral there as infinite
+)
 
 
 class Antiderivative:
@@ -108,6 +112,7 @@ class Antiderivative:
         return v + more / w * (1 - 0.5 * slope / w.square() * more)
 
     def _columns(self, v: Tensor) -> Tensor:
+        """Return the number of the function that each of the points ``(..., m)`` is meant for."""
         return torch.arange(self._series.shape[1]).expand(v.shape)
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ class PlanarLaw:
     low, high
         The ends of the box that holds the law, two numbers each.
     cells
-        How many a side.
+        How many cells the box has along each side.
 
     Attributes
     ----------
@@ -92,6 +92,7 @@ class PlanarLaw:
         self._check_sides(values)
 
     def _values(self, x: Tensor) -> Tensor:
+        """Return the logarithm of the density as the user gives it, float64; refuse NaN and +∞."""
         found = ask_numbers("log_density", self.log_density, x).double()
         bad = found.isnan() | found.isposinf()
         if bad.any():

@@ -30,11 +30,11 @@ class Profile(NamedTuple):
     given
         Whether all this is of the law under conditions, each datum under its own, ``()``.
     choices
-        For each number of steps, from 0, which of the default's solvers was nearest to the flow, by its place among them; −1
+        For each number of steps from 0 to 12, which of the default's solvers was nearest to the flow, by its place among them; −1
         where none was tried, ``(13,)``.
     stops
-        For each number of steps, from 0, the fractions of the way of that solver's grid at which it stops instead, rising from 0
-        to 1 and −1 beyond; −1 throughout where its own are kept, ``(13, 13)``.
+        For each number of steps from 0 to 12, where that solver stops instead of at its own times, as fractions of the way along
+        its grid, rising from 0 to 1 and −1 beyond; −1 throughout where its own times are kept, ``(13, 13)``.
     """
 
     log_ratios: Tensor

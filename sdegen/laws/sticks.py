@@ -1,4 +1,8 @@
-"""Points of a simplex as fractions broken off a stick: `StickFractions`."""
+"""Points of a simplex as fractions broken off a stick: `StickFractions`.
+
+`coordinates.StickBreaking` takes their log-odds, shifted, which have no bounds; the fractions themselves stay in (0, 1), where
+Jacobi diffusions move them.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from ..arguments import check_arguments
 from ..fixed import isolated_for
 from ..show import show_call
 
-APART = 0.03  # of the spread, for neighbouring numbers of a dtype at the mean: rounding then costs a hundredth of it
+APART = 0.03  # largest distance of neighbouring numbers of a dtype at the mean, over the spread: rounding costs 1 % of the spread
 
 
 def dtype_that_tells(dtype: torch.dtype, device: torch.device, offset: float) -> torch.dtype:
