@@ -34,8 +34,8 @@ A = TypeVar("A", bound=Operator)
 
 
 class Node(NamedTuple):
-    """Coefficients of one model evaluation, which turns a state into `q`: a question, and where this is not the answer ``q = P
-    answer + a x + b`` with ``(P, a)``, numbers for every direction or maps, and a constant `b` of every direction.
+    """Coefficients of one model evaluation at a state: a question, of which `q` is the answer, or ``q = P answer + a x + b`` with
+    the `affine` ``(P, a)``, maps or numbers for every direction, and the `constant` `b` of every direction.
     """
 
     question: Any

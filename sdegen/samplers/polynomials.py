@@ -35,9 +35,9 @@ class Polynomials:
         self.corrected = any(v.corrected for v in asked)
 
     @cached_property
-    def alike(self) -> list[tuple[bool, list[int], Tensor]]:
-        """Updates with as many evaluations: whether they are corrected, which they are, and their nodes ``(n, p)``, of those that
-        are corrected the end too.
+    def groups(self) -> list[tuple[bool, list[int], Tensor]]:
+        """Groups of updates with as many evaluations: whether they are corrected, which they are, and their nodes ``(n, p)``, of
+        those that are corrected the end too.
         """
         groups: dict[tuple[int, bool], list[int]] = {}
         for i, v in enumerate(self.asked):
@@ -46,10 +46,10 @@ class Polynomials:
         return [(own[1], i, self.clock[torch.tensor([places[k] for k in i])]) for own, i in groups.items()]
 
     @cached_property
-    def said(self) -> Tensor:
+    def at_ends(self) -> Tensor:
         """The polynomials of corrected updates at their ends, ``(most, moves)``; 0 of other updates."""
         l = self.clock.new_zeros(self.most, len(self.asked))
-        for corrected, i, nodes in self.alike:
+        for corrected, i, nodes in self.groups:
             if corrected:
                 l[: nodes.shape[1] - 1, i] = lagrange(nodes[:, :-1], nodes[:, -1])
         return l
@@ -64,16 +64,16 @@ class Polynomials:
             If the clock is infinite at one of them, or two evaluations are at one noise level.
         """
         l = z.new_zeros(self.most + self.corrected, *z.shape)
-        for corrected, i, nodes in self.alike:
+        for corrected, i, nodes in self.groups:
             own = values(nodes, z[i])
             p = nodes.shape[1] - corrected
-            if corrected:  # without the node at the end they are these and the last times what they are there
+            if corrected:  # those without the node at the end, ``l_j + l_end l_j(end)``, as both agree at all nodes
                 l[-1, i] = own[-1]
-                said = self.said[:p, i]
-                own = own[:-1] + own[-1] * said.reshape(*said.shape, *[1] * (z.ndim - 1))
+                last = self.at_ends[:p, i]
+                own = own[:-1] + own[-1] * last.reshape(*last.shape, *[1] * (z.ndim - 1))
             l[:p, i] = own
         if not l.isfinite().all():
-            for _, _, nodes in self.alike:
+            for _, _, nodes in self.groups:
                 check_distinct(nodes)
             raise ValueError(
                 "the clock is infinite at one of the times of the grid; use the clock angle or share, or a grid that stays off "
@@ -87,7 +87,7 @@ class Polynomials:
         The polynomial through one evaluation more differs by the one that is 0 at all others, times what the newest says beyond
         the polynomial without it: so a correction adds ``W (q_s − Σ_j l_j(s) q_j)``.
         """
-        return [newest, *(newest * -v for v in self.said)]
+        return [newest, *(newest * -v for v in self.at_ends)]
 
 
 def check_distinct(nodes: Tensor) -> None:

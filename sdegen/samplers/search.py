@@ -105,7 +105,9 @@ class Search:
         return bind_rows(model, cond, which, x_T[:1], len(x_T))
 
     def run(self, rounds: int, bar: Any) -> Sampler:
-        """Return the best of the first solvers on several grids and of several orders, refined."""
+        """Return the best of the first solvers on several grids and of several orders, refined, or the default with a warning,
+        where that is no worse.
+        """
         shapes = [(m, p, order) for m in (0.35, 0.6, 1.0, 1.7) for p in (0.5, 0.75, 1.0) for order in (1, 2, 3)]
         bar.total = len(shapes) + rounds
         found = []

@@ -146,7 +146,8 @@ def start(model: ScoreModel, n: int, seed: int, first: int = 0, times: Tensor | 
 
 
 def check_known(model: ScoreModel) -> None:
-    """Refuse to draw the data themselves where the states at 0 tell too little of them; a model with unknown moments passes.
+    """Refuse a run to clean data where the noise at 0 is so large that posterior means there are narrower than the data; a model
+    with unknown moments passes.
 
     Parameters
     ----------
