@@ -15,6 +15,7 @@ from .answers import FAILURES
 from .seeding import seeded, set_seeds, state_of_generators
 
 ROUNDING = 64.0  # units of rounding of the largest number, which is more than the order of a sum makes
+SEED = 161_803_398_874  # that generators are set by meanwhile, and no run is likely to begin from
 SEEDS = 5  # of draws, by all of which what mixes rows must seem to
 AGAIN = 30  # times to ask it: draws of its own that drop a tenth of four numbers all agree once in 10⁵
 PAIRS = (0, 1), (1, 0), (0, 0), (1, 1)
@@ -65,7 +66,7 @@ def mixes_rows(function: Callable[[Tensor], Tensor], x: Tensor, tolerance: float
         What may differ, as a share of the largest number; rounding may in any case.
     """
     most = max(tolerance, ROUNDING * torch.finfo(x.dtype).eps)
-    with torch.no_grad(), seeded(torch.Generator().manual_seed(0)):
+    with torch.no_grad(), seeded(torch.Generator().manual_seed(SEED)):
         try:
             return all(_differ(function, x, most, seed) for seed in range(SEEDS))
         except FAILURES:  # as of a function of one datum only, which the run itself meets and tells of

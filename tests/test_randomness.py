@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import sdegen
-from sdegen import grids, guidance, inference, metrics, samplers
+from sdegen import grids, guidance, inference, metrics, mixing, samplers
 from sdegen.guidance import misfit, near
 from sdegen.laws import products
 from sdegen.samplers import (
@@ -202,7 +202,7 @@ def test_no_door_draws_twice_from_one_state_nor_two_runs_from_the_same(door: str
         assert seeds, "nothing was drawn"
         assert max(seeds.values()) == 1, seeds
         found.append({*seeds})
-    shared = (found[0] & found[1]) - {misfit.SEED, near.SEED, products.SEED}
+    shared = (found[0] & found[1]) - {misfit.SEED, mixing.SEED, near.SEED, products.SEED}
     assert not shared, f"{shared} do not depend on the seed"
 
 
