@@ -14,6 +14,7 @@ from torch import Tensor
 import sdegen
 from sdegen import guidance, metrics, samplers
 from sdegen.guidance import Particles, Product, corrected
+from sdegen.guidance.feynman_kac import OWN
 from sdegen.guidance.improper import refuse_improper
 from sdegen.guidance.measurements import Linear, mixture_posterior
 from sdegen.guidance.swarm import Swarm, regress, stages_of
@@ -218,10 +219,30 @@ def test_what_a_row_adds_to_its_own_fit_is_the_difference_to_the_fit_without_it(
         torch.testing.assert_close(own[i], features[i] @ (found - without))
 
 
+def test_weights_half_way_between_a_fit_and_fits_without_each_row_vary_as_new_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of noise that features know nothing of: with a fifth of a fit from each row itself, a fit leaves 1 − 1 / 5 of the variance,
+    leave-one-out fits 1 / (1 − 1 / 5), and half-way it is (1 − 1 / 10)² / (1 − 1 / 5).
+    """
+    monkeypatch.setattr("sdegen.guidance.swarm.RIDGE", 0.0)
+    draws, n, p = torch.Generator().manual_seed(0), 400, 79
+    even, found = torch.full((n,), 1 / n, dtype=torch.float64), []
+    for _ in range(100):
+        features = torch.randn(n, p, dtype=torch.float64, generator=draws)
+        noise = torch.randn(n, dtype=torch.float64, generator=draws)
+        slope, own = regress(features, noise, even)
+        left = noise - features @ slope
+        found.append(torch.stack([(left + share * own).var() for share in (0.0, OWN, 1.0)]))
+    torch.testing.assert_close(
+        torch.stack(found).mean(0), torch.tensor([0.8, 0.9**2 / 0.8, 1.25], dtype=torch.float64), rtol=0.025, atol=0
+    )
+
+
 @pytest.mark.slow
 def test_the_stated_error_holds_the_bias_that_is_left() -> None:
     """Of few particles, whose fitted drift takes more from their weights than they may lose: .08 nats on the ring, of which half
-    is given back. Without the other half in their error, 78 of 100 runs are within two; with it no fewer than three binomial
+    is given back. Without the other half in their error, too few runs are within two; with it no fewer than three binomial
     errors below 95.
     """
     drawn = MODE.sample(100_000, torch.Generator().manual_seed(1))

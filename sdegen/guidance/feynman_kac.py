@@ -38,7 +38,7 @@ from .product import Product
 from .swarm import Precomputed, Stage, Swarm, stages_of
 
 COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too long before that is said
-REST = 0.5  # of what fits have taken by leave-one-out: as much again may be left, as on the ring, or nothing
+OWN = 0.5  # of what fits have taken from weights by leave-one-out: with it these vary as those of new particles would
 FLOWS = 0.1  # of the variance of data: what the noise may have that a step of the flow takes off in the end
 
 
@@ -67,9 +67,11 @@ def corrected(
     the weights of these than from those of others, by an amount that falls as one over their number: the normaliser is given back
     what leave-one-out fits would not have taken. Steps have weak order 2, and so has the integral of the weights.
 
-    The stated error is that of the weights that leave-one-out fits would have left, which are less even, with half of what was
-    given back, as some of the bias may be left, and that of the length of the steps, in squares. It is infinite where the run
-    warns of few descendants, or of too few steps to tell.
+    The stated error is that of the weights, with all of what was given back, as that much may be left again, and that of the
+    length of the steps, in squares. Weights of the particles of a fit differ too little, those that leave-one-out fits would have
+    left too much: the error is that of weights half-way between, whose variance is right (J. G. MacKinnon, H. White, *Some
+    heteroskedasticity-consistent covariance matrix estimators with improved finite sample properties*, 1985). It is infinite
+    where the run warns of few descendants, or of too few steps to tell.
 
     Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
     the first particles have descendants, take more steps, then more particles, or do not believe the result. Powers that do not
@@ -173,8 +175,8 @@ def _with_evidence(
         "take anneal_product where members know their densities, else more steps, more particles, or powers nearer to those of "
         "one member",
         _step_error(swarm, len(stages)),
-        swarm.optimisms,
-        REST * abs(swarm.optimism),
+        OWN * swarm.optimisms,
+        abs(swarm.optimism),
     )
     return void_error_if_few(found)
 
