@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .arguments import check_arguments
 from .checks import check_count, check_tensor
-from .data.pictures import written_whole
-from .data.sheet import enlarged, sheet
+from .data.pictures import write_atomically
+from .data.sheet import enlarge, sheet
 
 INK = "#1b2a41"
 
@@ -71,7 +71,7 @@ def animation(
     if titles is not None and len(titles) != len(path):
         raise ValueError(f"titles has {len(titles)} for {len(path)} states; give one for each.")
     if path.ndim == 5:
-        pixels = [enlarged(sheet(x, columns), size) for x in path]
+        pixels = [enlarge(sheet(x, columns), size) for x in path]
     else:
         pixels = _clouds(path.detach().cpu().numpy(), titles, size)
     frames = [Image.fromarray(p).quantize(32, dither=Image.Dither.NONE) for p in pixels]
@@ -81,7 +81,7 @@ def animation(
     )
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    written_whole(file, whole)
+    write_atomically(file, whole)
 
 
 def _clouds(path: Any, titles: Sequence[str] | None, size: int) -> list[Any]:

@@ -102,7 +102,7 @@ PARTS: dict[str, tuple[str, Callable[[], Any]]] = {
         "a profile", lambda: measure_profile(sdegen.Exact(sdegen.VP(), RING), RING.sample(9), steps=())[:3]
     ),
     "samplers.brownian.AHEAD": ("a path", path),
-    "data.source.READ": ("moments in coordinates", logarithmic_moments),
+    "data.source.READ_ROWS": ("moments in coordinates", logarithmic_moments),
 }  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def test_parts_are_rows_in_order_and_small(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_coordinates_of_a_stream_are_measured_on_its_first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdegen.data.stream._ROWS", 20)
+    monkeypatch.setattr("sdegen.data.stream.MOMENT_ROWS", 20)
     source = Stream([part.exp() for part in X.split(10)], torch.float64, CPU)
     before = source.read
     found = source.moments(torch.Generator(), sdegen.laws.coordinates.Log())

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import sdegen
 from sdegen import fit
 from sdegen.data import Source, Stream
-from sdegen.data.moments import joined
+from sdegen.data.moments import join_moments
 from sdegen.data.stream import source_of
 from sdegen.laws import moments_of
 from sdegen.training import constant_rate
@@ -82,7 +82,7 @@ def test_an_iterator_loses_nothing_to_what_is_read_ahead():
 @pytest.mark.parametrize("size", [1, 7, 40])
 def test_moments_of_parts_are_those_of_the_whole(dim, size, generator):
     x = torch.randn(40, dim, dtype=torch.float64, generator=generator) * 3 + 5
-    one, other = joined((len(part), moments_of(part)) for part in x.split(size)), moments_of(x)
+    one, other = join_moments((len(part), moments_of(part)) for part in x.split(size)), moments_of(x)
     torch.testing.assert_close(one.mean, other.mean)
     torch.testing.assert_close(one.covariance, other.covariance)
 

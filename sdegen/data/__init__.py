@@ -1,11 +1,13 @@
 """Data: toy laws whose density is known, images as bytes, and batches of anything a user brings.
 
-`laws` are Gaussian mixtures, `toys` and `wells` other laws with densities; `images` sets of bytes with their
-labels, `scaling` their numbers and the way back, `sets` the published ones, found or fetched by `files`,
-`readers` the user's own, `pictures` the way to files;
-`source` the batches that training takes, `rows` those of a `Dataset`, `stream` those that the user makes;
-`table` named columns of many kinds, `columns` and `gaps`, as vectors, and `table_rows` batches of them in which some are known.
-Images stay bytes until a batch is drawn, and are scaled only as the user says.
+- Laws with exact densities: `mixtures` of Gaussians, `toys` and `wells` that are none.
+- Images: `images` are sets of bytes with their labels, `scaling` makes numbers of bytes and bytes of numbers, `sets` are the
+  published ones, which `files` finds or downloads, `readers` make sets of a user's own, and `pictures` writes PNG files. Images
+  stay bytes until a batch is drawn, and are scaled only as the user says.
+- Tables: `table` makes vectors of named columns, each of a kind of `columns` or `gaps`, and `table_rows` trains on them with
+  random columns known.
+- Batches: `source` draws them at random from anything with rows or a law, `stream` takes them from a user's own iterable. Rows
+  that are read anew whenever they are drawn are those of a `Dataset` (`rows`), of a memory map (`arrays`) or of a table.
 """
 
 from .columns import (
@@ -19,7 +21,7 @@ from .columns import (
 from .files import File
 from .gaps import GappedColumn
 from .images import Images, Scaled, Split
-from .laws import gaussian_grid, gaussian_ring, random_mixture
+from .mixtures import gaussian_grid, gaussian_ring, random_mixture
 from .pictures import save_pngs
 from .readers import from_arrays, from_dataset, from_folder
 from .rows import collect

@@ -1,4 +1,4 @@
-"""Checks of training data: rows of finite numbers, in a dtype no coarser than the model's."""
+"""Checks of training data, by `Source` and `Stream` alike: rows of finite numbers, in a dtype no coarser than the model's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..dense import check_dense, check_held
 from ..laws.mixtures import moments_of
 from ..precision import is_finer
-from .moments import joined, split_rows
+from .moments import join_moments, split_rows
 
 
 def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> None:
@@ -22,7 +22,7 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
     Parameters
     ----------
     x, cond
-        Data and conditions as `parted` returns them.
+        Data and conditions as `split_conditions` returns them.
     dtype
         The model's dtype.
     what
@@ -67,7 +67,9 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
 
 
 def _check_plain(what: str, x: Tensor) -> None:
-    """Refuse a tensor in a graph of derivatives, which no second step could follow, or whose ``grad`` would grow."""
+    """Refuse a tensor that requires gradients: the second step could not go through its graph again, and the ``grad`` of a leaf
+    would grow with every step.
+    """
     if x.requires_grad:
         raise ValueError(
             f"{what} requires gradients, and training gives none to data; give it without, as detach() does."
@@ -92,8 +94,10 @@ def check_finite(x: Tensor, what: str) -> None:
 
 
 def loses_digits(x: Tensor, dtype: torch.dtype, share: float = 1e-4) -> bool:
-    """Tell whether rounding rows to a dtype changes one by more than a share of its unit, as it does far from zero."""
+    """Tell whether rounding to a dtype changes a number by more than a share of its standard deviation, as it does of data far
+    from zero.
+    """
     if is_finer(dtype, x.dtype):
         return False
-    least = share * joined((len(part), moments_of(part)) for part in split_rows(x)).units().std.to(x.device)
+    least = share * join_moments((len(part), moments_of(part)) for part in split_rows(x)).units().std.to(x.device)
     return any(bool(((part.double() - part.to(dtype).double()).abs() > least).any()) for part in split_rows(x))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..show import show_call
-from .rows import Rows, parted
+from .rows import Rows, split_conditions
 
 
 class ArrayRows(Rows):
@@ -59,7 +59,7 @@ class ArrayRows(Rows):
 
     def read(self, which: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Read rows by their numbers ``(n,)``, and return the data ``(n, *)`` and their conditions; nothing is random."""
-        return _copied(self.x, which), {name: _copied(value, which) for name, value in self.cond.items()}
+        return _copy(self.x, which), {name: _copy(value, which) for name, value in self.cond.items()}
 
 
 def as_array_rows(data: Any) -> Any:
@@ -68,14 +68,14 @@ def as_array_rows(data: Any) -> Any:
     Parameters
     ----------
     data
-        Any.
+        Anything that `Source` takes.
     """
-    x, cond = parted(data)
+    x, cond = split_conditions(data)
     return ArrayRows(x, cond) if isinstance(x, np.memmap) else data
 
 
-def _copied(value: Tensor | np.ndarray, which: Tensor) -> Tensor:
-    """Return some rows in memory of their own, in the byte order of this machine."""
+def _copy(value: Tensor | np.ndarray, which: Tensor) -> Tensor:
+    """Copy some rows to a tensor, in the byte order of this machine."""
     if isinstance(value, Tensor):
         return value[which]
     rows = np.asarray(value[which.numpy()])

@@ -33,8 +33,8 @@ from ..laws.coordinates import Coordinates, Log, LogOdds, SoftplusInverse
 from ..show import show_call
 from .entries import read_numbers, refuse_entries
 
-LARGEST = 2**52  # whole number, with which float64 has a half besides
-REACH = 0.9  # of half the distance between two corners of a simplex: noise never reaches the other half
+LARGEST = 2**52  # the largest whole number n for which n + ½ is a float64: beyond, a count has no room for its noise
+REACH = 0.9  # radius of a category's noise: half the side of the simplex is 1, so noise never comes nearer to another corner
 
 
 @asked_as("a column, such as data.NumberColumn()")
@@ -45,11 +45,11 @@ class Column(Fixed, ABC):
     width = 1
     """How many numbers an entry becomes."""
     coordinates: Coordinates | None = None
-    """The map that takes these numbers to numbers without bounds; None where they have none."""
+    """The map from these numbers to numbers without bounds; None where the numbers themselves have no bounds."""
     log_volume = 0.0
-    """The logarithm of the volume that noise fills around an entry; 0 without noise."""
+    """The logarithm of the volume in which the noise of an entry is uniform; 0 without noise."""
     middle: float | Tensor = 0.0
-    """The mean of the noise."""
+    """The mean of the noise, a number or ``(width,)``."""
 
     @abstractmethod
     def centre(self, name: str, entries: np.ndarray) -> Tensor:
@@ -62,7 +62,7 @@ class Column(Fixed, ABC):
         """
 
     def spread(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the numbers of `centre` with noise; as they are, unless a kind says otherwise."""
+        """Return the numbers ``(N, width)`` of `centre` with noise added; a kind without noise returns them as they are."""
         return x
 
     def encode(self, name: str, entries: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
@@ -78,13 +78,15 @@ class Column(Fixed, ABC):
     def encode_with_volume(
         self, name: str, entries: np.ndarray, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the numbers of entries, and the logarithms of the volumes from which their noise was drawn, ``(N,)`` float64."""
+        """Return the numbers of entries as `encode` does, and for each the logarithm of the volume that its noise is uniform in
+        (for what fills a gap, of one over its density), ``(N,)`` float64.
+        """
         x = self.encode(name, entries, generator)
         return x, x.new_full((len(x),), self.log_volume)
 
     def ask(self, name: str, entries: np.ndarray) -> Tensor:
-        """Return what a network is told of entries ``(N,)``, ``(N, width)``: the middle of their noise, and NaN where an entry is
-        missing and asked for.
+        """Return what a network is told of known entries ``(N,)``: their numbers with the mean of the noise, ``(N, width)``. NaN
+        is what the network is asked for; only a column with gaps has any.
 
         Raises
         ------
@@ -94,7 +96,9 @@ class Column(Fixed, ABC):
         return self.centre(name, entries) + self.middle
 
     def log_volumes(self, entries: np.ndarray) -> Tensor:
-        """Return the logarithms of the volumes of the noise of those of the entries ``(N,)`` that are there, ``(N,)``."""
+        """Return the logarithm of the volume of each entry's noise, ``(N,)``; nothing is drawn, and what would fill a gap is left
+        out.
+        """
         return torch.full((len(entries),), self.log_volume, dtype=torch.float64)
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Frames of any library as arrays of entries by the names of their columns, and which entries are missing or no numbers."""
+"""Reading of frames: columns of any library's frame as arrays of entries, which of them are missing, and which are numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 EXACT = 2**53  # beyond, there are whole numbers that are no float64
-WHAT = {"m": "spans of time", "M": "times", "c": "complex numbers", "V": "records"}
+REFUSED = {
+    "m": "spans of time",
+    "M": "times",
+    "c": "complex numbers",
+    "V": "records",
+}  # kinds of dtypes of NumPy, in words
 
 
 def read_frame(frame: Any) -> tuple[list[str], dict[str, np.ndarray]]:
@@ -58,9 +63,9 @@ def _as_entries(name: str, column: Any) -> np.ndarray:
         raise ValueError(
             f"column {name!r} has lists of different lengths for entries; give one entry for each row."
         ) from None
-    if entries.dtype.kind in WHAT:
+    if entries.dtype.kind in REFUSED:
         raise ValueError(
-            f"column {name!r} holds {WHAT[entries.dtype.kind]}; give numbers, of times such as days since the first one: "
+            f"column {name!r} holds {REFUSED[entries.dtype.kind]}; give numbers, of times such as days since the first one: "
             "(times - first) / numpy.timedelta64(1, 'D')."
         )
     if entries.dtype == object and entries.ndim == 1:

@@ -1,14 +1,14 @@
 """Files of published data: found, checked by their hash, and downloaded where that is allowed; an incomplete file is never
 used.
 
-A file lies in the folder that the environment variable SDEGEN_DATA names, or else in the package, or else in the user's cache,
-and is read where it lies. One that is missing is downloaded to that folder, or to the cache where none is named, under another
-name until its checksum is right.
+A file is looked for in the folder that the environment variable SDEGEN_DATA names, then in the package, then, where no folder is
+named, in the user's cache. One that is missing is downloaded to the folder named, or to the cache, under another name until its
+checksum is right.
 """
 
 from __future__ import annotations
 
-__all__ = ["EMBEDDED", "File", "optional"]
+__all__ = ["EMBEDDED", "File", "import_optional"]
 
 import gzip
 import hashlib
@@ -75,6 +75,7 @@ class File:
         raise ValueError(f"{place} is damaged: its md5 is {found}, expected {self.md5}; {remedy}.")
 
     def _place(self) -> Path:
+        """Return where the file lies, or is to be downloaded to: the order is that of the module's docstring."""
         embedded = EMBEDDED / self.path
         named = os.environ.get("SDEGEN_DATA")
         if named:
@@ -93,6 +94,7 @@ class File:
         return Path(self._pooch().os_cache("sdegen"), self.path)
 
     def _download(self, place: Path) -> None:
+        """Bring the file from the first mirror that has it to the place given."""
         if not self.mirrors:
             raise FileNotFoundError(f"{place} is missing, and is not downloaded; put it there.")
         failed = []
@@ -107,10 +109,10 @@ class File:
         raise ConnectionError(f"{self.path} could not be downloaded to {place.parent}; " + "; ".join(failed))
 
     def _pooch(self) -> Any:
-        return optional("pooch", "pooch", f"{self.path} is not under SDEGEN_DATA, and downloading it")
+        return import_optional("pooch", "pooch", f"{self.path} is not under SDEGEN_DATA, and downloading it")
 
 
-def optional(module: str, package: str, purpose: str) -> Any:
+def import_optional(module: str, package: str, purpose: str) -> Any:
     """Import an optional package, and return it; raise an error that says how to install it if it is missing."""
     try:
         return import_module(module)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..laws.mixtures import Moments
 
-SUMS = 4  # how many: chance hides a change from one of them, hardly from all
+SUMS = 4  # sums in a fingerprint: chance hides a change from one of them, hardly from all
 CHUNK = 4096  # rows that are added at once
 
 
@@ -29,10 +29,9 @@ class Fingerprint:
         """Add rows ``(n, *)`` of any dtype, on any device."""
         for chunk in x.detach().split(CHUNK):
             flat = chunk.reshape(len(chunk), -1).double()
-            flat = torch.where(flat.isnan(), math.pi, flat)  # of conditions with gaps
-            columns, rows = (
-                _weights(n, seed).to(flat) for n, seed in ((flat.shape[1], 0), (len(chunk), 1 + self.parts))
-            )
+            flat = torch.where(flat.isnan(), math.pi, flat)  # conditions have gaps: any number that data do not have
+            # A number's weight is that of its row times that of its column; chunks differ in the seed of their rows.
+            columns, rows = _weights(flat.shape[1], 0).to(flat), _weights(len(chunk), 1 + self.parts).to(flat)
             self._sums = self._sums.to(flat) + (flat @ columns * rows).sum(0) / math.sqrt(max(1, flat.shape[1]))
             self.n, self.parts = self.n + len(chunk), self.parts + 1
 
@@ -42,6 +41,7 @@ class Fingerprint:
 
 
 def _weights(n: int, seed: int) -> Tensor:
+    """Draw the weights of `n` rows or columns in each sum, ``(n, 4)``."""
     return torch.randn(n, SUMS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
@@ -60,7 +60,7 @@ def standardised(x: Tensor, moments: Moments) -> Tensor:
 
 
 def tolerance(moments: Moments, dtype: torch.dtype) -> float:
-    """Return how far fingerprints of the same data may lie apart, by rounding in their dtype.
+    """Return how far the fingerprints of two data sets may lie apart that differ by rounding in their dtype alone.
 
     Parameters
     ----------
@@ -74,6 +74,6 @@ def tolerance(moments: Moments, dtype: torch.dtype) -> float:
 
 
 def _units(moments: Moments) -> tuple[Tensor, Tensor]:
-    C = moments.covariance.double()
-    std = (C.diagonal() if C.ndim == 2 else C).clamp_min(0).sqrt().reshape(moments.mean.shape)
+    """Return the mean and the standard deviation of each coordinate, 1 where a coordinate does not vary."""
+    std = moments.variances().clamp_min(0).sqrt().reshape(moments.mean.shape)
     return moments.mean.double(), torch.where(std > 0, std, 1.0)

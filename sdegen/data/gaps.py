@@ -46,7 +46,7 @@ class GappedColumn(Column):
         self.middle = torch.cat([torch.zeros(1), torch.ones(column.width) * column.middle]).double()
 
     def centre(self, name: str, entries: np.ndarray) -> Tensor:
-        """Return which entries are there, and their numbers, NaN where an entry is missing."""
+        """Return, for each entry, the number that tells whether it is there, and its own numbers, NaN where it is missing."""
         there = ~find_gaps(entries)
         x = torch.full((len(entries), self.width), math.nan, dtype=torch.float64)
         x[:, :1] = self._there.centre(name, there)
@@ -64,7 +64,7 @@ class GappedColumn(Column):
         return asked
 
     def log_volumes(self, entries: np.ndarray) -> Tensor:
-        """Return the logarithms of the volumes of noise: of a missing entry that of the number which says so."""
+        """Return the logarithm of the volume of each entry's noise: for a missing one, of the number alone that tells so."""
         there = torch.from_numpy(~find_gaps(entries)).double()
         return self._there.log_volume + there * self.column.log_volume
 
@@ -78,15 +78,12 @@ class GappedColumn(Column):
         if gaps.all():
             raise ValueError(f"column {name!r} has no entry at all; leave it out, or give rows in which it has one.")
         known, volume = self.column.encode_with_volume(name, entries[~gaps], generator)
-        flags, around_flags = self._there.encode_with_volume(name, ~gaps, generator)
-        numbers, volumes, lost = (
-            known.new_empty(len(gaps), known.shape[1]),
-            known.new_empty(len(gaps)),
-            torch.from_numpy(gaps),
-        )
-        numbers[~lost], volumes[~lost] = known, volume
-        numbers[lost], volumes[lost] = _fill(known, int(gaps.sum()), self.column.coordinates, generator)
-        return torch.cat([flags, numbers], 1), around_flags + volumes
+        flags, flag_volume = self._there.encode_with_volume(name, ~gaps, generator)
+        numbers, volumes = known.new_empty(len(gaps), known.shape[1]), known.new_empty(len(gaps))
+        missing = torch.from_numpy(gaps)
+        numbers[~missing], volumes[~missing] = known, volume
+        numbers[missing], volumes[missing] = _fill(known, int(gaps.sum()), self.column.coordinates, generator)
+        return torch.cat([flags, numbers], 1), flag_volume + volumes
 
     def decode(self, x: Tensor) -> np.ndarray:
         there = self._there.decode(x[:, :1])
@@ -99,13 +96,13 @@ class GappedColumn(Column):
 def _fill(
     known: Tensor, n: int, coordinates: Coordinates | None, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Draw `n` rows of numbers like those known, and return them with the logarithms of one over their density."""
+    """Draw `n` rows of numbers from a Gaussian fitted to the known ones; return them and minus their log-density, ``(n,)``."""
     u = known if coordinates is None else coordinates(known)
     mean, std = u.mean(0), u.std(0, correction=0)
-    std = std.where(std > 1e-9 * (1 + mean.abs()), 1.0)  # of equal numbers, which have no spread
+    std = std.where(std > 1e-9 * (1 + mean.abs()), 1.0)  # equal numbers have no spread but rounding
     drawn = mean + std * torch.randn(n, u.shape[1], dtype=torch.float64, generator=generator)
-    volume = -Normal(mean, std).log_prob(drawn).sum(1)
+    minus_log_prob = -Normal(mean, std).log_prob(drawn).sum(1)
     if coordinates is None:
-        return drawn, volume
+        return drawn, minus_log_prob
     x = coordinates.inverse(drawn)
-    return x, volume - coordinates.log_det(x)
+    return x, minus_log_prob - coordinates.log_det(x)

@@ -14,9 +14,9 @@ from ..arguments import check_arguments
 from ..checks import check_count
 from ..laws.mixtures import Moments, moments_of
 from ..show import show_picture
-from .moments import joined
+from .moments import join_moments
 from .scaling import Dequantisation, Scaling
-from .sheet import enlarged, png, sheet
+from .sheet import enlarge, png, sheet
 
 SHOWN = 32  # images in the picture of a notebook, in two rows
 
@@ -99,7 +99,7 @@ class Images:
 
     def _repr_html_(self) -> str:
         few = self.x[:SHOWN, : 1 if self.x.shape[1] < 3 else 3] / (self.levels - 1)
-        return show_picture(repr(self), png(enlarged(sheet(few, min(len(few), SHOWN // 2)), 120)))
+        return show_picture(repr(self), png(enlarge(sheet(few, min(len(few), SHOWN // 2)), 120)))
 
     def __getitem__(self, rows: Any) -> Images:
         """Return a part of the set: `rows` is a slice, a mask ``(N,)`` or indices ``(n,)``."""
@@ -265,12 +265,12 @@ class Scaled:
         dimensions the variances alone.
         """
         # Part by part, because a whole set in float64 would take several times the room of all else.
-        mean, covariance = joined((len(part), moments_of(part)) for part in self.images.x.split(4096))
+        mean, covariance = join_moments((len(part), moments_of(part)) for part in self.images.x.split(4096))
         if self.flips:
             place = torch.arange(mean.numel()).reshape(mean.shape).flip(-1).flatten()
             other = covariance[place][:, place] if covariance.ndim == 2 else covariance[place]
             parts = (1 - self.flips, Moments(mean, covariance)), (self.flips, Moments(mean.flip(-1), other))
-            mean, covariance = joined(parts)
+            mean, covariance = join_moments(parts)
         full = covariance.ndim == 2
         shift, variance = self.scaling.noise
         covariance += variance * (torch.eye(len(covariance)).to(covariance) if full else 1)

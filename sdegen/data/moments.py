@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["joined", "split_rows"]
+__all__ = ["join_moments", "split_rows"]
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ from ..laws.mixtures import Moments
 NUMBERS = 2**20  # of a part: 8 MiB in float64
 
 
-def joined(parts: Iterable[tuple[float, Moments]]) -> Moments:
+def join_moments(parts: Iterable[tuple[float, Moments]]) -> Moments:
     """Combine the mean and covariance of each part of a data set, and return those of the whole.
 
     A set's covariance is the mean of those of its parts and the covariance of their means.
@@ -28,7 +28,7 @@ def joined(parts: Iterable[tuple[float, Moments]]) -> Moments:
     >>> import torch
     >>> from sdegen.laws import moments_of
     >>> x = torch.arange(12.0, dtype=torch.float64).reshape(6, 2)
-    >>> found, whole = joined((len(part), moments_of(part)) for part in x.split(4)), moments_of(x)
+    >>> found, whole = join_moments((len(part), moments_of(part)) for part in x.split(4)), moments_of(x)
     >>> bool((found.covariance - whole.covariance).abs().max() < 1e-12)
     True
     """

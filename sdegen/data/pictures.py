@@ -1,8 +1,8 @@
-"""Writing images as PNG files, and writing any file whole or not at all."""
+"""Images as PNG files (`sheet` encodes them), and writing of any file whole or not at all."""
 
 from __future__ import annotations
 
-__all__ = ["save_pngs", "written_whole"]
+__all__ = ["save_pngs", "write_atomically"]
 
 from collections.abc import Callable
 from functools import partial
@@ -56,7 +56,7 @@ def save_pngs(images: Tensor | Images, folder: str | Path, low: float = 0.0, hig
     paths = [folder / f"{i:0{digits}d}.png" for i in range(len(x))]
     for image, path in zip(x, paths):
         pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0).contiguous()
-        written_whole(path, partial(Path.write_bytes, data=png(pixels.numpy())))
+        write_atomically(path, partial(Path.write_bytes, data=png(pixels.numpy())))
     return paths
 
 
@@ -76,7 +76,7 @@ def _as_bytes(images: Tensor | Images, low: float, high: float) -> Tensor:
     return Scaling(low, high).inverse(images.detach().cpu(), clip=True)
 
 
-def written_whole(file: Path, save: Callable[[Path], object]) -> None:
+def write_atomically(file: Path, save: Callable[[Path], object]) -> None:
     """Write a file under a temporary name, and rename it once it is complete.
 
     Parameters

@@ -1,11 +1,12 @@
-"""Rows that are read anew whenever they are drawn (`Rows`), such as those of a user's `Dataset`, or once for all (`collect`).
+"""Rows that are read anew whenever they are drawn (`Rows`), such as those of a user's `Dataset`, or once and for all (`collect`).
 
-A `TensorDataset`, and a part or a union of such, holds tensors that do not change: those are taken as they are.
+A `TensorDataset`, or a `Subset` or `ConcatDataset` of such, holds tensors that do not change: `held_tensors` takes them as they
+are, which is faster.
 """
 
 from __future__ import annotations
 
-__all__ = ["DatasetRows", "Rows", "collect", "held", "parted"]
+__all__ = ["DatasetRows", "Rows", "collect", "held_tensors", "split_conditions"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from ..seeding import seeded
 from ..show import show_call
 
 
-def parted(data: Any) -> tuple[Any, dict[str, Tensor]]:
+def split_conditions(data: Any) -> tuple[Any, dict[str, Tensor]]:
     """Split ``x``, ``(x, labels)`` or ``(x, conditions)`` into the data and their conditions by keyword."""
     x, cond = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, {})
     return x, cond if isinstance(cond, dict) else {"label": cond}
@@ -43,8 +44,8 @@ class Rows(ABC):
 class DatasetRows(Rows):
     """The rows of a map-style `Dataset`, each read anew whenever it is drawn.
 
-    A data set that changes its rows at random (crops, mirrors, noise) so gives other ones in every pass. Where rows are random,
-    torch's, NumPy's and Python's own generators are seeded by the one that is given while they are read, and put back.
+    So a data set that changes its rows at random (crops, mirrors, noise) gives other ones in every pass. While rows are read,
+    the global generators of torch, NumPy and Python are seeded from the generator that is given, and are put back afterwards.
 
     Parameters
     ----------
@@ -97,7 +98,7 @@ class DatasetRows(Rows):
         with seeded(generator):
             rows = [self._row(i) for i in numbers]
         if not isinstance(rows[0], (tuple, list)):
-            return _stacked(rows, numbers, "the datum"), {}
+            return _stack(rows, numbers, "the datum"), {}
         sizes = [len(row) if isinstance(row, (tuple, list)) else 1 for row in rows]
         if sizes[0] not in (1, 2):
             raise TypeError(
@@ -109,28 +110,31 @@ class DatasetRows(Rows):
                 f"row {numbers[odd]} of the Dataset has {sizes[odd]} values, row {numbers[0]} {sizes[0]}; give all the same."
             )
         x, *cond = zip(*rows, strict=True)
-        return parted((_stacked(x, numbers, "the datum"), _stacked(cond[0], numbers, "the label") if cond else {}))
+        return split_conditions(
+            (_stack(x, numbers, "the datum"), _stack(cond[0], numbers, "the label") if cond else {})
+        )
 
     def _row(self, i: int) -> Any:
-        """Return one row; refuse a Dataset that has fewer than it says, as its first and last rows tell."""
+        """Return one row; refuse a Dataset that has fewer rows than it says, by an IndexError."""
         try:
             return self.dataset[i]
         except IndexError as error:
+            # It has fewer rows if its first can be read and its last cannot; else the error is of the row's own making.
             if not self._can_read(0) or self._can_read(len(self) - 1):
                 error.add_note(f"from row {i} of {len(self)} of the {type(self.dataset).__name__}")
-                raise  # of a fault within the row
+                raise
             raise IndexError(
                 f"{type(self.dataset).__name__} says it has {len(self)} rows, and its row {i} raises IndexError ({error}); let "
                 "__len__ return how many there are."
             ) from error
-        except StopIteration as error:  # which would end the batches without a word
+        except StopIteration as error:  # training would take it for the end of the batches
             raise RuntimeError(
                 f"row {i} of the {type(self.dataset).__name__} raises StopIteration, as of an iterator that is used up; let "
                 "__getitem__ return the row of any number, at any time."
             ) from error
 
     def _can_read(self, i: int) -> bool:
-        """Tell whether there is a row of a number."""
+        """Tell whether row `i` can be read without an IndexError."""
         try:
             self.dataset[i]
         except IndexError:
@@ -160,21 +164,21 @@ def collect(dataset: Dataset) -> tuple[Tensor, dict[str, Tensor]]:
     return rows.read(torch.arange(len(rows)))
 
 
-def held(dataset: Dataset) -> tuple[Tensor, ...] | None:
-    """Return the tensors that a data set holds, if it is one of torch's whose rows are those of tensors; None of any other.
+def held_tensors(dataset: Dataset) -> tuple[Tensor, ...] | None:
+    """Return the tensors whose rows are those of a data set, if it is one of torch's own that holds such; None for any other.
 
     Parameters
     ----------
     dataset
-        Any.
+        A map-style data set.
     """
     if type(dataset) is TensorDataset:
         return dataset.tensors
     if type(dataset) is Subset:
-        inside = held(dataset.dataset)
+        inside = held_tensors(dataset.dataset)
         return None if inside is None else tuple(part[list(dataset.indices)] for part in inside)
     if type(dataset) is ConcatDataset:
-        parts = [held(part) for part in dataset.datasets]
+        parts = [held_tensors(part) for part in dataset.datasets]
         whole = [part for part in parts if part is not None]
         if len(whole) < len(parts) or len({len(part) for part in whole}) > 1:
             return None
@@ -182,7 +186,7 @@ def held(dataset: Dataset) -> tuple[Tensor, ...] | None:
     return None
 
 
-def _stacked(column: Sequence[Any], numbers: Sequence[int], what: str) -> Any:
+def _stack(column: Sequence[Any], numbers: Sequence[int], what: str) -> Any:
     """Stack values of one kind to a tensor, dicts of them to a dict of tensors."""
     if any(isinstance(value, dict) for value in column):
         keys = [sorted(map(str, value)) if isinstance(value, dict) else [] for value in column]
@@ -192,7 +196,7 @@ def _stacked(column: Sequence[Any], numbers: Sequence[int], what: str) -> Any:
                     f"row {row} of the Dataset has {own}, row {numbers[0]} {keys[0]}; give all rows the same."
                 )
         return {
-            str(name): _stacked([row[name] for row in column], numbers, f"the condition {name!r}") for name in column[0]
+            str(name): _stack([row[name] for row in column], numbers, f"the condition {name!r}") for name in column[0]
         }
     values = [_tensor(value, row, what) for row, value in zip(numbers, column, strict=True)]
     for row, value in zip(numbers, values, strict=True):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
 
-# Dequantising noise is drawn at the midpoints of this many parts of a cell. A uniform draw of full precision would now and
-# then be rounded into the next cell; these stay clear of its edges in float32.
+# Parts of a cell, at whose midpoints dequantisation noise is drawn. A uniform draw of full precision would now and then be
+# rounded into the next cell; midpoints stay clear of its edges in float32.
 _PARTS = 1024
 
 
@@ -98,7 +98,7 @@ class Scaling:
         rounding = torch.finfo(dtype).eps / 2 * largest + 3 * torch.finfo(work).eps * max(largest, self.high - self.low)
         if rounding >= self._clearance * self.step:
             raise ValueError(f"{dtype} cannot hold {self}: bytes would not be recovered; take a finer dtype.")
-        y = self._raised(u.to(work), generator) / self.steps  # from 0 to 1: so both ends are hit exactly
+        y = self._with_noise(u.to(work), generator) / self.steps  # from 0 to 1: so both ends are hit exactly
         return (self.low + (self.high - self.low) * y).to(dtype)
 
     def inverse(self, x: Tensor, clip: bool = False) -> Tensor:
@@ -126,7 +126,7 @@ class Scaling:
                 f"{int((~x.isfinite()).sum())} of {x.numel()} values are NaN or infinite, which no byte stands for; "
                 "remove them first."
             )
-        u = self._lowered((x.to(torch.promote_types(x.dtype, torch.float32)) - self.low) / self.step)
+        u = self._to_levels((x.to(torch.promote_types(x.dtype, torch.float32)) - self.low) / self.step)
         outside = int(((u < 0) | (u > self.levels - 1)).sum())
         if outside and not clip:
             raise ValueError(
@@ -164,13 +164,15 @@ class Scaling:
         """
         return -(log_prob + self.log_volume(dim)) / (dim * math.log(2))
 
-    # How far a number stays from the numbers that mean another byte, in steps.
+    # The distance in steps that every scaled number keeps from the numbers of another byte: rounding must stay below it.
     _clearance = 1 / 2
 
-    def _raised(self, u: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _with_noise(self, u: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return bytes, as floating-point numbers, with their noise: a `Scaling` has none."""
         return u
 
-    def _lowered(self, y: Tensor) -> Tensor:
+    def _to_levels(self, y: Tensor) -> Tensor:
+        """Return the byte that each number stands for, in units of bytes."""
         return y.round()
 
 
@@ -219,10 +221,12 @@ class Dequantisation(Scaling):
 
     _clearance = 1 / (2 * _PARTS)
 
-    def _raised(self, u: Tensor, generator: torch.Generator | None) -> Tensor:
-        device = generator.device if generator is not None else torch.device("cpu")  # the same noise on every device
+    def _with_noise(self, u: Tensor, generator: torch.Generator | None) -> Tensor:
+        device = (
+            generator.device if generator is not None else torch.device("cpu")
+        )  # one noise, whatever the device of bytes
         part = torch.randint(_PARTS, u.shape, dtype=torch.int16, generator=generator, device=device)
         return u + (part.to(u) + 0.5) / _PARTS
 
-    def _lowered(self, y: Tensor) -> Tensor:
+    def _to_levels(self, y: Tensor) -> Tensor:
         return y.floor()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from .files import File, optional
+from .files import File, import_optional
 from .images import Images, Split
 from .readers import from_arrays
 
@@ -41,7 +41,7 @@ _FASHION_NAMES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 _SPRITES = File("sprites16/sprites16.npz", "9e2abc760e547ad5291ddde19fe2c7d8")
-_FOLDS = 5
+_FOLDS = 5  # random splits of the sprites
 
 
 def mnist() -> Split:
@@ -135,14 +135,16 @@ def digits() -> Images:
     ImportError
         If scikit-learn is missing.
     """
-    found = optional("sklearn.datasets", "scikit-learn", "loading its digits").load_digits()
+    found = import_optional("sklearn.datasets", "scikit-learn", "loading its digits").load_digits()
     return from_arrays(found.images.astype(np.uint8), found.target, levels=17)
 
 
 def _idx(folder: str, sums: dict[str, tuple[str, str]], mirrors: tuple[str, ...], names: tuple[str, ...]) -> Split:
+    """Load the official split of a set in the IDX files of MNIST, ``{folder}/{name}.gz``, by their checksums."""
+
     def array(name: str) -> np.ndarray:
         content = File(f"{folder}/{name}.gz", *sums[name], mirrors).read()
-        # IDX: two zeros, the type (8: bytes), the number of dimensions; each of them, big-endian; the bytes
+        # IDX: two zeros, the type (8: bytes), the number of dimensions; the length of each, big-endian; the bytes
         shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
         return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
 
@@ -153,6 +155,7 @@ def _idx(folder: str, sums: dict[str, tuple[str, str]], mirrors: tuple[str, ...]
 
 
 def _sprites() -> tuple[Images, Tensor]:
+    """Load all sprites, and which of them are held out, ``(N,)``."""
     with np.load(io.BytesIO(_SPRITES.read()), allow_pickle=False) as file:
         tiles = from_arrays(
             file["images"],

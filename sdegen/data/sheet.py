@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["enlarged", "png", "sheet"]
+__all__ = ["enlarge", "png", "sheet"]
 
 import io
 import math
@@ -53,7 +53,7 @@ def sheet(x: Tensor, columns: int | None = None, gap: int = 0) -> np.ndarray[Any
     return one[: len(one) - gap, : one.shape[1] - gap].expand(-1, -1, 3).numpy()
 
 
-def enlarged(pixels: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
+def enlarge(pixels: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
     """Return numbers in [0, 1] as bytes, every pixel repeated until the shorter side has `size` of them."""
     times = math.ceil(size / min(pixels.shape[:2]))
     return (255 * pixels).round().astype(np.uint8).repeat(times, 0).repeat(times, 1)

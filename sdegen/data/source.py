@@ -1,5 +1,5 @@
-"""Batches of training data from anything a user brings: a distribution, tensors, images or a `Dataset`. Nothing is scaled
-silently.
+"""Random batches of training data from anything that has rows or a law: a distribution, tensors, images, a `Dataset`. Nothing is
+scaled silently. Batches that a user's own iterable makes are those of `stream`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .accepted import check_finite, check_rows, loses_digits
 from .arrays import as_array_rows
 from .fingerprint import Fingerprint, standardised
 from .images import Images, Scaled, Split
-from .moments import joined, split_rows
-from .rows import DatasetRows, Rows, held, parted
+from .moments import join_moments, split_rows
+from .rows import DatasetRows, Rows, held_tensors, split_conditions
 
-DRAWS = 4096  # draws of a distribution where all rows of a data set would be used
-MANY = 65_536  # rows that moments are taken of, where there is no end of them or reading them all takes long
-FEW = 256  # rows by which a law, or rows that are read anew, are known again
-SOME = 8  # batches that statistics are taken of
-READ = 1024  # rows that are read at once where nothing else is said
+EPOCH_DRAWS = 4096  # draws of a distribution that stand for the rows of one epoch
+MOMENT_ROWS = 65_536  # rows that moments are taken of, where a law has no end of them or reading them all takes long
+PROBE_ROWS = 256  # draws of a law, or rows that are read anew, by which data are checked and known again
+FEW_BATCHES = 8  # batches that `few` gives, for statistics
+READ_ROWS = 1024  # rows that are read at once, where no batch size is given
 
 
 class Batch(NamedTuple):
@@ -88,15 +88,16 @@ class Source:
 
     @check_arguments
     def __init__(self, data: Any, dtype: torch.dtype, device: torch.device, cast: bool = False) -> None:
+        # The dtype that batches have, and the coarsest that rows may have.
         self.dtype, self.least, self.device, self.cast = at_least_single(dtype), dtype, device, cast
         self.law: Any = check_law("data", as_law(data)) if hasattr(data, "sample") else None
         self.x: Tensor | Scaled | Rows | None = None
         self.cond: dict[str, Tensor] = {}
         self.order = torch.empty(0, dtype=torch.long)
         if self.law is not None:
-            x = ask_draws(self.law, FEW, torch.Generator())
+            x = ask_draws(self.law, PROBE_ROWS, torch.Generator())
             check_finite(x, "data.sample(n)")
-            if not cast and device.type != "mps" and loses_digits(x, self.dtype):  # which has no float64
+            if not cast and device.type != "mps" and loses_digits(x, self.dtype):  # "mps" has no float64
                 self.dtype = x.dtype
             return
         if isinstance(data, Images):
@@ -115,13 +116,13 @@ class Source:
             )
         data = as_array_rows(data)
         if isinstance(data, (Dataset, Rows)):
-            tensors = held(data) if isinstance(data, Dataset) else None
+            tensors = held_tensors(data) if isinstance(data, Dataset) else None
             if tensors is None or len(tensors) > 2:
                 self.x = data if isinstance(data, Rows) else DatasetRows(data)
                 self.cond = self._read(torch.arange(1), torch.Generator()).cond
                 return
             data = tensors if len(tensors) == 2 else tensors[0]
-        x, self.cond = parted(data)
+        x, self.cond = split_conditions(data)
         check_rows(x, self.cond, dtype, "data")
         check_finite(x, "data")
         if cast and loses_digits(x, self.dtype, 0.03):
@@ -169,35 +170,37 @@ class Source:
         """
         if coordinates is not None:
             if self.x is None:
-                return moments_of(coordinates(coordinates.check(ask_draws(self.law, MANY, generator).double(), "data")))
-            parts = self._some(generator) if isinstance(self.x, Rows) else (part.x for part in self.once(READ))
+                drawn = ask_draws(self.law, MOMENT_ROWS, generator).double()
+                return moments_of(coordinates(coordinates.check(drawn, "data")))
+            parts = self._read_evenly(generator) if isinstance(self.x, Rows) else (b.x for b in self.once(READ_ROWS))
             numbers = (coordinates(coordinates.check(part.double(), "data")) for part in parts)
-            return joined((len(u), moments_of(u)) for u in numbers)
+            return join_moments((len(u), moments_of(u)) for u in numbers)
         if isinstance(self.x, Scaled):
             return self.x.moments()
         if self.x is not None:
-            parts = self._some(generator) if isinstance(self.x, Rows) else map(self._as_states, split_rows(self.x))
-            return joined((len(part), moments_of(part)) for part in parts)
+            parts = (
+                self._read_evenly(generator) if isinstance(self.x, Rows) else map(self._as_states, split_rows(self.x))
+            )
+            return join_moments((len(part), moments_of(part)) for part in parts)
         if hasattr(self.law, "moments"):
             return self.law.moments()
-        return moments_of(ask_draws(self.law, MANY, generator))
+        return moments_of(ask_draws(self.law, MOMENT_ROWS, generator))
 
-    def _some(self, generator: torch.Generator) -> Iterator[Tensor]:
-        """Read rows from all over the data, of which not all are held, 65,536 at most."""
+    def _read_evenly(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yield data of rows that are read anew: of all, or of 65,536 at even distances."""
         assert isinstance(self.x, Rows)
-        few = min(len(self.x), MANY)
-        return (self._read(which, generator).x for which in (torch.arange(few) * len(self.x) // few).split(READ))
+        few = min(len(self.x), MOMENT_ROWS)
+        return (self._read(which, generator).x for which in (torch.arange(few) * len(self.x) // few).split(READ_ROWS))
 
     def _as_states(self, x: Tensor) -> Tensor:
         """Return rows in the dtype in which a model is given them."""
         return x.to(self.dtype) if self.cast else widened(x)
 
     def fingerprint(self, moments: Moments) -> dict[str, Tensor]:
-        """Return fingerprints of the data, and of each of the conditions, by which they are known again in their order
-        (`fingerprint`).
+        """Return fingerprints of the data and of each condition, by which a run that goes on knows them again (`fingerprint`).
 
-        Of a law and of rows that are read anew these are a few draws; nothing is said of those that are other ones for the same
-        seed.
+        Those of a law, and of rows that are read anew, are of a few draws; what differs between two draws with one seed is left
+        out, as it would never be known again.
 
         Parameters
         ----------
@@ -206,18 +209,17 @@ class Source:
         """
         if isinstance(self.x, (Scaled, Tensor)):
             rows = self.x.images.x if isinstance(self.x, Scaled) else self.x
-            return _known({"x": rows} | {f"condition {name}": value for name, value in self.cond.items()}, moments)
-        drawn = [self._few() for _ in range(2)]
-        known = [_known({"x": x} | {f"condition {name}": v for name, v in cond.items()}, moments) for x, cond in drawn]
-        return {name: value for name, value in known[0].items() if torch.equal(value, known[1][name])}
+            return _fingerprints(rows, self.cond, moments)
+        one, other = (_fingerprints(*self._probe(), moments) for _ in range(2))
+        return {name: value for name, value in one.items() if torch.equal(value, other[name])}
 
-    def _few(self) -> Batch:
-        """Return a few draws of a law, or rows of a `Dataset`, the same at every call."""
-        generator = torch.Generator()  # which always begins alike, and unlike those with a seed
+    def _probe(self) -> Batch:
+        """Return a few draws of a law, or rows from all over those that are read anew, the same at every call."""
+        generator = torch.Generator()  # a new one has always the same seed, which no user takes
         if isinstance(self.x, Rows):
-            few = min(len(self.x), FEW)
+            few = min(len(self.x), PROBE_ROWS)
             return self._read(torch.arange(few) * len(self.x) // few, generator)
-        return Batch(ask_draws(self.law, FEW, generator), {})
+        return Batch(ask_draws(self.law, PROBE_ROWS, generator), {})
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Yield batches without end: fresh draws of a distribution, or every row of a data set once per epoch in random order."""
@@ -245,7 +247,7 @@ class Source:
         return Batch(x, {name: value[which.to(value.device, non_blocking=True)] for name, value in self.cond.items()})
 
     def _read(self, which: Tensor, generator: torch.Generator) -> Batch:
-        """Read rows of a `Dataset` anew, and check them."""
+        """Read rows anew, and return them, checked, as a batch on the model's device."""
         assert isinstance(self.x, Rows)
         x, cond = self.x.read(which, generator)
         check_rows(x, cond, self.least, "data")
@@ -256,28 +258,28 @@ class Source:
         return Batch(self._as_states(x).to(self.device, non_blocking=True), moved)
 
     def few(self, size: int) -> Iterator[Batch]:
-        """Return a few random batches, the same at every call; what is to come in a run stays as it is."""
+        """Return a few random batches, the same at every call; the batches that a run has yet to come stay as they are."""
         other = copy(self)
         other.order = torch.empty(0, dtype=torch.long)
-        return islice(other.batches(size, torch.Generator().manual_seed(0)), SOME)
+        return islice(other.batches(size, torch.Generator().manual_seed(0)), FEW_BATCHES)
 
     def once(self, size: int) -> Iterator[Batch]:
         """Return every row of a data set once, in order, in batches; of a distribution 4,096 draws, the same at every call."""
         generator = torch.Generator().manual_seed(0)
         if self.x is None:
-            x = ask_draws(self.law, DRAWS, generator).to(self.device, self.dtype)
+            x = ask_draws(self.law, EPOCH_DRAWS, generator).to(self.device, self.dtype)
             yield from (Batch(part, {}) for part in x.split(size))
             return
         for rows in torch.arange(len(self.x)).split(size):
             yield self._rows(rows, generator)
 
 
-def _known(columns: dict[str, Tensor], moments: Moments) -> dict[str, Tensor]:
-    """Return the fingerprint of each column; data of floating point are standardised first."""
+def _fingerprints(x: Tensor, cond: dict[str, Tensor], moments: Moments) -> dict[str, Tensor]:
+    """Return the fingerprint of data and of each condition by name; data of floating point are standardised first."""
     found = {}
-    for name, rows in columns.items():
+    for name, rows in ({"x": x} | {f"condition {name}": value for name, value in cond.items()}).items():
         sums = Fingerprint()
-        for part in rows.split(READ):
+        for part in rows.split(READ_ROWS):
             sums.add(standardised(part, moments) if name == "x" and part.is_floating_point() else part)
         found[name] = sums.value()
     return found

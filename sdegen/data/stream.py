@@ -1,4 +1,8 @@
-"""Batches from a user's own iterable, such as a `DataLoader`, for data larger than memory."""
+"""Batches from a user's own iterable, such as a `DataLoader`, which chooses their size and order; for data larger than memory.
+
+Where the rows can be asked for by number, or drawn from a law, `Source` makes the batches. Training knows either by the same
+methods.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,12 @@ from ..waiting import at_hand
 from .accepted import check_finite, check_rows
 from .fingerprint import Fingerprint, standardised, tolerance
 from .images import Images, Scaled, Split
-from .moments import joined
-from .rows import parted
-from .source import Batch, Source
+from .moments import join_moments
+from .rows import split_conditions
+from .source import MOMENT_ROWS, Batch, Source
 
-_ROWS = 65_536  # data that moments are taken of, where all are too many
-_SOME = 4  # batches that are kept for statistics
-_AHEAD = 16  # batches that are read ahead of an iterator, which gives each but once
+KEPT = 4  # first batches, kept for statistics (`few`)
+AHEAD = 16  # batches of an iterator, which gives each but once, that are read ahead for moments and kept for training
 
 
 class Stream:
@@ -77,25 +80,27 @@ class Stream:
         self.data, self.dtype, self.device, self.cast = data, dtype, device, cast
         self.read, self.given = 0, 0
         self.cond: dict[str, Tensor] = {}  # those of the first batch
-        self._known: dict[str, Fingerprint] = {}
-        self._some: list[Batch] = []
+        self._fingerprints: dict[str, Fingerprint] = {}
+        self._first: list[Batch] = []
         first = self._pass()
         self._ahead: list[Batch] = []
         if isinstance(data, Iterator):
-            self._rest, self._ahead = first, [_copied(batch) for batch in islice(first, _AHEAD)]
+            self._rest, self._ahead = first, [_copy(batch) for batch in islice(first, AHEAD)]
             first = iter(self._ahead)
         head = next(first, None)
         if head is None:
             raise ValueError(f"data is a {type(data).__name__} that gave no batch; give at least one.")
-        self._moments = joined((len(batch.x), moments_of(batch.x)) for batch in _up_to(_ROWS, chain([head], first)))
+        self._moments = join_moments(
+            (len(batch.x), moments_of(batch.x)) for batch in _take_rows(MOMENT_ROWS, chain([head], first))
+        )
         self._batches = self._endless()
 
     def moments(self, generator: torch.Generator, coordinates: Coordinates | None = None) -> Moments:
         """Return mean and covariance of the first data, or of their coordinates, read once more; the generator is not used."""
         if coordinates is not None:
-            some = _up_to(_ROWS, self.once(_ROWS))
+            some = _take_rows(MOMENT_ROWS, self.once(MOMENT_ROWS))
             parts = (coordinates(coordinates.check(part.x.double(), "data")) for part in some)
-            return joined((len(u), moments_of(u)) for u in parts)
+            return join_moments((len(u), moments_of(u)) for u in parts)
         return self._moments
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
@@ -106,7 +111,7 @@ class Stream:
 
     def few(self, size: int) -> Iterator[Batch]:
         """Return the first few batches, as they were read when the stream was made: to read on would change the order."""
-        return iter(self._some)
+        return iter(self._first)
 
     def once(self, size: int) -> Iterator[Batch]:
         """Return the batches of one pass.
@@ -126,7 +131,7 @@ class Stream:
     def state(self) -> dict[str, Tensor]:
         """Return the number of batches read so far, and fingerprints of all of them."""
         return {"batches": torch.tensor(self.given)} | {
-            f"batch:{name}": sums.value() for name, sums in sorted(self._known.items())
+            f"batch:{name}": sums.value() for name, sums in sorted(self._fingerprints.items())
         }
 
     def fingerprint(self, moments: Moments) -> dict[str, Tensor]:
@@ -160,18 +165,19 @@ class Stream:
         self.given += 1
         columns = {"x": standardised(batch.x, self._moments)} | {f"condition {k}": v for k, v in batch.cond.items()}
         for name, rows in columns.items():
-            self._known.setdefault(name, Fingerprint()).add(rows)
+            self._fingerprints.setdefault(name, Fingerprint()).add(rows)
 
     def _pass(self) -> Iterator[Batch]:
         """Yield the batches of one pass, checked."""
         for item in self.data:
             self.read += 1
-            batch = self._checked(item, f"batch {self.read} of the data")
-            if len(self._some) < _SOME:
-                self._some.append(_copied(batch))
+            batch = self._as_batch(item, f"batch {self.read} of the data")
+            if len(self._first) < KEPT:
+                self._first.append(_copy(batch))
             yield batch
 
     def _endless(self) -> Iterator[Batch]:
+        """Yield the batches of one pass after another; of an iterator those that were read ahead, and its rest."""
         yield from self._ahead
         passed: Iterator[Batch] = self._rest if isinstance(self.data, Iterator) else self._pass()
         while True:
@@ -186,8 +192,9 @@ class Stream:
                 )
             passed = self._pass()
 
-    def _checked(self, item: Any, what: str) -> Batch:
-        x, cond = parted(item[0] if isinstance(item, (tuple, list)) and len(item) == 1 else item)
+    def _as_batch(self, item: Any, what: str) -> Batch:
+        """Return what the iterable gave as a batch in the model's dtype and on its device; refuse one unlike the first."""
+        x, cond = split_conditions(item[0] if isinstance(item, (tuple, list)) and len(item) == 1 else item)
         check_rows(x, cond, self.dtype, what)
         if at_hand(x.device):
             check_finite(x, what)
@@ -207,8 +214,7 @@ class Stream:
 
 
 def source_of(data: Any, dtype: torch.dtype, device: torch.device, cast: bool = False) -> Source | Stream:
-    """Return the batches of any data: of an iterable of batches in its own order (`Stream`), of anything else by random
-    draws (`Source`).
+    """Return what gives batches of any data: a `Stream` of an iterable that makes its own batches, a `Source` of anything else.
 
     Parameters
     ----------
@@ -224,13 +230,13 @@ def source_of(data: Any, dtype: torch.dtype, device: torch.device, cast: bool = 
     return Stream(data, dtype, device, cast) if stream else Source(data, dtype, device, cast)
 
 
-def _copied(batch: Batch) -> Batch:
-    """Return a batch with memory of its own, which the iterable may write the next one to."""
+def _copy(batch: Batch) -> Batch:
+    """Copy a batch that is kept: the iterable may write the next one to the same memory."""
     return Batch(batch.x.clone(), {name: value.clone() for name, value in batch.cond.items()})
 
 
-def _up_to(n: int, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield batches until they have the given number of rows."""
+def _take_rows(n: int, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches until they have `n` rows together."""
     for batch in batches:
         yield batch
         n -= len(batch.x)

@@ -165,8 +165,9 @@ class Table:
         return entries
 
     def tell(self, frame: Any) -> Tensor:
-        """Return what a network learns to be told of rows, ``(N, width)``: the coordinates of all entries without their noise,
-        and NaN for those that are missing.
+        """Return what a network may be told of whole rows, ``(N, width)``: the coordinates of all entries with the mean of their
+        noise, and NaN for entries that are missing. Training hides part of it (`TableRows`); `ask` is for rows of which a user
+        knows a part.
 
         Parameters
         ----------
@@ -185,13 +186,13 @@ class Table:
         return self.coordinates(torch.cat(told, 1))
 
     def ask(self, given: Any) -> Tensor:
-        """Return what a network is told of the entries that are given, ``(N, width)``: their coordinates without noise, and NaN
-        in the place of all that is asked for.
+        """Return what a network is told where some entries are given, ``(N, width)``: their coordinates with the mean of noise,
+        and NaN for all that is asked for.
 
         Parameters
         ----------
         given
-            Some columns of a frame. In columns with gaps entries that are missing are asked for, as such that are there.
+            Some columns of a frame. An entry missing in a column with gaps is asked for too, and is then said to be there.
 
         Raises
         ------

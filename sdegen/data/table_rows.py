@@ -87,8 +87,8 @@ class TableRows(Rows):
         return x, {"known": told.masked_fill(~known, torch.nan)}
 
     def _draw_known(self, n: int, generator: torch.Generator | None) -> Tensor:
-        """Draw which numbers of `n` rows are known: those of some columns, and of half of the others whether there is an
-        entry.
+        """Draw which numbers of `n` rows are known, ``(n, width)``: those of a random number of random columns; and of each other
+        column with gaps, with probability ½, the number that tells whether there is an entry.
         """
         columns = len(self.table.columns)
         how_many = torch.randint(columns, (n, 1), generator=generator)

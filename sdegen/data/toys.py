@@ -1,5 +1,5 @@
-"""Toy laws with samples and exact, normalised densities that are no mixtures of Gaussians: moons, rings, a checkerboard, a
-funnel and a banana. Double wells: `wells`.
+"""Toy laws with exact samples and normalised densities that are no mixtures of Gaussians, so that no diffused law of theirs is in
+closed form: moons, rings, a checkerboard, a funnel and a banana. Double wells: `wells`.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class Moons(Toy):
         self.std = check_number("std", std, at_least=0.01)
 
     def _arcs(self, angle: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points of both half circles at angles ``(n,)``, each ``(n, 2)``."""
         arc = torch.stack([angle.cos(), angle.sin()], -1)
         return arc, arc.new_tensor([1.0, 0.5]) - arc
 
@@ -106,16 +107,17 @@ class Moons(Toy):
     def _log_density(self, x: Tensor) -> Tensor:
         z, w = gauss(max(48, math.ceil(10 / self.std)))
         centres = torch.cat(self._arcs(0.5 * math.pi * (z + 1))).to(x.device)
-        log_weights, y = (0.25 * w).log().repeat(2).to(x.device), x.double()  # squares cancel
+        # In float64 also for float32 points: the expanded square is a difference of large numbers.
+        log_weights, y = (0.25 * w).log().repeat(2).to(x.device), x.double()
         squares = y.square().sum(1, keepdim=True) - 2 * y @ centres.T + centres.square().sum(1)
         log_density = (log_weights - squares / (2 * self.std**2)).logsumexp(1)
         return (log_density - 2 * (HALF_LOG_2PI + math.log(self.std))).to(x)
 
     def moments(self) -> Moments:
         """Return the mean and covariance, in closed form."""
-        own = torch.tensor([0.5, 0.5 - 4 / math.pi**2], dtype=torch.float64)
-        apart = torch.tensor([0.5, 0.25 - 2 / math.pi], dtype=torch.float64)
-        covariance = (own + self.std**2).diag() + apart.outer(apart)
+        within = torch.tensor([0.5, 0.5 - 4 / math.pi**2], dtype=torch.float64)  # variances of one half circle
+        gap = torch.tensor([0.5, 0.25 - 2 / math.pi], dtype=torch.float64)  # half the distance between their means
+        covariance = (within + self.std**2).diag() + gap.outer(gap)
         return Moments(torch.tensor([0.5, 0.25], dtype=torch.float64), covariance)
 
 
@@ -141,9 +143,9 @@ class Checkerboard(Toy):
 
     @kept_property
     def _black(self) -> Tensor:
-        """Columns and rows of the black squares."""
-        places = torch.cartesian_prod(*[torch.arange(self.side)] * 2)
-        return places[places.sum(1) % 2 == 0]
+        """Column and row of each black square, ``(k, 2)``."""
+        squares = torch.cartesian_prod(*[torch.arange(self.side)] * 2)
+        return squares[squares.sum(1) % 2 == 0]
 
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
         which = torch.randint(len(self._black), (n,), generator=generator)
@@ -183,23 +185,23 @@ class Rings(Toy):
 
     @check_arguments
     def __init__(self, radii: Sequence[float] = (1.0, 2.0, 3.0), std: float = 0.1) -> None:
-        self.radii, self.std = (
-            tuple(check_number("radii", r, above=0) for r in radii),
-            check_number("std", std, above=0),
-        )
+        self.radii = tuple(check_number("radii", r, above=0) for r in radii)
+        self.std = check_number("std", std, above=0)
         if not self.radii:
             raise ValueError("radii is empty; give the radius of one ring at least.")
 
     @property
     def _kept(self) -> tuple[Tensor, Tensor]:
-        """Radii, and the share of each normal law that lies above 0."""
+        """Radii, and for each the mass of its normal law above 0, which the cut leaves."""
         radii = torch.tensor(self.radii, dtype=torch.float64)
         return radii, torch.special.ndtr(radii / self.std)
 
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
         radii, kept = self._kept
         which = torch.randint(len(radii), (n,), generator=generator)
-        u = uniform_draws(n, 2, generator).clamp_min(2**-54)  # below the least that is above 0
+        u = uniform_draws(n, 2, generator).clamp_min(
+            2**-54
+        )  # half the least positive draw for 0, which `ndtri` makes infinite
         r = radii[which] - self.std * torch.special.ndtri(u[:, 0] * kept[which])
         angle = 2 * math.pi * u[:, 1]
         return r[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
@@ -214,7 +216,7 @@ class Rings(Toy):
     def moments(self) -> Moments:
         """Return the mean and covariance, in closed form."""
         radii, kept = self._kept
-        edge = (-0.5 * (radii / self.std).square() - HALF_LOG_2PI).exp() / kept  # of the density at 0, times std
+        edge = (-0.5 * (radii / self.std).square() - HALF_LOG_2PI).exp() / kept  # the density at the cut, times std
         square = radii.square() + self.std**2 + self.std * radii * edge
         return Moments(torch.zeros(2, dtype=torch.float64), 0.5 * square.mean() * torch.eye(2, dtype=torch.float64))
 

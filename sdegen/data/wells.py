@@ -16,7 +16,7 @@ from ..laws.interpolation import gauss
 from ..laws.mixtures import Moments
 from .toys import HALF_LOG_2PI, Toy, normal_draws, uniform_draws
 
-# Two Gaussians that draws are taken from: means, spread, share of the left.
+# The proposal of rejection sampling, a Gaussian at each well: means, standard deviation, weight of the left one.
 LEFT, RIGHT, WIDTH, SHARE = -1.7, 1.75, 0.42, 0.25
 
 
@@ -45,12 +45,12 @@ class ManyWell(Toy):
 
     @staticmethod
     def _well(x: Tensor) -> Tensor:
-        """Return the negative energy of one number."""
+        """Return the negative energy of the first number of a well."""
         return -x.pow(4) + 6 * x.square() + 0.5 * x
 
     @kept_property
     def _nodes(self) -> tuple[Tensor, Tensor]:
-        """Points, and the logarithm of the mass of each in the law of one number."""
+        """Nodes of a quadrature for the first number of a well, and the logarithm of each one's unnormalised mass."""
         z, w = gauss(400)
         x = 5 * z
         log_mass = (5 * w).log() + self._well(x)
@@ -69,17 +69,18 @@ class ManyWell(Toy):
                 torch.where(u[:, 0] < SHARE, u.new_tensor(LEFT), u.new_tensor(RIGHT))
                 + WIDTH * normal_draws(2 * needed, 1, generator)[:, 0]
             )
-            found = torch.cat([found, x[u[:, 1].log() < self._excess(x) - self._largest_excess]])
+            found = torch.cat([found, x[u[:, 1].log() < self._log_ratio(x) - self._log_bound]])
         return torch.stack([found[:needed], normal_draws(needed, 1, generator)[:, 0]], 1).reshape(n, self.d)
 
-    def _excess(self, x: Tensor) -> Tensor:
-        """Return the log-ratio of one number's density to that of the two Gaussians draws are taken from, but for a constant."""
+    def _log_ratio(self, x: Tensor) -> Tensor:
+        """Return the logarithm of the ratio of one number's density to the proposal's, but for a constant."""
         low, high = (-0.5 * ((x - m) / WIDTH).square() for m in (LEFT, RIGHT))
         return self._well(x) - torch.logaddexp(low + math.log(SHARE), high + math.log(1 - SHARE))
 
     @kept_property
-    def _largest_excess(self) -> Tensor:
-        return self._excess(torch.linspace(-5, 5, 20_001, dtype=torch.float64)).max() + 1e-5
+    def _log_bound(self) -> Tensor:
+        """A bound on the log-ratio: its maximum on a fine grid, and as much as it may rise between two points of that."""
+        return self._log_ratio(torch.linspace(-5, 5, 20_001, dtype=torch.float64)).max() + 1e-5
 
     def _log_density(self, x: Tensor) -> Tensor:
         energy = 0.5 * x[:, 1::2].square() - self._well(x[:, ::2])

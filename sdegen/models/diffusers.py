@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_kind, kind_of
-from ..data.files import optional
+from ..data.files import import_optional
 from ..laws.mixtures import Moments
 from ..laws.operators import rows
 from ..processes.linear import LinearSDE, as_linear
@@ -281,7 +281,7 @@ def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
         If the process does not preserve variance, has no signal left at T, where the noise says nothing of the data, or has units
         that differ from number to number.
     """
-    schedulers = optional("diffusers", "diffusers", "its schedulers")
+    schedulers = import_optional("diffusers", "diffusers", "its schedulers")
     sde = as_linear(model.sde, ELSEWHERE)
     check_count("steps", steps)
     t = torch.arange(1, steps + 1, dtype=torch.float64) * sde.T / steps

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..data.source import SOME
+from ..data.source import FEW_BATCHES
 from ..fixed import is_unknown
 from ..nets.entries import ROWS, Conditioning
 from ..warning import warn_caller
 
 # No row of n can lie farther from their mean than √n of their standard deviations: n is what the units are measured on at most.
-FAR = (SOME * ROWS) ** 0.5
+FAR = (FEW_BATCHES * ROWS) ** 0.5
 
 
 def warn_of_far(net: nn.Module, cond: dict[str, Any]) -> None:

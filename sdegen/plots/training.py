@@ -15,7 +15,7 @@ from ..animation import INK
 from ..arguments import check_arguments
 from ..baselines import Stability
 from ..checks import check_count, check_interval, kind_of
-from ..data.pictures import written_whole
+from ..data.pictures import write_atomically
 from ..metrics.estimate import Estimate
 from ..samplers import sample
 from ..show import show_call
@@ -161,4 +161,4 @@ class Album:
         self._write("loss.png", partial(losses, step.run))
 
     def _write(self, name: str, draw: Callable[..., object]) -> None:
-        written_whole(self.folder / name, partial(Path.write_bytes, data=drawn(draw, (5.0, 5.0))))
+        write_atomically(self.folder / name, partial(Path.write_bytes, data=drawn(draw, (5.0, 5.0))))

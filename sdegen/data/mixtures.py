@@ -1,4 +1,4 @@
-"""Toy distributions: Gaussian mixtures, with samples, density and score in closed form."""
+"""Toy distributions that are Gaussian mixtures, of which every diffused density and score is known in closed form (`Exact`)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def random_mixture(dim: int, modes: int = 16, seed: int = 0) -> GaussianMixture:
     if dim < 1 or modes < 1:
         raise ValueError(f"dim = {dim}, modes = {modes}: both must be at least 1.")
     generator = torch.Generator().manual_seed(seed)
-    u = torch.rand(modes, dtype=torch.float64, generator=generator).clamp_min(2**-54)  # below the least that is above 0
+    # `torch.rand` draws multiples of 2**-53; its 0 becomes half of one, of which there is a logarithm.
+    u = torch.rand(modes, dtype=torch.float64, generator=generator).clamp_min(2**-54)
     exponential = -u.log()  # normalised: Dirichlet(1)
     means = 2 * torch.randn(modes, dim, dtype=torch.float64, generator=generator)
     stds = 0.1 + 0.4 * torch.rand(modes, dim, dtype=torch.float64, generator=generator)
