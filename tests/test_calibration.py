@@ -386,3 +386,33 @@ def test_the_local_test_trains_on_pairs_against_draws_given_the_same_data(pairs:
     true, drawn = first[0]
     assert torch.equal(true, torch.cat([theta, x], 1)) and torch.equal(drawn[:, 2:], x)
     assert found.error.value == pytest.approx(0.3**2)
+
+
+@pytest.mark.parametrize(("n", "K"), [(2, 2), (2, 5), (5, 2)])
+def test_crps_is_a_mean_over_pairs_of_two_draws_and_two_numbers_at_least(n: int, K: int) -> None:
+    z, y = torch.randn(n, K).double(), torch.randn(K).double()
+    apart = (z[:, None] - z).abs().sum((0, 1)) / (2 * n * (n - 1))
+    found, each = crps(z, y), (z - y).abs().mean(0) - apart
+    torch.testing.assert_close(torch.tensor(found.value).double(), each.mean())
+    for draws, observed in ((z[:1], y), (z[:, :1], y[:1]), (z, y[:-1]), (z[0], y), (z, z)):
+        with pytest.raises(ValueError, match=r"^draws has shape .* at least 2\.$"):
+            crps(draws, observed)
+    for draws, observed in ((z / 0, y), (z, y / 0)):
+        with pytest.raises(ValueError, match=r"finite"):
+            crps(draws, observed)
+
+
+def test_parameters_beyond_a_posterior_have_no_density_and_are_no_fault() -> None:
+    class Within:
+        """Uniform on the square of side 2 around the observation."""
+
+        def sample(self, n: int, x: Tensor) -> Tensor:
+            return x + 2 * torch.rand(n, 2, dtype=torch.float64) - 1
+
+        def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+            return torch.where(((theta - x).abs() < 1).all(1), -math.log(4), -math.inf)
+
+    theta, x = torch.randn(60, 2).double(), torch.randn(60, 2).double()
+    places = find_coverage(Within(), theta, x, 20).places
+    outside = ((theta - x).abs() >= 1).any(1)
+    assert outside.any() and (places[outside] > 0.95).all() and (places[~outside] < 0.95).any()

@@ -535,3 +535,21 @@ def test_a_given_deviation_is_in_the_units_of_the_data() -> None:
     volume = units.std.log().sum()
     found = law.in_units(units).log_prob(units.standardise(mean), units.standardise(x))
     torch.testing.assert_close(found - volume, law.log_prob(mean, x))
+
+
+@pytest.mark.parametrize("kind", ["Gaussian", "categorical", "hierarchical"])
+def test_the_loss_in_units_is_that_of_standardised_data_and_the_volume(kind: str) -> None:
+    units, x = Units(torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.2])), torch.randn(6, 2)
+
+    def make(likelihood: PixelLaw) -> Any:
+        torch.manual_seed(0)
+        if kind == "hierarchical":
+            return HierarchicalVAE((2,), (2, 2), 8, likelihood=likelihood)
+        kinds = {"Gaussian": (VAE, 4, 2, 2), "categorical": (CategoricalVAE, 4, 4, 4)}
+        of, out, inner, latent = kinds[kind]
+        return of(nn.Linear(2, out), nn.Linear(inner, 2), latent, likelihood)
+
+    own, plain = make(Gaussian(0.5)), make(Gaussian(0.5).in_units(units))
+    own.units = units
+    found, want = own.loss(x, generator=seeded(1)), plain.loss(units.standardise(x).float(), generator=seeded(1))
+    torch.testing.assert_close(found, want + (units.std.log().sum() / 2).to(want), rtol=1e-4, atol=1e-4)
