@@ -250,3 +250,22 @@ def test_data_of_another_size_than_the_process_are_refused() -> None:
             sdegen.sample(model, 2, seed=0)
     with pytest.raises(ValueError, match="real numbers"):
         Given(NARROW + 0j, torch.zeros(3, 3, dtype=d64)).lift(torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("kind", ["channels", "lift"])
+def test_a_channel_at_rest_tells_nothing_and_changes_nothing(kind: str) -> None:
+    """Beside a channel that is 0 at all times a state tells of its datum what the others tell."""
+    Phi, Sigma = torch.randn(2, 2, dtype=d64, generator=g()), torch.tensor([[0.5, 0.1], [0.1, 0.3]], dtype=d64)
+    e = torch.tensor([1.0, 0.5], dtype=d64)
+
+    def reduced(pad: int) -> Any:
+        padded = [Matrix(torch.nn.functional.pad(torch.linalg.cholesky(S), (0, pad, 0, pad))) for S in (Sigma,)]
+        law = Transition(Matrix(torch.nn.functional.pad(Phi, (0, pad, 0, pad))), *padded)
+        start = torch.nn.functional.pad(e, (0, pad))
+        return (IntoChannels(start) if kind == "channels" else Lift(start[:, None])).reduce(law)
+
+    alone, beside = reduced(0), reduced(1)
+    close(beside.C.log_snr(beside.S), alone.C.log_snr(alone.S), 1e-12)
+    rest = beside.rest.matrix()
+    close(rest[:2, :2], alone.rest.matrix(), 1e-12)
+    close(rest[2], torch.zeros(3, dtype=d64), 1e-12)

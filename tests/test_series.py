@@ -12,6 +12,7 @@ import torch
 import sdegen
 from sdegen import measurements, samplers
 from sdegen.guidance import KalmanUpdate, MomentMatching, minimal_residuals
+from sdegen.guidance.kalman import _diagonal
 
 F64 = torch.float64
 
@@ -287,3 +288,10 @@ def test_data_that_do_not_vary_are_not_corrected(C: torch.Tensor, t: float) -> N
     x, y = torch.ones(2, 3, dtype=F64), torch.tensor([0.3, 0.7], dtype=F64)
     moved = KalmanUpdate(inside, A, covariance=C).denoise(x, t, y=y) - inside.denoise(x, t)
     assert moved.isfinite().all() and (moved[:, 1:] == 0).all() and bool((moved[:, 0] == 0).all()) == (t == 0)
+
+
+def test_the_diagonal_of_a_map_that_sees_single_coordinates_is_exact() -> None:
+    a, place = torch.linspace(-2, 3, 7, dtype=F64), torch.tensor([3, 0, 0, 4, 1, 2, 3])
+    forth = lambda v: a * v[..., place]  # some are seen twice, and some not at all
+    root = torch.ones(2, 5, dtype=F64)
+    torch.testing.assert_close(_diagonal(forth, root), a.square().expand(2, 7))
