@@ -20,7 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from ..data import Batch
 
-ITERATIONS = 300  # of torch's power methods, which do not tell their error: so many that they have converged
+ITERATIONS = 300  # of torch's power methods: so many, since these do not tell their error
 
 
 class Buffers:
