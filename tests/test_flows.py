@@ -24,7 +24,7 @@ from sdegen.baselines import (
 )
 from sdegen.baselines.continuous import Trajectory
 from sdegen.baselines.realnvp import Coupling, partitions
-from sdegen.baselines.residual import Contraction, ResidualBlock, chance, length
+from sdegen.baselines.residual import Contraction, ResidualBlock, draw_length, probability_of_term
 from sdegen.data import Images
 
 
@@ -291,15 +291,17 @@ def test_the_roulette_is_fair() -> None:
     block = diagonal(ResidualBlock((2,), 2, 0.8)).double().eval()
     x = torch.full((1, 2), 3.0, dtype=torch.float64)
     values = torch.cat([block.estimated(x, torch.ones_like(x), n)[1] for n in range(1, 61)]).detach()
-    chances = torch.tensor([chance(n) - chance(n + 1) for n in range(1, 61)], dtype=torch.float64)
+    chances = torch.tensor(
+        [probability_of_term(n) - probability_of_term(n + 1) for n in range(1, 61)], dtype=torch.float64
+    )
     assert (chances @ values).item() == pytest.approx(block(x)[1].item(), abs=1e-6)
 
 
 def test_lengths_have_the_chances_that_are_divided_by() -> None:
     generator = seeded(0)
-    drawn = torch.tensor([length(generator) for _ in range(20_000)])
+    drawn = torch.tensor([draw_length(generator) for _ in range(20_000)])
     for k in range(1, 8):
-        p = chance(k)
+        p = probability_of_term(k)
         assert abs((drawn >= k).double().mean().item() - p) <= 4 * math.sqrt(p * (1 - p) / 20_000)
 
 

@@ -28,7 +28,7 @@ from sdegen.baselines import (
     Stability,
     TotalVariation,
 )
-from sdegen.baselines.gans import slope
+from sdegen.baselines.gans import gradient_norm
 from sdegen.laws import Units
 
 M = 1.0  # p = N(M, 1), q = N(0, 1)
@@ -200,7 +200,7 @@ def test_slopes_are_norms_of_gradients() -> None:
     critic = nn.Linear(2, 1)
     with torch.no_grad():
         critic.weight.copy_(w)
-    assert torch.allclose(slope(critic, torch.randn(5, 2)), torch.full((5,), 5.0))
+    assert torch.allclose(gradient_norm(critic, torch.randn(5, 2)), torch.full((5,), 5.0))
 
 
 def test_parts_of_a_batch_train_as_the_whole() -> None:
@@ -340,7 +340,7 @@ def test_what_is_kept_of_a_training() -> None:
     assert last["gap"] == pytest.approx((model.critic(real).mean() - model.critic(fake).mean()).item())
     v, w = (model.critic(x).mean().item() for x in (real, fake))
     assert [last["L_D"], last["L_G"]] == pytest.approx([w - v, -w])  # of a Wasserstein GAN, without the penalty
-    assert last["slope"] == pytest.approx(slope(model.critic, 0.5 * (real + fake)).max().item())
+    assert last["slope"] == pytest.approx(gradient_norm(model.critic, 0.5 * (real + fake)).max().item())
     with pytest.raises(ValueError, match="at least 1"):
         Stability(model, X, 0)
     alone = GAN(Alike(), nets.Perceptron(2, 1, 8, 1), 2).double()

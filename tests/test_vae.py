@@ -33,7 +33,7 @@ from sdegen.baselines import (
     traversal,
     walk_latents,
 )
-from sdegen.baselines.hierarchical import _positive, product
+from sdegen.baselines.ladder import as_normal, product
 from sdegen.baselines.likelihoods import PixelLaw
 from sdegen.laws import Units
 
@@ -310,15 +310,15 @@ def test_the_ladder_is_a_hierarchy_term_by_term() -> None:
 
     def layer(i: int) -> LatentLayer:
         def generate(z: Tensor) -> Normal:
-            return Normal(*_positive(net.expected[i - 1](z)))
+            return as_normal(net.expected[i - 1](z))
 
         def infer(z: Tensor, x: Tensor) -> Normal:
-            return product(Normal(*_positive(net.said[i](features[i]))), generate(z))
+            return product(as_normal(net.said[i](features[i])), generate(z))
 
         return LatentLayer(infer, generate)
 
     hierarchy = Hierarchy(
-        lambda x: Normal(*_positive(net.said[0](features[0]))),
+        lambda x: as_normal(net.said[0](features[0])),
         lambda z: Normal(torch.zeros_like(z), torch.ones_like(z)),
         [layer(1), layer(2)],
         lambda z: model.likelihood.law(net.data(z)),  # type: ignore[attr-defined]

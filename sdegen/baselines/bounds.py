@@ -40,7 +40,14 @@ class BoundTerms(NamedTuple):
 
 
 def log_mean_weight(log_weight: Callable[[], Tensor], draws: int) -> Tensor:
-    """Return ``log (1/K) Σ_k w_k``, ``(B,)``, from the logarithms of K importance weights.
+    """Return ``log (1/K) Σ_k w_k``, ``(B,)``, of K importance weights for each datum.
+
+    Parameters
+    ----------
+    log_weight
+        Draws one weight for each datum, and returns its logarithm, ``(B,)``.
+    draws
+        K, the number of draws.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Variational autoencoders with a categorical latent."""
+"""Variational autoencoders with a categorical latent, whose bound and density are sums over all categories."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..data.parts import in_parts
 from ..laws.draws import uniform_like
 from .bounds import BoundTerms
 from .likelihoods import PixelLaw
-from .vae import Likely, Networks
+from .vae import LikelihoodCoder, Networks
 
 
-class CategoricalVAE(Likely):
+class CategoricalVAE(LikelihoodCoder):
     """A variational autoencoder with a latent of K categories, ``x ~ p(x | decoder(one-hot))``, trained with the
     Gumbel-softmax relaxation.
 
@@ -34,11 +34,11 @@ class CategoricalVAE(Likely):
     decoder
         ``(B, K)`` to what the likelihood takes.
     categories
-        K.
+        K, the number of categories.
     likelihood
-        `Gaussian`, `Bernoulli` or `Continuous`.
+        ``p(x | c)``: `Gaussian`, the default, `Bernoulli` or `Continuous`.
     temperature
-        tau.
+        tau: the smaller it is, the nearer relaxed draws are to one-hot vectors, and the noisier the gradient.
 
     Raises
     ------
@@ -71,7 +71,8 @@ class CategoricalVAE(Likely):
         """Return ``(KL − log p(x | relaxed draw)) / D`` in nats per coordinate, ``(B,)``."""
         volume, x = self.log_volume(x), self.standardised(x)
         u = uniform_like(x.new_empty(len(x), self.categories), generator).clamp_min(torch.finfo(x.dtype).tiny)
-        log_q, out = self.net(x, -(-u.log()).log(), self.temperature)
+        gumbel = -(-u.log()).log()
+        log_q, out = self.net(x, gumbel, self.temperature)
         return (self._kl(log_q) - self._law.log_prob(out, x) + volume) / x[0].numel()
 
     def bound(self, x: Tensor, batch: int | None = None) -> BoundTerms:
@@ -99,6 +100,7 @@ class CategoricalVAE(Likely):
         return self.restored(self._law.draw(out[c.to(out.device)], generator))
 
     def _one_hot(self) -> Tensor:
+        """Return the code of every category, ``(K, K)``."""
         like = next(self.parameters())
         return torch.eye(self.categories, dtype=like.dtype, device=like.device)
 
@@ -109,6 +111,7 @@ class CategoricalVAE(Likely):
         return torch.stack(each, 1) - self.log_volume(x)
 
     def _kl(self, log_q: Tensor) -> Tensor:
+        """Return the KL divergence to the uniform prior, ``log K − H(q)``, ``(B,)``."""
         return math.log(self.categories) + (log_q.exp() * log_q).sum(1)
 
 

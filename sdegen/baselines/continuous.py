@@ -50,30 +50,31 @@ class Trajectory(Bijection):
 
         def slope(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             def field(at: Tensor) -> Tensor:
-                return self._asked(at, t)
+                return self._velocity_at(at, t)
 
             if probe is None:
                 return exact_divergence(field, state[0])
             return hutchinson_divergence(field, state[0], probe=probe)
 
         start = widened(x)
-        z, log_det = self._solved(slope, (start, start.new_zeros(len(x))), (0.0, 1.0), steps)
+        z, log_det = self._solve(slope, (start, start.new_zeros(len(x))), (0.0, 1.0), steps)
         return z, log_det
 
     def inverse(self, z: Tensor) -> Tensor:
         """Follow noise `z` back to data, and return the data."""
 
         def slope(t: Tensor, state: tuple[Tensor]) -> tuple[Tensor]:
-            return (self._asked(state[0], t),)
+            return (self._velocity_at(state[0], t),)
 
-        return self._solved(slope, (widened(z),), (1.0, 0.0), None)[0].to(z.dtype)
+        return self._solve(slope, (widened(z),), (1.0, 0.0), None)[0].to(z.dtype)
 
-    def _asked(self, x: Tensor, t: Tensor) -> Tensor:
+    def _velocity_at(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the velocity at one time, from a network that is called in its own dtype."""
         v = self.velocity(x.to(dtype_of(self.velocity, x)), t.expand(len(x)))
         return check_answer("velocity", v, x.shape, x)
 
-    def _solved(self, slope, start, ends, steps):  # type: ignore[no-untyped-def] # torchdiffeq has no types
+    def _solve(self, slope, start, ends, steps):  # type: ignore[no-untyped-def] # torchdiffeq has no types
+        """Solve from the first to the second of two times `ends`, and return a tuple there, as `start` is one."""
         from torchdiffeq import odeint  # loads on use
 
         times = torch.tensor(ends, dtype=start[0].dtype, device=start[0].device)
@@ -107,7 +108,7 @@ class ContinuousFlow(NormalizingFlow):
     steps
         Steps of the fixed solver in training. Densities and samples come from an adaptive one.
     probes
-        Whether training estimates the divergence.
+        Whether training takes Hutchinson's estimate of the divergence.
     tolerance
         Tolerance of the adaptive solver.
 
@@ -140,4 +141,4 @@ class ContinuousFlow(NormalizingFlow):
         """Return ``−log p(x) / D`` by a solver with fixed steps, in nats per coordinate, ``(B,)``."""
         u = self.standardised(x)
         probe = rademacher_like(u, generator) if self.probes else None
-        return (self.log_volume(x) - self._under_noise(*self.net(u, probe, self.steps))) / self.dim
+        return (self.log_volume(x) - self._log_density(*self.net(u, probe, self.steps))) / self.dim

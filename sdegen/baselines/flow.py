@@ -152,9 +152,9 @@ class Marginals(Bijection):
     """An elementwise map that makes every coordinate standard normal by its own distribution function `F`: ``z = Φ⁻¹(F(x))``.
 
     Dequantised bytes have a density that is constant on each of L cells. With masses ``m_0 ... m_{L−1}`` at a place,
-    ``F`` is piecewise linear and ``z = Φ⁻¹(F(x))`` standard normal, exactly, if the place was alone: what a flow has left to
-    learn is how places hang together. The logit is the same for the law of one logistic. (S. Chen and R. Gopinath,
-    *Gaussianization*, 2000.) Outside (low, high), where there is no density, the result is not finite: give numbers with noise.
+    ``F`` is piecewise linear, and ``z = Φ⁻¹(F(x))`` is exactly standard normal at each place whose masses are right: what a flow
+    has left to learn is how places depend on each other. (S. Chen and R. Gopinath, *Gaussianization*, 2000.) Outside (low, high),
+    where there is no density, the result is not finite: give numbers with noise.
 
     Parameters
     ----------
@@ -207,6 +207,7 @@ class Marginals(Bijection):
         return cls((masses / masses.sum(1, keepdim=True)).reshape(*images.x.shape[1:], L), low, high)
 
     def _tables(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the masses of all cells, and those below and above each, on the device of `x`."""
         return self._masses.to(x.device), self._below.to(x.device), self._above.to(x.device)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -290,9 +291,10 @@ class NormalizingFlow(Standardised):
             )
         like = next(self.parameters())
         u = self.units.standardise(x).to(like)
-        return in_parts(lambda part: self._under_noise(*self.net(part)), batch, u) - self.log_volume(x)
+        return in_parts(lambda part: self._log_density(*self.net(part)), batch, u) - self.log_volume(x)
 
-    def _under_noise(self, z: Tensor, log_det: Tensor) -> Tensor:
+    def _log_density(self, z: Tensor, log_det: Tensor) -> Tensor:
+        """Return ``log N(z; 0, I) + log_det``, the log-density of data in the units of the model, ``(B,)``."""
         return log_det - 0.5 * (z.flatten(1).square().sum(1) + self.dim * math.log(2 * math.pi))
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -5,7 +5,15 @@ Both players train at once, by one loss: its first part moves the critic alone, 
 
 from __future__ import annotations
 
-__all__ = ["Adversarial", "GAN", "Players", "Stability", "check_alone", "normalises_over_batch", "slope"]
+__all__ = [
+    "Adversarial",
+    "GAN",
+    "Players",
+    "Stability",
+    "check_no_batch_norm",
+    "gradient_norm",
+    "normalises_over_batch",
+]
 
 import math
 from abc import ABC, abstractmethod
@@ -25,7 +33,7 @@ from ..show import show_call
 from .divergences import FDivergence, Game
 from .standardised import Standardised, range_of
 
-SETTLING = 1024  # latents by which the statistics of a batch normalisation are taken
+SETTLING = 1024  # latents on which a batch normalisation takes its statistics before samples are drawn
 
 
 class Players(nn.Module):
@@ -42,15 +50,16 @@ class Players(nn.Module):
         The generated data are returned too, as a fourth tensor without derivatives.
         """
         fake = check_answer("the generator", self.generator(z), x.shape, x, "the shape of the data")
-        still = {name: p.detach() for name, p in self.critic.named_parameters()}
         # No gradient reaches the critic through the third output, nor the generator through the second.
-        told = functional_call(self.critic, still, (fake,))
-        alone = fake.detach()
-        if told.numel() != len(x):
+        constants = {name: p.detach() for name, p in self.critic.named_parameters()}
+        for_generator = functional_call(self.critic, constants, (fake,))
+        constant = fake.detach()
+        if for_generator.numel() != len(x):
             raise ValueError(
-                f"the critic returned shape {tuple(told.shape)} for data {tuple(x.shape)}; it must return one number a datum."
+                f"the critic returned shape {tuple(for_generator.shape)} for data {tuple(x.shape)}; it must return one number a "
+                "datum."
             )
-        return self.critic(x).flatten(), self.critic(alone).flatten(), told.flatten(), alone
+        return self.critic(x).flatten(), self.critic(constant).flatten(), for_generator.flatten(), constant
 
 
 class Adversarial(Standardised, ABC):
@@ -101,8 +110,8 @@ class Adversarial(Standardised, ABC):
         """Return the sum of both players' losses, ``(B,)``: the gradient of each reaches the weights of its own player alone."""
         x = self.standardised(x)
         z = noise_like(x.new_empty(len(x), self.latent), generator)
-        real, fake, told, made = self.net(x, z)
-        return self.of_critic(real, fake) + self.of_generator(told) + self.penalty(x, made, generator)
+        real, fake, for_generator, made = self.net(x, z)
+        return self.of_critic(real, fake) + self.of_generator(for_generator) + self.penalty(x, made, generator)
 
     def penalty(self, x: Tensor, made: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return the penalty that is added to the critic's loss, ``(B,)``, from real data `x` and generated data `made`; 0
@@ -113,9 +122,9 @@ class Adversarial(Standardised, ABC):
     @torch.no_grad()
     @check_arguments
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw `n` samples; a network with batch normalisation takes its statistics from 1,024 latents.
+        """Draw `n` samples; a generator with batch normalisation first takes its statistics from 1,024 latents.
 
-        Moments that were seen while training belong to weights that were never kept: averaged weights have others.
+        Those of the training belong to the weights at each step, and the averaged weights of `fit` have others.
         """
         check_count("n", n)
         like, mode = next(self.parameters()), self.generator.training
@@ -142,7 +151,7 @@ class GAN(Adversarial):
     divergence
         `Game` by default, `JensenShannon`, `KL`, `ReverseKL`, `Pearson`, `Hellinger`, `TotalVariation`, or one of yours.
     saturating
-        Which of the two losses the generator has.
+        Whether the generator has the game's own loss in place of the non-saturating one.
     r1
         Weight of ``‖∇v(x)‖² / 2`` in data, which the critic pays: with it the game converges near its equilibrium, where
         without it players may go round each other for ever (L. Mescheder, A. Geiger, S. Nowozin, *Which training methods for
@@ -168,7 +177,7 @@ class GAN(Adversarial):
         if not r1 >= 0:
             raise ValueError(f"r1 = {r1}; give a weight of the penalty that is not negative.")
         if r1:
-            check_alone(critic)
+            check_no_batch_norm(critic)
         self.divergence, self.saturating, self.r1 = Game() if divergence is None else divergence, saturating, r1
 
     def of_critic(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -183,7 +192,7 @@ class GAN(Adversarial):
         """Return ``r1 ‖∇v(x)‖² / 2``, ``(B,)``."""
         if not self.r1:
             return super().penalty(x, made, generator)
-        return self.r1 / 2 * slope(self.critic, x).square()
+        return self.r1 / 2 * gradient_norm(self.critic, x).square()
 
 
 def normalises_over_batch(net: nn.Module) -> bool:
@@ -198,11 +207,11 @@ class Stability:
     Parameters
     ----------
     model
-        What is trained.
+        The model that is trained.
     x
-        Some data, by which the critic is judged.
+        Data ``(B, *)`` on which the losses and slopes are measured.
     every
-        Steps between two records.
+        How many steps there are from one record to the next.
 
     Attributes
     ----------
@@ -229,7 +238,7 @@ class Stability:
         self.records: list[dict[str, float]] = []
 
     def __call__(self, step: Any) -> None:
-        """Record where it is time."""
+        """Add a record, if the number of the step is a multiple of `every`."""
         if step.step % self.every:
             return
         net = self.model.net
@@ -250,11 +259,11 @@ class Stability:
                     "L_G": self.model.of_generator(of_fake).mean().item(),
                     "gap": (of_real.mean() - of_fake.mean()).item(),
                 }
-            found["slope"] = slope(net.critic, 0.5 * (real + fake)).max().item()
+            found["slope"] = gradient_norm(net.critic, 0.5 * (real + fake)).max().item()
         self.records.append({"step": step.step} | found | {k: factor * v for k, v in norms.items()})
 
 
-def check_alone(critic: nn.Module) -> None:
+def check_no_batch_norm(critic: nn.Module) -> None:
     """Raise a `ValueError` if a critic contains batch normalisation, so that its slope at one datum depends on the others."""
     if normalises_over_batch(critic):
         raise ValueError(
@@ -262,7 +271,7 @@ def check_alone(critic: nn.Module) -> None:
         )
 
 
-def slope(critic: nn.Module, x: Tensor) -> Tensor:
+def gradient_norm(critic: nn.Module, x: Tensor) -> Tensor:
     """Return the norm of a critic's gradient, ``‖∇v(x)‖``, ``(B,)``: the largest is a lower bound of the critic's
     Lipschitz constant.
     """

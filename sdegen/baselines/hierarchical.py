@@ -1,25 +1,24 @@
-"""Hierarchical variational autoencoders: the evidence lower bound of any of them, and a ladder VAE of networks."""
+"""Hierarchical variational autoencoders: the evidence lower bound of any of them, and a ladder VAE of networks (`ladder`)."""
 
 from __future__ import annotations
 
-__all__ = ["HierarchicalVAE", "Hierarchy", "LatentLayer", "WarmUp", "product"]
+__all__ = ["HierarchicalVAE", "Hierarchy", "LatentLayer", "WarmUp"]
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..data.parts import in_parts
 from ..laws.draws import noise_like
-from ..nets import Perceptron
 from ..show import show_call
 from .bounds import log_mean_weight
+from .ladder import Ladder
 from .likelihoods import Gaussian, PixelLaw
 from .standardised import Standardised
 
@@ -117,7 +116,7 @@ class HierarchicalVAE(Standardised):
     width, depth
         Of the networks, `nets.Perceptron`.
     likelihood
-        `Gaussian`, `Bernoulli` or `Continuous`.
+        ``p(x | z)``: `Gaussian`, the default, `Bernoulli` or `Continuous`.
     free
         Nats a layer and datum that cost nothing in the loss; in the bounds all cost.
     skip
@@ -163,7 +162,7 @@ class HierarchicalVAE(Standardised):
         self.shape, self.latents, self.width, self.depth = tuple(shape), tuple(latents), width, depth
         self.likelihood = Gaussian() if likelihood is None else likelihood
         self.free, self.skip = free, skip
-        self.net = _Ladder(math.prod(shape), self.latents, width, depth, self.likelihood.outputs, skip)
+        self.net = Ladder(math.prod(shape), self.latents, width, depth, self.likelihood.outputs, skip)
         self.register_buffer("beta", torch.ones(()))
 
     @property
@@ -175,7 +174,7 @@ class HierarchicalVAE(Standardised):
         """Return the likelihood, whose parameters the decoder gives."""
         return {"likelihood": self.likelihood}
 
-    def _passed(
+    def _draw_terms(
         self, x: Tensor, generator: torch.Generator | None, batch: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return KL and ``log q / p`` of every layer, ``(B, T)``, and ``log p(x | z)``, ``(B,)``, for one draw of latents."""
@@ -190,18 +189,19 @@ class HierarchicalVAE(Standardised):
         return kl, ratio, log_likelihood[:, 0] - volume
 
     def _shaped(self, out: Tensor) -> Tensor:
+        """Return the decoder's vectors in the shape of data, with as many channels as the likelihood asks for."""
         return out.reshape(len(out), self.likelihood.outputs * self.shape[0], *self.shape[1:])
 
     def terms(self, x: Tensor, generator: torch.Generator | None = None, batch: int | None = None) -> Tensor:
         """Return the terms of the negative bound in nats, ``(T + 1, B)``, from the top down and the data last; one draw of
         latents. With `batch`, for at most so many data at a time.
         """
-        kl, _, log_likelihood = self._passed(x, generator, batch)
+        kl, _, log_likelihood = self._draw_terms(x, generator, batch)
         return torch.cat([kl, -log_likelihood[:, None]], 1).T
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Return ``(beta Σ_k max(KL_k, free) − log p(x | z)) / D`` in nats per number, ``(B,)``."""
-        kl, _, log_likelihood = self._passed(x, generator)
+        kl, _, log_likelihood = self._draw_terms(x, generator)
         return (self.beta * kl.clamp_min(self.free).sum(1) - log_likelihood) / math.prod(self.shape)
 
     @torch.no_grad()
@@ -211,14 +211,14 @@ class HierarchicalVAE(Standardised):
         """Return ``log (1/K) Σ p(x, z) / q(z | x)`` over K draws, ``(B,)`` in nats: see `VAE.importance_bound`."""
 
         def log_weight() -> Tensor:
-            _, ratio, log_likelihood = self._passed(x, generator, batch)
+            _, ratio, log_likelihood = self._draw_terms(x, generator, batch)
             return log_likelihood - ratio.sum(1)
 
         return log_mean_weight(log_weight, draws)
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the posterior means of the uppermost latent, ``(B, latents[-1])``."""
-        return self.net.top(self.net.heights(self.standardised(x))[-1])[0]
+        return self.net.top_mean(self.net.heights(self.standardised(x))[-1])
 
     @torch.no_grad()
     @check_arguments
@@ -232,75 +232,6 @@ class HierarchicalVAE(Standardised):
         return self.restored(law.mean(out) if mean else law.draw(out, generator))
 
 
-class _Ladder(nn.Module):
-    """The networks of a hierarchical VAE, asked at once. Latents and their noise are in the order of generation."""
-
-    def __init__(self, dim: int, latents: tuple[int, ...], width: int, depth: int, outputs: int, skip: bool) -> None:
-        super().__init__()
-        down = latents[::-1]
-        self.down, self.skip = down, skip
-        self.up = nn.ModuleList(Perceptron(dim if i == 0 else width, width, width, depth) for i in range(len(latents)))
-        self.said = nn.ModuleList(Perceptron(width, 2 * n, width, 0) for n in down)
-        above = [sum(down[: i + 1]) if skip else down[i] for i in range(len(down))]
-        self.expected = nn.ModuleList(Perceptron(above[i], 2 * n, width, depth) for i, n in enumerate(down[1:]))
-        self.data = Perceptron(above[-1], outputs * dim, width, depth)
-
-    def heights(self, x: Tensor) -> list[Tensor]:
-        """Return the encoder's features at every height, from the data up."""
-        features = []
-        for part in self.up:
-            x = part(x)
-            features.append(x)
-        return features
-
-    def top(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean and the log-std of the uppermost latent."""
-        return self.said[0](features).to(features).chunk(2, 1)
-
-    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return KL and ``log q / p`` at the draw for every layer from the top down, ``(B, T)``, and the decoder's answer."""
-        features, kls, ratios = self.heights(x)[::-1], [], []
-        drawn: list[Tensor] = []
-        for i, eps in enumerate(noise.split(self.down, 1)):
-            said = Normal(*_positive(self.said[i](features[i]).to(x)), validate_args=False)
-            p = self._expected(drawn, said.mean)
-            q = said if i == 0 else product(said, p)
-            z = q.mean + q.stddev * eps
-            kls.append(kl_divergence(q, p).sum(1))
-            ratios.append((q.log_prob(z) - p.log_prob(z)).sum(1))
-            drawn.append(z)
-        return torch.stack(kls, 1), torch.stack(ratios, 1), self.data(self._told(drawn)).to(x)
-
-    def generate(self, noise: Tensor) -> Tensor:
-        """Return the decoder's answer to noise ``(B, Σ latents)``."""
-        drawn: list[Tensor] = []
-        for eps in noise.split(self.down, 1):
-            p = self._expected(drawn, eps)
-            drawn.append(p.mean + p.stddev * eps)
-        return self.data(self._told(drawn))
-
-    def _told(self, drawn: list[Tensor]) -> Tensor:
-        return torch.cat(drawn, 1) if self.skip else drawn[-1]
-
-    def _expected(self, drawn: list[Tensor], like: Tensor) -> Normal:
-        if not drawn:
-            return Normal(torch.zeros_like(like), torch.ones_like(like), validate_args=False)
-        return Normal(*_positive(self.expected[len(drawn) - 1](self._told(drawn)).to(like)), validate_args=False)
-
-
-def product(a: Normal, b: Normal) -> Normal:
-    """Multiply two normal densities `a` and `b`, and return the normal law that is proportional to the product: precisions
-    add.
-    """
-    u, v = a.stddev**-2, b.stddev**-2
-    return Normal((u * a.mean + v * b.mean) / (u + v), (u + v) ** -0.5, validate_args=False)
-
-
-def _positive(out: Tensor) -> tuple[Tensor, Tensor]:
-    mean, raw = out.chunk(2, 1)
-    return mean, F.softplus(raw) + 1e-3
-
-
 class WarmUp:
     """A callback of `sdegen.fit` that raises the weight `beta` of the KL terms of a `HierarchicalVAE` from 0 to 1 over the
     first steps.
@@ -310,9 +241,9 @@ class WarmUp:
     Parameters
     ----------
     model
-        Whose `beta` it sets, to zero now.
+        The model whose `beta` is set, to 0 when the callback is made.
     steps
-        After which it is one.
+        The number of steps after which `beta` is 1.
 
     Raises
     ------

@@ -31,9 +31,9 @@ def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: T
     z
         ``(latent,)``.
     dim
-        Which coordinate.
+        The number of the coordinate.
     values
-        What it becomes, such as ``torch.linspace(-3, 3, 11)``.
+        The values that the coordinate takes, such as ``torch.linspace(-3, 3, 11)``.
 
     Raises
     ------

@@ -145,7 +145,7 @@ class Continuous(PixelLaw):
 
     def each(self, out: Tensor, x: Tensor) -> Tensor:
         """Return ``log p``: from the end that the law leans to it is exponential of rate ``|λ|``, cut off at one."""
-        rate, near = out.abs(), out.abs() < 1e-2
+        rate, near = out.abs(), out.abs() < 1e-2  # near 0 the formula cancels, and its series in λ stands in
         a = torch.where(near, 1.0, rate)
         distance = torch.where(out < 0, x, 1 - x)
         value = a.log() - (-torch.expm1(-a)).log() - a * distance
@@ -154,7 +154,7 @@ class Continuous(PixelLaw):
 
     def mean(self, out: Tensor) -> Tensor:
         """Return the mean, ``1 / |λ| − 1 / (exp|λ| − 1)`` from the end that the law leans to."""
-        rate, near = out.abs(), out.abs() < 0.1
+        rate, near = out.abs(), out.abs() < 0.1  # as in `each`
         a = torch.where(near, 1.0, rate)
         distance = torch.where(near, 0.5 - rate / 12 + rate**3 / 720, 1 / a + (-a).exp() / torch.expm1(-a))
         return torch.where(out < 0, distance, 1 - distance)

@@ -17,7 +17,7 @@ from ..nets import Convolutional, Perceptron
 from ..nets.entries import zero
 from .flow import Bijection, Composition, NormalizingFlow
 
-BOUND = 2.0  # of the log of a coupling's scale
+BOUND = 2.0  # of the absolute value of the logarithm of a coupling's scale
 
 
 class Coupling(Bijection):
@@ -33,9 +33,9 @@ class Coupling(Bijection):
         ``(B, 2 m, *)`` for the m changed channels, from the others; it starts with zeros, so that the map is the identity.
     """
 
-    a: Tensor
-    b: Tensor
-    order: Tensor
+    a: Tensor  # places of the unchanged channels,
+    b: Tensor  # of the changed ones,
+    order: Tensor  # and of all channels where those of b stand behind those of a
 
     def __init__(self, changed: Tensor, net: nn.Module) -> None:
         super().__init__()
@@ -45,6 +45,7 @@ class Coupling(Bijection):
         self.net = net
 
     def _terms(self, x_a: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-scale and shift of the changed channels."""
         s, t = self.net(x_a).to(x_a).chunk(2, 1)
         return BOUND * torch.tanh(s / BOUND), t
 
@@ -147,7 +148,7 @@ class RealNVP(NormalizingFlow):
     scales
         The number of scales, for images.
     first
-        What data pass before all else: a `Logit` or `Marginals` for dequantised bytes.
+        A bijection that is applied to the data before all couplings: a `Logit` or `Marginals` for dequantised bytes.
 
     Raises
     ------
@@ -191,11 +192,12 @@ class RealNVP(NormalizingFlow):
         self.couplings, self.width, self.depth, self.scales, self.first = couplings, width, depth, scales, first
 
     def asked(self) -> dict[str, Bijection | None]:
-        """Return what data pass before the couplings."""
+        """Return the bijection before the couplings."""
         return {"first": self.first}
 
 
 def _of_vectors(dim: int, couplings: int, width: int, depth: int) -> Bijection:
+    """Return couplings of vectors, which change the first and the second half, and even and odd places, in turn."""
     if dim < 2:
         raise ValueError(
             f"shape = ({dim},); give data of at least two coordinates: a coupling changes some and reads the others."
@@ -206,11 +208,12 @@ def _of_vectors(dim: int, couplings: int, width: int, depth: int) -> Bijection:
     for i in range(couplings):
         mask = masks[i % len(masks)] if dim > 2 else masks[i % 2]
         m = int(mask.sum())
-        parts.append(Coupling(mask, _still(Perceptron(dim - m, 2 * m, width, depth))))
+        parts.append(Coupling(mask, _zeroed(Perceptron(dim - m, 2 * m, width, depth))))
     return Composition(parts)
 
 
 def _of_images(shape: tuple[int, ...], couplings: int, width: int, depth: int, scales: int) -> Bijection:
+    """Return couplings of images ``(C, H, W)`` at several scales, which change the `partitions` in turn."""
     if scales < 1 or any(side % 2**scales for side in shape[1:]):
         raise ValueError(
             f"shape = {shape} with scales = {scales}: both sides must be divisible by 2^scales; pad the images, or take fewer."
@@ -219,18 +222,12 @@ def _of_images(shape: tuple[int, ...], couplings: int, width: int, depth: int, s
     for channels, _, _ in shapes_of(shape, scales):
         masks = partitions(channels)
         half = channels // 2
-        parts.append(
-            Composition(
-                [
-                    Coupling(masks[i % len(masks)], _still(Convolutional(half, 2 * half, width, depth)))
-                    for i in range(couplings)
-                ]
-            )
-        )
+        nets = [_zeroed(Convolutional(half, 2 * half, width, depth)) for _ in range(couplings)]
+        parts.append(Composition([Coupling(masks[i % len(masks)], net) for i, net in enumerate(nets)]))
     return Scales(parts, shape)
 
 
-def _still(net: Perceptron | Convolutional) -> nn.Module:
+def _zeroed(net: Perceptron | Convolutional) -> nn.Module:
     """Set a network's last layer to zero, so that it answers zeros, and return it."""
     zero(net.last)
     return net

@@ -4,7 +4,7 @@ log-determinant.
 
 from __future__ import annotations
 
-__all__ = ["Blocks", "Contraction", "ResidualBlock", "ResidualFlow", "chance", "length", "lipswish"]
+__all__ = ["Blocks", "Contraction", "ResidualBlock", "ResidualFlow", "draw_length", "lipswish", "probability_of_term"]
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from ..precision import widened
 from .flow import AffineMap, Bijection, Composition, NormalizingFlow, Squeeze
 
 KEEP = 0.5  # the probability that the series has one more term
-CERTAIN = 2  # terms that are always there
+CERTAIN = 2  # how many terms the series always has
 
 
 class Contraction(nn.Module):
@@ -53,9 +53,11 @@ class Contraction(nn.Module):
         self.settle(100)
 
     def _map(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return ``W x``, the layer without its bias."""
         return F.conv2d(x, weight, padding="same") if weight.ndim == 4 else F.linear(x, weight)
 
     def _adjoint(self, y: Tensor, weight: Tensor) -> Tensor:
+        """Return ``Wᵀ y``."""
         if weight.ndim == 4:
             return F.conv_transpose2d(y, weight, padding=weight.shape[-1] // 2)
         return F.linear(y, weight.T)
@@ -72,9 +74,9 @@ class Contraction(nn.Module):
     def converge(self) -> None:
         """Take steps of the power iteration until the spectral norm rests, as after a change of the weights."""
         last, small = self.norm(), 4 * torch.finfo(self.u.dtype).eps
-        self.u.add_(
-            0.1 * self.u.abs().mean() * torch.sin(torch.arange(self.u.numel()).to(self.u).reshape(self.u.shape) + 1)
-        )
+        # Some of every direction, without a draw: the iteration stays where it is orthogonal to the largest one.
+        waves = torch.sin(torch.arange(self.u.numel()).to(self.u).reshape(self.u.shape) + 1)
+        self.u.add_(0.1 * self.u.abs().mean() * waves)
         for _ in range(100):
             self.settle(50)
             now = self.norm()
@@ -148,7 +150,7 @@ class ResidualBlock(Bijection):
             total, w = x.new_zeros(len(x)), probe
             for k in range(1, terms + 1):
                 (w,) = torch.autograd.grad(g, x, w, create_graph=self.training, retain_graph=True)
-                total = total + (-1) ** (k + 1) / (k * chance(k)) * (w * probe).flatten(1).sum(1)
+                total = total + (-1) ** (k + 1) / (k * probability_of_term(k)) * (w * probe).flatten(1).sum(1)
         return x + g, total
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,12 +181,12 @@ class ResidualBlock(Bijection):
         )
 
 
-def chance(k: int) -> float:
+def probability_of_term(k: int) -> float:
     """Return the probability that the randomly truncated series contains its `k`-th term."""
     return KEEP ** max(k - CERTAIN, 0)
 
 
-def length(generator: torch.Generator | None) -> int:
+def draw_length(generator: torch.Generator | None) -> int:
     """Draw the random number of terms of the series: two, and a geometric number more."""
     u = torch.rand((), dtype=torch.float64, generator=generator, device=generator.device if generator else None)
     return CERTAIN + int(math.log(max(u.item(), 1e-300)) / math.log(KEEP))
@@ -261,7 +263,7 @@ class ResidualFlow(NormalizingFlow):
             for part in self.modules():
                 if isinstance(part, ResidualBlock):
                     part.settle()
-        return -self._drawn(x, generator) / self.dim
+        return -self._draw_estimate(x, generator) / self.dim
 
     def estimate(
         self, x: Tensor, probes: int = 16, generator: torch.Generator | None = None, batch: int | None = None
@@ -286,14 +288,15 @@ class ResidualFlow(NormalizingFlow):
         """
         if probes < 2:
             raise ValueError(f"probes = {probes}; a standard error needs two.")
-        values = torch.stack([self._drawn(x, generator, batch).detach() for _ in range(probes)])
+        values = torch.stack([self._draw_estimate(x, generator, batch).detach() for _ in range(probes)])
         return values.mean(0), values.std(0) / math.sqrt(probes)
 
-    def _drawn(self, x: Tensor, generator: torch.Generator | None, batch: int | None = None) -> Tensor:
+    def _draw_estimate(self, x: Tensor, generator: torch.Generator | None, batch: int | None = None) -> Tensor:
+        """Return one draw of the unbiased estimate of ``log p(x)`` in nats, ``(B,)``."""
         u = self.standardised(x)
         probes = rademacher_like(u.new_empty(len(u), self.blocks, *self.noise_shape), generator)
-        lengths = [length(generator) for _ in range(self.blocks)]
-        found = in_parts(lambda u, probes: self._under_noise(*self.net(u, probes, lengths)), batch, u, probes)
+        lengths = [draw_length(generator) for _ in range(self.blocks)]
+        found = in_parts(lambda u, probes: self._log_density(*self.net(u, probes, lengths)), batch, u, probes)
         return found - self.log_volume(x)
 
 

@@ -6,7 +6,7 @@ evidence lower bound, ``log p(x) >= E_q log p(x | z) − KL(q(z | x) ‖ p(z))``
 
 from __future__ import annotations
 
-__all__ = ["Autoencoder", "Coder", "Likely", "Networks", "VAE"]
+__all__ = ["Autoencoder", "Coder", "LikelihoodCoder", "Networks", "VAE"]
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class Coder(Standardised):
     Parameters
     ----------
     net
-        Both networks.
+        Encoder and decoder.
     """
 
     def __init__(self, net: Networks) -> None:
@@ -66,13 +66,13 @@ class Coder(Standardised):
         return self.net.decoder
 
 
-class Likely(Coder):
+class LikelihoodCoder(Coder):
     """The base class of autoencoders with a likelihood, ``p(x | decoder(z))``.
 
     Parameters
     ----------
     net
-        Both networks.
+        Encoder and decoder.
     likelihood
         Of the data, in their own units; `Gaussian()` if None.
     """
@@ -98,7 +98,7 @@ class Likely(Coder):
 
 
 class _Plain(Networks):
-    """The networks of an autoencoder without law."""
+    """The networks of a plain autoencoder."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode `x`, and return the data that its code stands for."""
@@ -148,7 +148,7 @@ class _Reparameterised(Networks):
         return mean, log_std, self.decoder(mean + log_std.exp() * z)
 
 
-class VAE(Likely):
+class VAE(LikelihoodCoder):
     """A variational autoencoder: ``z ~ N(0, I)``, ``x ~ p(x | decoder(z))``, with an encoder ``q(z | x) = N(m(x), diag s(x)²)``.
 
     D. Kingma and M. Welling, *Auto-encoding variational Bayes*, 2013, arXiv:1312.6114. Latents are ``z = m + s ε``, so the
@@ -164,7 +164,7 @@ class VAE(Likely):
     latent
         Numbers in a latent.
     likelihood
-        `Gaussian`, `Bernoulli` or `Continuous`.
+        ``p(x | z)``: `Gaussian`, the default, `Bernoulli` or `Continuous`.
     beta
         Weight of the KL term in the loss, not in the bounds.
 
@@ -239,7 +239,7 @@ class VAE(Likely):
         x
             Data ``(B, *)``.
         draws
-            K.
+            K, the number of draws of the latent.
         generator
             Randomness of the latents.
         batch

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..laws.draws import uniform_like
-from .gans import Adversarial, check_alone, slope
+from .gans import Adversarial, check_no_batch_norm, gradient_norm
 
 
 class Wasserstein(Adversarial):
@@ -70,8 +70,8 @@ class WGANGP(Wasserstein):
     """A Wasserstein GAN with a gradient penalty on the critic in place of clipped weights.
 
     ``weight (‖∇v(y)‖ − 1)²`` at ``y = u x + (1 − u) fake``, u uniform: I. Gulrajani et al., *Improved training of Wasserstein
-    GANs*, 2017, arXiv:1704.00028. The critic must not normalise over the batch. It reads too much: between
-    laws at the distance W by the factor ``1 + W / (2 weight)`` at least, which it is for one that is the other shifted.
+    GANs*, 2017, arXiv:1704.00028. The critic must not normalise over the batch. What it says of two laws at the distance `W` is
+    too much by the factor ``1 + W / (2 weight)`` at least, and by exactly this where one law is the other shifted.
 
     Parameters
     ----------
@@ -97,10 +97,10 @@ class WGANGP(Wasserstein):
         super().__init__(generator, critic, latent)
         if not weight > 0:
             raise ValueError(f"weight = {weight}; that of a penalty is positive.")
-        check_alone(critic)
+        check_no_batch_norm(critic)
         self.weight = weight
 
     def penalty(self, x: Tensor, made: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return ``weight (‖∇v(y)‖ − 1)²``, ``(B,)``."""
         u = uniform_like(x.new_empty(len(x), *[1] * (x.ndim - 1)), generator)
-        return self.weight * (slope(self.critic, u * x + (1 - u) * made) - 1).square()
+        return self.weight * (gradient_norm(self.critic, u * x + (1 - u) * made) - 1).square()
