@@ -14,7 +14,7 @@ import sdegen
 from sdegen import models, nets, noised_bits_per_dim
 from sdegen.data import Scaling
 from sdegen.laws import Units
-from sdegen.nets.levels import posterior_mean
+from sdegen.nets.byte_mean import posterior_mean
 
 LEVELS = 17
 

@@ -90,7 +90,7 @@ def test_a_transformer_knows_its_places_along_every_axis(awake, draw, dims, devi
     x, level = draw(1, 1, *GRIDS[dims]), draw(1)
     for axis in range(2, x.ndim):
         assert (net(x.flip(axis), level) - net(x, level).flip(axis)).abs().max() > 1e-3
-    told = net._places(x)
+    told = net._positions(x)
     assert told.shape == (x[0, 0].numel(), 10) and (torch.cdist(told, told) + torch.eye(len(told))).min() > 1e-3
 
 

@@ -1,16 +1,21 @@
 """Networks, independent of any SDE: ``net(x, level, **cond)`` maps a state, and a noise level for each row, to the state's
 shape.
 
-Those of `plain` are told no level. What the others are conditioned on is declared: labels, vectors, sets and channels
-(`conditions`).
+On vectors: `MLP`, `HyperMLP` whose weights depend on the level, `CoordinateTransformer` with a token for each coordinate. On
+signals, images and volumes: `UNet` and `DiT`. Around a network of these: `FourierState`, which shows it waves of the state, and
+`ByteMean`, which makes the mean of bytes of what it says. Networks for the baselines, which are told no level, are those of
+`plain` and `pyramid`.
+
+What a network is conditioned on is declared (`conditions`): labels, vectors, sets, fields. `entries` holds the modules by which
+they enter, and `extension` gives a trained network further ones.
 """
 
+from .byte_mean import ByteMean
 from .conditions import Fields, Label, SecondLevel, Set, Vector
 from .dit import DiT
 from .embeddings import Fourier, Sinusoidal
 from .extension import add_conditions
 from .hypernet import HyperMLP
-from .levels import ByteMean
 from .mlp import MLP
 from .plain import Convolutional, Perceptron
 from .pyramid import Down, Up

@@ -1,8 +1,8 @@
-"""Multi-head self-attention over tokens."""
+"""Multi-head self-attention over tokens, also under forward-mode derivatives."""
 
 from __future__ import annotations
 
-__all__ = ["SelfAttention", "attend", "is_differentiated"]
+__all__ = ["SelfAttention", "attend", "attend_by_formula", "is_differentiated"]
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +50,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
     if slow or is_differentiated(q):
-        return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+        return attend_by_formula(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def attend_by_formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return ``softmax(q kᵀ / √d) v`` by matrix products, which have derivatives of every mode and order."""
+    return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
 
 
 def is_differentiated(x: Tensor) -> bool:

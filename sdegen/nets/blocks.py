@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .attention import SelfAttention, is_differentiated
 from .entries import zero
-from .spatial import convolution, places, tokens
+from .spatial import convolution, from_tokens, to_tokens
 
 GROUP = 32  # channels normalised together: below 16, torch's channels-last kernels are up to 20 times slower
 
@@ -93,8 +93,8 @@ class AttentionBlock(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(B, channels, *grid)`` to the same shape."""
-        h = h + places(self.attention(tokens(self.norm_1(h))), h)
-        return h + places(self.feed(tokens(self.norm_2(h))), h)
+        h = h + from_tokens(self.attention(to_tokens(self.norm_1(h))), h)
+        return h + from_tokens(self.feed(to_tokens(self.norm_2(h))), h)
 
 
 class Block(nn.Module):

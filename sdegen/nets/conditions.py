@@ -1,8 +1,8 @@
 """Conditions of a network: labels, vectors, sets of vectors and channels on the grid of the state, each with a null of its own.
 
 A network is given them by name, ``MLP(2, conditions={"theta": Vector(3), "label": Label(10)})``, and each says what a value is,
-how it enters, and how often training loses it. A number that is NaN is one that is not there: it is how training writes what it
-has lost, how sets of different numbers of elements share a tensor, and how gaps in vectors and channels are written.
+how it enters (by a module of `entries`), and how often training drops it. NaN is a number that is not there: so training marks
+what it has dropped, sets of different numbers of elements share a tensor, and vectors and fields have gaps.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Label(Condition):
 
     @property
     def least(self) -> int:
-        """The least number: −1, for none, where training may lose the label."""
+        """The least label: −1, for none, where training may drop the label, else 0."""
         return 0 if self.needed else -1
 
     def read(self, name: str, value: Any, look: bool = True) -> Tensor:
@@ -79,7 +79,7 @@ class Label(Condition):
 @check_arguments
 @dataclass(frozen=True, repr=False)
 class Vector(Condition):
-    """A condition that is a vector, ``(size,)``: two layers make of it what is added to the features of the noise level.
+    """A condition that is a vector, ``(size,)``: two layers map it to what is added to the features of the noise level.
 
     Parameters
     ----------
@@ -90,8 +90,8 @@ class Vector(Condition):
     dropout
         As for `Condition`.
     joined
-        Whether the numbers, as many as a state has places, become further channels of the state besides, as those of `Fields` do,
-        but each in units of its own: for what is known of the state itself, such as some columns of a table.
+        Whether the numbers, which must be as many as a state has coordinates, become further channels of the state too, as those
+        of `Fields` do, but each in units of its own: for what is known of the state itself, such as columns of a table.
 
     Raises
     ------
@@ -209,7 +209,7 @@ class Fields(Condition):
 
     @property
     def ndim(self) -> int:
-        """Sides of a value."""
+        """Axes of a value."""
         return 1 + self.dims
 
     @property
@@ -236,8 +236,8 @@ class Fields(Condition):
 class SecondLevel(Condition):
     """A condition that is a second noise level, ``()``, in the units of the first, such as that which a flow map goes to.
 
-    It is embedded as the first, and two layers make of both what is added to the features of the noise level. At first they add
-    nothing, so that a network of one level, given its weights, begins as it was.
+    It is embedded as the first, and two layers map both to what is added to the features of the noise level. They add nothing
+    before training, so that a network made from one of a single level, with its weights, starts with that network's values.
     """
 
     dropout = 0.0

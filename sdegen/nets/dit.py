@@ -21,16 +21,16 @@ from .embeddings import Sinusoidal
 from .entries import zero
 from .spatial import (
     Features,
+    autocast,
     check_dims,
     check_grid,
     cut_to,
+    from_tokens,
     join_patches,
     pad_to_multiple,
-    places,
-    products,
     sides_of,
     split_patches,
-    tokens,
+    to_tokens,
 )
 
 
@@ -174,21 +174,21 @@ class DiT(nn.Module):
         check_grid(x, self.channels, self.dims)
         e, seen = self.condition(level, x, cond)
         e = e[:, None]
-        with products(x, self.mixed):
+        with autocast(x, self.mixed):
             patches = split_patches(pad_to_multiple(seen, self.patch), self.patch)
-            h = self.first(tokens(patches)) + self._places(patches)
+            h = self.first(to_tokens(patches)) + self._positions(patches)
             for layer in self.layers:
                 h = layer(h, e)
             shift, scale = self.modulate(e).chunk(2, -1)
             out = self.last(torch.addcmul(shift, self.norm(h), 1 + scale))
-        return cut_to(x, join_patches(places(out.to(x.dtype), patches), self.patch))
+        return cut_to(x, join_patches(from_tokens(out.to(x.dtype), patches), self.patch))
 
-    def _places(self, patches: Tensor) -> Tensor:
-        """Return features ``(places, width)`` of the places of states ``(B, C, *grid)``: equal shares tell of each dimension, and
-        the rest is 0.
+    def _positions(self, patches: Tensor) -> Tensor:
+        """Return the embedding of the positions of all patches ``(B, C, *grid)``, ``(tokens, width)``: an equal share of the
+        features for each dimension of the grid, and 0 in those that are left over.
         """
         grid = patches.shape[2:]
         along = [self.place(torch.arange(n, device=patches.device)).to(patches.dtype) for n in grid]
         over = [f.reshape(*[1] * i, -1, *[1] * (self.dims - 1 - i), self.place.dim) for i, f in enumerate(along)]
-        told = torch.cat(torch.broadcast_tensors(*over), -1).flatten(0, -2)
-        return F.pad(told, (0, self.width - told.shape[1]))
+        embedded = torch.cat(torch.broadcast_tensors(*over), -1).flatten(0, -2)
+        return F.pad(embedded, (0, self.width - embedded.shape[1]))

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_number
+from .entries import zero
 
 
 class Frequencies(nn.Module):
     """The base class of embeddings by waves: their frequencies stay in float32 at least when the network is made coarser.
 
-    A phase of some ten radians has an error of a twentieth in bfloat16. Features are as fine as the frequencies; what takes them
-    brings them to its own dtype.
+    In bfloat16 a phase of some ten radians would have an error of a twentieth. Features come in the dtype of the frequencies; the
+    network that takes them casts them to its own.
     """
 
     frequencies: Tensor
@@ -113,8 +114,7 @@ class LevelEntry(nn.Module):
 
     def silence(self) -> None:
         """Set to 0 what is added for any level."""
-        nn.init.zeros_(self.outer.weight)
-        nn.init.zeros_(self.outer.bias)
+        zero(self.outer)
 
     def forward(self, value: Tensor, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Add what levels ``(n,)`` or ``(1,)`` say to features ``(n, features)`` or ``(1, features)``."""

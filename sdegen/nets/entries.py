@@ -1,7 +1,9 @@
 """Modules by which conditions enter a network, and `Conditioning`, which holds those of one.
 
-Each is called as ``entry(value, e, x)``, with a row for each datum or one for all, or None where the condition is lost, and
-returns features of the noise level ``(n, features)`` and states ``(n, C, *grid)`` with what the condition says.
+The declarations of `conditions` say what a value is; these modules hold the weights. Each is called as ``entry(value, e, x)``
+with a value that has a row for each datum or one for all, or is None where the condition is dropped. It returns the features `e`
+of the noise level, ``(n, features)``, and the states `x`, ``(n, C, *grid)``, one of which it has changed by what the value says:
+labels, vectors and sets are added to the features, fields become channels of the states.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from torch import Tensor, nn
 
 from ..conditions import Condition
 
-ROWS = 1024  # of a batch that units are taken of
-EQUAL = 2.0  # roundings of a number, within which others are equal to it
+ROWS = 1024  # rows of each of the few batches that units are taken of
+EQUAL = 2.0  # roundings of the mean: numbers that spread by no more are all equal
 
 
 def zero(layer: nn.Module) -> None:
@@ -62,10 +64,10 @@ class LabelEntry(nn.Module):
 
 
 class ConditionUnits(nn.Module):
-    """Units in which the numbers of a condition have mean 0 and standard deviation 1, once `measure` was told of some.
+    """Units in which the numbers of a condition have mean 0 and standard deviation 1, once `measure` has seen some of them.
 
-    The mean is subtracted in two parts, the second what rounding leaves of the first: of times that are counted in seconds since
-    1970 the spread may be less than that.
+    The mean is subtracted in two parts, itself and what rounding took from it: times in seconds since 1970 may have a standard
+    deviation that is less than the rounding of their mean.
 
     Parameters
     ----------
@@ -89,7 +91,7 @@ class ConditionUnits(nn.Module):
         self.register_buffer("measured", torch.tensor(False))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the units, and keep them in float32 at least: one of a thousandth of the mean would be lost in bfloat16."""
+        """Move the units, and keep them in float32 at least: in bfloat16 a mean may be off by many units."""
         exact = self.mean, self.rest, self.std
         super()._apply(fn, recurse)
         if self.mean.dtype.itemsize <= 2:
@@ -97,8 +99,8 @@ class ConditionUnits(nn.Module):
         return self
 
     def measure(self, values: Iterable[Tensor]) -> None:
-        """Take the units of batches of values ``(B, *)``, if none are known; missing numbers have no say, and equal ones keep
-        their unit.
+        """Take the units of batches of values ``(B, *)``, unless there are units already; missing numbers do not count, and
+        numbers that are all equal keep the unit 1.
         """
         if self.measured:
             return
@@ -115,8 +117,10 @@ class ConditionUnits(nn.Module):
         self.measured.fill_(True)
 
     def forward(self, value: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return values in these units, 0 where they are missing, and where they are not: in the dtype of `like`."""
-        value = value.float() if like.device.type == "mps" else value  # which has no float64
+        """Return values in these units, with 0 where they are missing, and a mask that is 1 where they are there and 0 where they
+        are missing, both in the dtype of `like`.
+        """
+        value = value.float() if like.device.type == "mps" else value  # "mps" has no float64
         value = value.to(like.device, non_blocking=True)
         there, over = ~value.isnan(), (..., *[None] * (-1 - self.axis))
         known = ((value - self.mean[over] - self.rest[over]) / self.std[over]).masked_fill(~there, 0)
@@ -158,8 +162,10 @@ class VectorEntry(nn.Module):
 
 
 class SetEntry(nn.Module):
-    """Attention with a learned query over the elements of a set and one element that is always there; added to the features of
-    the noise level, together with the number of elements.
+    """Attention with a learned query over the elements of a set, which gives what is added to the features of the noise level.
+
+    One more element, learned, is always there, so that an empty set has a vector too; as attention only averages, the logarithm
+    of the number of elements is told besides.
 
     Parameters
     ----------
@@ -196,7 +202,7 @@ class SetEntry(nn.Module):
 
 
 class FieldEntry(nn.Module):
-    """Further channels of the state: the condition in units of its spread, 0 where it is missing, and where it is not.
+    """Further channels of the state: the condition in units of its standard deviation, and a mask of where it is there.
 
     Parameters
     ----------
@@ -209,13 +215,13 @@ class FieldEntry(nn.Module):
         self.channels, self.units = channels, ConditionUnits(channels, -1 - dims)
 
     def silence(self) -> None:
-        """Set nothing to 0: it is the network that weighs the channels."""
+        """Set nothing to 0: the weights of the channels are those of the network's first layer, not of this module."""
 
     def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features as they are, and states ``(n, C, *grid)`` with ``2 channels`` more."""
         lost = value is None
-        both = x.new_zeros(1, 2 * self.channels, *x.shape[2:]) if lost else torch.cat(self.units(value, x), 1)
-        return e, _join(x, both)
+        more = x.new_zeros(1, 2 * self.channels, *x.shape[2:]) if lost else torch.cat(self.units(value, x), 1)
+        return e, _join(x, more)
 
 
 def _join(x: Tensor, channels: Tensor) -> Tensor:
@@ -229,7 +235,7 @@ class Conditioning(nn.Module):
     Parameters
     ----------
     kinds
-        By name.
+        The conditions by name, as `conditions.declare` returns them.
     features
         The number of features of the noise level.
     dims
@@ -238,7 +244,7 @@ class Conditioning(nn.Module):
     Attributes
     ----------
     extra
-        Channels that a state gets.
+        Channels that the conditions add to a state.
 
     Raises
     ------
@@ -258,7 +264,7 @@ class Conditioning(nn.Module):
 
     @property
     def unmeasured(self) -> bool:
-        """Whether there are numbers whose units are not known."""
+        """Whether a condition has numbers whose units are not known yet."""
         return any(isinstance(part, ConditionUnits) and not part.measured for part in self.modules())
 
     def silence(self, names: Iterable[str]) -> None:
@@ -293,7 +299,7 @@ class Conditioning(nn.Module):
         Raises
         ------
         TypeError
-            If there is a condition of another name, or one is missing that training never lost.
+            If there is a condition of another name, or one is missing that training never dropped.
         ValueError
             If a value has another shape.
         """

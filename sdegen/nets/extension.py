@@ -25,9 +25,9 @@ Net = TypeVar("Net", bound=nn.Module)
 def add_conditions(net: Net, conditions: Mapping[str, Condition]) -> Net:
     """Make a network that takes further conditions and returns what another one does, whatever their values, until it is trained.
 
-    The weights of the other network are copied, and the weights by which the new conditions are heard start at 0: training goes
-    on from what the network knows, and need only learn what the conditions say. L. Zhang, A. Rao, M. Agrawala, *Adding
-    conditional control to text-to-image diffusion models*, 2023, arXiv:2302.05543, start so too.
+    The weights of the other network are copied, and those by which the new conditions enter start at 0: training goes on from
+    what the network has learned, and need only learn what the conditions add. L. Zhang, A. Rao, M. Agrawala, *Adding conditional
+    control to text-to-image diffusion models*, 2023, arXiv:2302.05543, start so too.
 
     Parameters
     ----------
@@ -72,7 +72,9 @@ def add_conditions(net: Net, conditions: Mapping[str, Condition]) -> Net:
     weights = net.state_dict()
     with torch.no_grad():
         for name, value in more.state_dict().items():
-            if name in weights:  # layers that read channels of conditions read them last
+            if (
+                name in weights
+            ):  # a first layer has more columns, of which those for channels of the new conditions are the last
                 value.zero_()[tuple(slice(n) for n in weights[name].shape)] = weights[name]
     learns = {name: p.requires_grad for name, p in net.named_parameters()}
     for name, p in more.named_parameters():

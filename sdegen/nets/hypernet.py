@@ -13,7 +13,7 @@ from ..arguments import check_arguments
 from ..conditions import Condition
 from .conditions import declare
 from .embeddings import Sinusoidal
-from .entries import Conditioning
+from .entries import Conditioning, zero
 from .mlp import flatten_states, reshape_output
 
 
@@ -63,8 +63,7 @@ class HyperMLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(width, width * rank, bias=False) for _ in range(depth))
         self.act = nn.SiLU()
         self.last = nn.Linear(width, dim)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        zero(self.last)
 
     @property
     def declared(self) -> dict[str, Condition]:
@@ -75,11 +74,13 @@ class HyperMLP(nn.Module):
         """Map states `x` and the noise level ``(B,)`` or ``(1,)`` to the shape of `x`, ``(B, *)``."""
         states = flatten_states(x, self.dim)[:, None]
         e, states = self.given(self.hyper[0](self.embedding(level).to(x.dtype)), states, cond)
-        written = self.hyper[1:](e).reshape(len(e), self.depth, -1)
-        mix, scale, bias = written.split([self.rank, self.width, self.width], 2)
+        per_layer = self.hyper[1:](e).reshape(len(e), self.depth, -1)
+        mix, scale, bias = per_layer.split([self.rank, self.width, self.width], 2)
         h = self.first(states.flatten(1))
         for i, layer in enumerate(self.layers):
-            each = layer(self.act(h)).reshape(len(x), self.rank, self.width)
-            moved = ((1 / self.rank + mix[:, i])[:, :, None] * each).sum(1)
-            h = h + (1 + scale[:, i]) * moved + bias[:, i]
+            each = layer(self.act(h)).reshape(
+                len(x), self.rank, self.width
+            )  # W_j h for every j, which costs no matrix a row
+            mixed = ((1 / self.rank + mix[:, i])[:, :, None] * each).sum(1)  # W(u) h
+            h = h + (1 + scale[:, i]) * mixed + bias[:, i]
         return reshape_output(self.last(self.act(h)), x)

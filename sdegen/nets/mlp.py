@@ -15,14 +15,14 @@ from ..checks import check_count, check_kind
 from ..conditions import Condition
 from .conditions import declare
 from .embeddings import Sinusoidal
-from .entries import Conditioning
+from .entries import Conditioning, zero
 
 
 class ResidualLayer(nn.Module):
     """A residual layer modulated by features `e` of the noise level (FiLM): ``h + W_2 act((1 + scale(e)) N W_1 h + shift(e))``.
 
     E. Perez et al., *FiLM: visual reasoning with a general conditioning layer*, 2017, arXiv:1709.07871. `N` is batch
-    normalisation or nothing. Starts as the identity.
+    normalisation or nothing. Starts as the identity. If `residual` is false, the result is ``act(W_2 …)`` without ``h +``.
     """
 
     def __init__(self, width: int, features: int, residual: bool, batch_norm: bool = False) -> None:
@@ -32,8 +32,7 @@ class ResidualLayer(nn.Module):
         self.norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
         self.act, self.residual = nn.SiLU(), residual
         if residual:
-            nn.init.zeros_(self.outer.weight)
-            nn.init.zeros_(self.outer.bias)
+            zero(self.outer)
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
         """Map ``(B, width)`` and features ``(B, features)`` to ``(B, width)``."""
@@ -105,8 +104,7 @@ class MLP(nn.Module):
         self.blocks = nn.ModuleList(ResidualLayer(width, width, residual, batch_norm) for _ in range(depth))
         self.act = nn.SiLU()
         self.last = nn.Linear(width, dim if out is None else out)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        zero(self.last)
 
     @property
     def declared(self) -> dict[str, Condition]:

@@ -15,11 +15,11 @@ __all__ = [
     "halve",
     "join_patches",
     "pad_to_multiple",
-    "places",
-    "products",
+    "from_tokens",
+    "autocast",
     "sides_of",
     "split_patches",
-    "tokens",
+    "to_tokens",
 ]
 
 from collections.abc import Mapping
@@ -44,21 +44,22 @@ class VolumeConvolution(nn.Conv3d):
     """
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map ``(B, C, D, H, W)`` to as many channels as there are, on the same grid."""
+        """Map ``(B, inner, D, H, W)`` to ``(B, outer, D, H, W)``."""
         depth, *others = (side // 2 for side in self.kernel_size)
         if h.shape[2] != 2 or not depth:
             return super().forward(h)
         return F.conv3d(F.pad(h, (0, 0, 0, 0, depth, depth)), self.weight, self.bias, padding=(0, *others))
 
 
-# By the number of dimensions of a grid, from 1.
+# Entry ``dims - 1`` is that of a grid of `dims` dimensions.
 GRIDS = ("signals (B, {}, L)", "images (B, {}, H, W)", "volumes (B, {}, D, H, W)")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, VolumeConvolution)
 POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
 
 class Features(nn.Module):
-    """The sum of an embedding of the noise level and those of the conditions; those on the grid become channels of the states.
+    """The features that modulate a network on a grid: the sum of an embedding of the noise level and those of the conditions.
+    Conditions on the grid itself become channels of the states instead.
 
     Parameters
     ----------
@@ -141,7 +142,8 @@ def halve(h: Tensor) -> Tensor:
 
 
 def split_patches(x: Tensor, side: int) -> Tensor:
-    """Return patches as channels of one place each (space to depth), ``(B, C side^dims, *grid / side)``, laid out channels-last.
+    """Return states with every patch as one place of more channels (space to depth), ``(B, C side^dims, *grid / side)``, laid out
+    channels-last.
 
     Parameters
     ----------
@@ -157,7 +159,7 @@ def split_patches(x: Tensor, side: int) -> Tensor:
 
 
 def join_patches(h: Tensor, side: int) -> Tensor:
-    """Return channels as patches (depth to space), ``(B, C, *grid)``; the inverse of `split_patches`."""
+    """Return states whose places become patches again (depth to space), ``(B, C, *grid)``; the inverse of `split_patches`."""
     dims = h.ndim - 2
     cut = h.unflatten(1, (-1, *[side] * dims))  # (B, C, side, ..., side, *grid / side)
     order = [axis for i in range(dims) for axis in (2 + dims + i, 2 + i)]
@@ -177,22 +179,22 @@ def cut_to(x: Tensor, padded: Tensor) -> Tensor:
 
 
 def channels_last(h: Tensor) -> Tensor:
-    """Lay images or volumes ``(B, C, *grid)`` out in the channels-last memory format, in which convolutions are fastest; those of
-    signals are not, and signals stay as they are.
+    """Lay images or volumes ``(B, C, *grid)`` out in the channels-last memory format, in which their convolutions are fastest;
+    signals stay as they are, as theirs are not.
     """
-    return h if h.ndim < 4 else h.movedim(1, -1).contiguous().movedim(-1, 1)  # `memory_format=` is not for vmap
+    return h if h.ndim < 4 else h.movedim(1, -1).contiguous().movedim(-1, 1)  # vmap knows no `memory_format=`
 
 
-def tokens(h: Tensor) -> Tensor:
+def to_tokens(h: Tensor) -> Tensor:
     """Return states ``(B, C, *grid)`` as tokens ``(B, places, C)``, without a copy in the channels-last layout."""
     return h.flatten(2).mT
 
 
-def places(tokens: Tensor, like: Tensor) -> Tensor:
-    """Return tokens as states on the grid of `like`, ``(B, C, *grid)``; the inverse of `tokens`."""
+def from_tokens(tokens: Tensor, like: Tensor) -> Tensor:
+    """Return tokens as states on the grid of `like`, ``(B, C, *grid)``; the inverse of `to_tokens`."""
     return tokens.mT.unflatten(2, like.shape[2:])
 
 
-def products(x: Tensor, mixed: bool) -> AbstractContextManager:
+def autocast(x: Tensor, mixed: bool) -> AbstractContextManager:
     """Return a context in which matrix products run in bfloat16 if `mixed`, else in the inputs' own precision."""
     return torch.autocast(x.device.type, torch.bfloat16) if mixed else nullcontext()

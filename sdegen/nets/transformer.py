@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..conditions import Condition
+from .attention import attend_by_formula
 from .conditions import declare
 from .embeddings import Sinusoidal
-from .entries import Conditioning
+from .entries import Conditioning, zero
 from .mlp import flatten_states, reshape_output
 
 
 class AttentionLayer(nn.Module):
     """A pre-norm transformer layer: self-attention and a feed-forward layer, each with a residual connection.
 
-    Attention is written out: with a token a coordinate it is small, and the fused kernels have no forward-mode derivative,
-    which exact divergences need.
+    Attention is by its formula always: with a token for each coordinate it is small, so that fused kernels would save little.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -36,7 +36,7 @@ class AttentionLayer(nn.Module):
         """Map tokens ``(B, tokens, width)`` to the same shape."""
         B, n, width = h.shape
         q, k, v = self.qkv(self.norm_1(h)).reshape(B, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        attention = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v  # (B, heads, tokens, width / heads)
+        attention = attend_by_formula(q, k, v)  # (B, heads, tokens, width / heads)
         h = h + self.join(attention.transpose(1, 2).reshape(B, n, width))
         return h + self.feed(self.norm_2(h))
 
@@ -44,8 +44,8 @@ class AttentionLayer(nn.Module):
 class CoordinateTransformer(nn.Module):
     """A pre-norm transformer over the coordinates of a state, one token each, with the noise level as one more token.
 
-    A. Vaswani et al., 2017, arXiv:1706.03762. Each coordinate enters through sinusoidal features, which a single number
-    needs to be told apart from its neighbours.
+    A. Vaswani et al., 2017, arXiv:1706.03762. Each coordinate enters through sinusoidal features too, by which a network tells
+    numbers apart that are close to each other.
 
     Parameters
     ----------
@@ -86,8 +86,7 @@ class CoordinateTransformer(nn.Module):
         self.place = nn.Parameter(torch.randn(dim + 1, width) * 0.02)
         self.layers = nn.Sequential(*(AttentionLayer(width, heads) for _ in range(depth)))
         self.last = nn.Linear(width, 1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        zero(self.last)
 
     @property
     def declared(self) -> dict[str, Condition]:

@@ -19,6 +19,7 @@ from .conditions import declare
 from .entries import zero
 from .spatial import (
     Features,
+    autocast,
     channels_last,
     check_dims,
     check_grid,
@@ -27,7 +28,6 @@ from .spatial import (
     halve,
     join_patches,
     pad_to_multiple,
-    products,
     sides_of,
     split_patches,
 )
@@ -200,7 +200,7 @@ class UNet(nn.Module):
         check_grid(x, self.channels, self.dims)
         e, seen = self.condition(level, x, cond)
         whole = pad_to_multiple(seen, self.patch * 2 ** (len(self.widths) - 1))
-        with products(x, self.mixed):
+        with autocast(x, self.mixed):
             out = self._paths(split_patches(whole, self.patch), e).to(x.dtype)
         return cut_to(x, join_patches(out, self.patch))
 

@@ -18,10 +18,10 @@ from ..conditions import Condition
 class FourierState(nn.Module):
     """A network that sees, besides each number `y` of a state, the channels ``sin(2^n π y)`` and ``cos(2^n π y)``.
 
-    Bits of bytes are spent where the noise is as large as the step between neighbouring bytes, and what a network without such
-    channels says hardly changes over so short a way. D. Kingma, T. Salimans, B. Poole, J. Ho, *Variational diffusion models*,
-    2021, arXiv:2107.00630. A wave as long as the step between bytes tells how far a number is from the nearest of them: for
-    bytes of L levels from −1 to 1, ``2^n = L − 1``.
+    The likelihood of bytes depends most on noise as large as the step between neighbouring bytes, and the output of a network
+    without such channels hardly changes over so short a distance. D. Kingma, T. Salimans, B. Poole, J. Ho, *Variational diffusion
+    models*, 2021, arXiv:2107.00630. A wave as long as that step tells how far a number is from the nearest byte: for bytes of
+    L levels from −1 to 1, ``2^n = L − 1``.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class FourierState(nn.Module):
         A network of ``1 + 2 k`` times the channels of the states, which returns as many as they have:
         ``nets.UNet((1 + 2 * k) * channels, out_channels=channels)``.
     octaves
-        The exponents `n`, `k` of them.
+        The exponents ``n``; `k` is how many there are.
 
     Raises
     ------

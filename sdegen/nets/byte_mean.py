@@ -1,4 +1,7 @@
-"""A network that says what bytes are likely, from which the mean of the bytes given their noised values follows."""
+"""The mean of bytes given their noised values, from a network that gives each byte a mixture of Gaussians (`ByteMean`).
+
+*Levels* are here the values of a byte, from 0 to ``levels − 1``; the noise level is `level`.
+"""
 
 from __future__ import annotations
 
@@ -15,38 +18,40 @@ from ..arguments import check_arguments
 from ..checks import check_count
 from ..conditions import Condition
 
-WINDOW = 5  # levels on either side of a posterior mean: beyond five standard deviations, of one step at most, nothing is lost
-NARROWEST = 0.25  # steps: a level that is certain has 3 of 10,000 for its neighbours
-RANGE = 12.0  # nats: the largest logarithm that is asked of the network
-WAVES = (3, 5)  # octaves of a step: wave lengths of eight and 32 steps
+WINDOW = 5  # levels summed over on either side of a posterior mean: five standard deviations, which are cut at one step
+NARROWEST = (
+    0.25  # steps: the least width of a Gaussian, which leaves both neighbours of a certain level 3 of 10,000 each
+)
+RANGE = 12.0  # nats: logarithms of widths are clamped to this absolute value
+WAVES = (3, 5)  # exponents n of the waves a network is shown, of lengths of 2^n steps: 8 and 32
 
 
 class ByteMean(nn.Module):
     """The mean of bytes given their noised values, by a network that gives each a mixture of Gaussians.
 
-    The network inside says of each number what it expects there from all others: K weights, means ``mu_k`` and widths ``s_k``.
-    What the noised value ``x = u + rho z`` itself says of the byte `u` is known, and need not be learned: by Bayes' rule
+    The network inside predicts each byte from all others: K weights, means ``mu_k`` and widths ``s_k``. What the noised value
+    ``x = u + rho z`` itself says of its byte `u` is known, and need not be learned: by Bayes' rule
 
-    ``P(u | x) ∝ Σ_k w_k N(u; mu_k, s_k²) N(x; u, rho²)``, summed over the levels alone.
+    ``P(u | x) ∝ Σ_k w_k N(u; mu_k, s_k²) N(x; u, rho²)``, `u` one of the levels.
 
-    So a network without an eye for fine detail gives the score below the step between neighbouring bytes too, where bits are
-    spent: a byte that is certain is met exactly, one that is not is drawn to the nearest level as far as noise allows. Such
-    mixtures were the law of a byte in T. Salimans, A. Karpathy, X. Chen, D. Kingma, *PixelCNN++*, 2017, arXiv:1701.05517; as the
-    posterior of a diffusion's data compare S. Dieleman et al., *Continuous diffusion for categorical data*, 2022,
-    arXiv:2211.15089.
+    The score is then right also where noise is smaller than the step between neighbouring levels, which is where most bits of a
+    likelihood are decided and where a network alone is not precise enough. Such mixtures were the law of a byte in T. Salimans,
+    A. Karpathy, X. Chen, D. Kingma, *PixelCNN++*, 2017, arXiv:1701.05517; as the posterior of a diffusion's data compare
+    S. Dieleman et al., *Continuous diffusion for categorical data*, 2022, arXiv:2211.15089.
 
-    For ``Model(net, sde, DataParametrization(std, delta=1e-9))``, and bytes scaled from −1 to 1, in units of their own.
+    It is the `net` of ``Model(net, sde, DataParametrization(std, delta=1e-9))``, for bytes scaled from −1 to 1 that the model
+    takes as they are, not in units of their spread.
 
     Parameters
     ----------
     net
         A network of `inputs` channels for one of the states, which returns ``3 K``.
     levels
-        Of a byte.
+        The number of values a byte can take.
     std
-        As for the parametrisation.
+        The standard deviation of the data, as for the parametrisation.
     components
-        K.
+        K, the number of Gaussians in a mixture.
 
     Attributes
     ----------
@@ -91,19 +96,19 @@ class ByteMean(nn.Module):
         noised = x * (self.std**2 + rho**2).sqrt()
         step = 2 / (self.levels - 1)  # of bytes scaled from −1 to 1
         value, width = (noised + 1) / step, rho / step
+        # Each wave times the factor that noise leaves of its mean: it fades where noise hides it.
         phases = [(2 * math.pi / 2**n * value, (-0.5 * (2 * math.pi / 2**n * width) ** 2).exp()) for n in WAVES]
         seen = [x, *(fade * wave(phase) for phase, fade in phases for wave in (torch.sin, torch.cos))]
-        out, shape = (
-            self.net(torch.cat(seen, 1), level, **cond),
-            (len(x), 3 * self.components * x.shape[1], *x.shape[2:]),
-        )
+        out = self.net(torch.cat(seen, 1), level, **cond)
+        shape = (len(x), 3 * self.components * x.shape[1], *x.shape[2:])
         said = check_answer(
             "net", out, shape, x, "three numbers for each component and number of the state, along dimension 1"
         )
         said = said.unflatten(1, (3, self.components, x.shape[1]))
         middle = 0.5 * (self.levels - 1)
-        first = torch.arange(self.components, device=x.device).to(x).reshape(-1, *[1] * (x.ndim - 1))
-        spread = (said[:, 2] - 2 * first).clamp(-RANGE, RANGE).exp() * (self.std / step) + NARROWEST
+        component = torch.arange(self.components, device=x.device).to(x).reshape(-1, *[1] * (x.ndim - 1))
+        # Each component begins narrower than the one before by e²: components that begin alike would be trained alike.
+        spread = (said[:, 2] - 2 * component).clamp(-RANGE, RANGE).exp() * (self.std / step) + NARROWEST
         mean = middle + self.std / step * said[:, 1]
         found = posterior_mean(value[:, None], width[:, None], said[:, 0], mean, spread, self.levels)
         return step * found - 1
@@ -112,8 +117,9 @@ class ByteMean(nn.Module):
 def posterior_mean(value: Tensor, rho: Tensor, logit: Tensor, mean: Tensor, spread: Tensor, levels: int) -> Tensor:
     """Return the mean of levels given noised ones, ``(B, *)``, under a mixture of Gaussians cut down to the levels.
 
-    A Gaussian that is wider than a step, once the noised level is known, is taken for one of all real numbers. So within its
-    width of the first or the last level the mean is not that of Bayes' rule, and may lie beyond the levels.
+    A component whose posterior is wider than a step is taken for a Gaussian on all real numbers, whose mean hardly differs from
+    that over the levels (`fade` goes from one to the other). Within that width of the first or the last level the mean is then
+    not that of Bayes' rule, and may lie beyond the levels.
 
     Parameters
     ----------
@@ -127,14 +133,14 @@ def posterior_mean(value: Tensor, rho: Tensor, logit: Tensor, mean: Tensor, spre
     total = spread.square() + rho.square()
     share = rho.square() / total
     center, tau = value + share * (mean - value), spread * share.sqrt()  # of each Gaussian times the noise's
-    narrow = tau.clamp_max(1.0)  # a wider one hardly differs from that of all real numbers
+    narrow = tau.clamp_max(1.0)  # steps: a sum over the window would cut a wider one off
     nearest = center.detach().round().clamp(0, levels - 1)
     u = nearest[..., None] + torch.arange(-WINDOW, WINDOW + 1, device=value.device)
     away = -0.5 * ((u - center[..., None]) / narrow[..., None]).square()
     away = away.masked_fill((u < 0) | (u > levels - 1), -math.inf)
     mass = torch.logsumexp(away, -1)
     cut = nearest + ((away - mass[..., None]).exp() * (u - nearest[..., None])).sum(-1)
-    fade = (-(tau - narrow).square()).exp()
+    fade = (-(tau - narrow).square()).exp()  # 1 for a component that is narrower than a step, to 0 for wide ones
     of_each = center + fade * (cut - center)
     evidence = -0.5 * (total.log() + (mean - value).square() / total) + fade * (
         mass - (narrow * math.sqrt(2 * math.pi)).log()
