@@ -527,6 +527,14 @@ def test_densities_of_draws_in_any_domain_integrate_over_it(domain: str) -> None
         posterior.log_prob(torch.rand(5, 9), torch.zeros(1))
 
 
+def test_no_observation_at_all_is_told_of_as_such() -> None:
+    seen = measurements.Linear(torch.tensor([[1.0, 0.0]]), std=0.5)
+    posterior = ConditionalDensity(PiGDM(sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring()), seen))
+    for call in (posterior.sample_each, lambda n, x: posterior.log_prob_each(torch.zeros(0, n, 2), x)):
+        with pytest.raises(ValueError, match=r"^x has shape \(0, 1\); give one row at least\.$"):
+            call(3, torch.zeros(0, 1))
+
+
 @pytest.mark.parametrize("components", [2, 5])
 def test_a_mixture_has_the_coordinates_of_its_components(components: int) -> None:
     weights, means = D.Categorical(torch.ones(components)), torch.linspace(-1, 1, 2 * components).reshape(-1, 2)

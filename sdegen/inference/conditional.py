@@ -180,6 +180,8 @@ class ConditionalDensity:
     def check_rows(self, x: Tensor) -> Tensor:
         """Return several `x`, a row for each, as the condition reads them; refuse another shape, and what is not finite."""
         kind = self.model.conditions.kinds.get(self.name)
+        if isinstance(x, Tensor) and x.ndim and not len(x):
+            raise ValueError(f"x has shape {tuple(x.shape)}; give one row at least.")
         if kind is None:
             return check_tensor("x", x)
         hint = f", {kind.what} with a row for each"
