@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from sdegen.laws.derivatives import (
     exact_divergence,
     hutchinson_divergences,
 )
-from sdegen.laws.products import Products, pulled_back
+from sdegen.laws.products import Products, pulled_back, value_and_slope
 
 D = 4
 DIVERGENCES: list[Divergence] = [ExactDivergence(), Hutchinson(3), HutchPlusPlus(2)]
@@ -325,3 +326,19 @@ def test_errors_of_a_network_stay_its_own() -> None:
     assert (value == 1).all() and not back.any()
     value, back = pulled_back(lambda y: y * 2, points(), points()[None])
     assert torch.equal(back[0], 2 * points()) and torch.equal(value, 2 * points())
+
+
+def test_threads_take_forward_derivatives_without_meddling_with_each_other() -> None:
+    x = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(3, 2)
+
+    def take(k: int) -> float:
+        error = 0.0
+        for _ in range(50):
+            value, slope = value_and_slope(lambda z: (k * z).sin(), x, torch.ones_like(x))
+            error = max(
+                error, (slope - k * (k * x).cos()).abs().max().item(), (value - (k * x).sin()).abs().max().item()
+            )
+        return error
+
+    with ThreadPoolExecutor(4) as threads:
+        assert max(threads.map(take, range(1, 5))) < 1e-12

@@ -23,6 +23,7 @@ __all__ = [
     "value_and_slopes_back",
 ]
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,8 +59,12 @@ def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor,
     direction
         The direction of the derivative, of the shape of `x`.
     """
-    value, slope = torch.func.jvp(field, (x,), (direction,))[:2]
+    with _ONE_THREAD:
+        value, slope = torch.func.jvp(field, (x,), (direction,))[:2]
     return value, slope
+
+
+_ONE_THREAD = threading.RLock()  # PyTorch counts the levels of forward-mode derivatives for all threads together
 
 
 def value_and_slopes(field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
