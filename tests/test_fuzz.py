@@ -1,7 +1,8 @@
 """Nonsense is refused in a sentence: all public callables, one argument replaced at a time.
 
-All calls with numbers out of their bounds are made by default, and sixty others, new ones every day; all of them by
-``pytest tests/test_fuzz.py -m slow``. `fuzz` by itself prints how many ended in which verdict.
+All calls with numbers out of their bounds, and with tensors of other shapes or numbers, are made by default, and sixty others,
+new ones every day; all of them by ``pytest tests/test_fuzz.py -m slow``. `fuzz` by itself prints how many ended in which
+verdict.
 """
 
 from __future__ import annotations
@@ -75,6 +76,14 @@ def test_nonsense_is_refused_in_a_sentence(case: Case) -> None:
 @pytest.mark.parametrize("nonsense", ["minus", "zero", "half", "nan", "inf"])
 def test_numbers_out_of_their_bounds_are_refused_in_a_sentence(nonsense: str) -> None:
     """Some 500 calls each, which end at the door."""
+    check_calls([case for name in TARGETS for case in cases_of(name) if case.nonsense == nonsense])
+
+
+@pytest.mark.parametrize(
+    "nonsense", ["with NaN", "with infinity", "without rows", "another column", "another axis", "flat", "of integers"]
+)
+def test_tensors_of_other_shapes_or_numbers_are_refused_in_a_sentence(nonsense: str) -> None:
+    """Some 130 calls each, which end at the door."""
     check_calls([case for name in TARGETS for case in cases_of(name) if case.nonsense == nonsense])
 
 
