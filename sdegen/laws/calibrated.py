@@ -117,13 +117,17 @@ class Calibrated(Described):
         measured = {name: state_dict.pop(prefix + key, None) for name, key in _MEASURED.items()}
         missing_keys += [prefix + name for name, value in found.items() if value is None]
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *lists)
-        kept = {k: v.detach().double().cpu().clone() for k, v in found.items() if v is not None}
+        kept = _own_copies(found)
         if "moments.mean" in kept and "moments.covariance" in kept:
             known = Moments(kept["moments.mean"], kept["moments.covariance"])
             self.moments = known if known.covariance.numel() else None
-        profile = {"stops": unmoved()}  # files from before these were moved have none
-        profile |= {k: v.detach().double().cpu().clone() for k, v in measured.items() if v is not None}
+        profile = {"stops": unmoved()} | _own_copies(measured)  # files from before stops were moved have none
         self.profile = Profile(**profile) if len(profile) == len(_MEASURED) else None
         if "units.mean" in kept and "units.std" in kept:
             given = kept["units.std"].numel() > 0
             self.given_units = Units(kept["units.mean"], kept["units.std"]) if given else None
+
+
+def _own_copies(entries: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return copies of the entries of a state dict that are there, float64 on the CPU."""
+    return {name: value.detach().double().cpu().clone() for name, value in entries.items() if value is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Diagonal", "mean_log_snr"]
+__all__ = ["Diagonal", "cosine_and_sine", "mean_log_snr"]
 
 import math
 from collections.abc import Sequence
@@ -154,12 +154,17 @@ class Diagonal(Elementwise):
         return mean_log_snr(2 * (self.c.abs().log() - S.c.log()).flatten(1))
 
     def angle(self, S: Diagonal) -> tuple[Tensor, Tensor]:
-        level = self.log_snr(S)
-        return (0.5 * logsigmoid(level)).exp(), (0.5 * logsigmoid(-level)).exp()
+        return cosine_and_sine(self.log_snr(S))
 
 
 def _name(basis: Basis | None) -> str:
+    """Return what a sentence calls a basis."""
     return "the state's own axes" if basis is None else repr(basis)
+
+
+def cosine_and_sine(log_snr: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cosine and the sine of the angle with ``log(cos² / sin²) = log_snr``, with all digits at both ends."""
+    return (0.5 * logsigmoid(log_snr)).exp(), (0.5 * logsigmoid(-log_snr)).exp()
 
 
 def mean_log_snr(levels: Tensor) -> Tensor:
@@ -167,7 +172,8 @@ def mean_log_snr(levels: Tensor) -> Tensor:
 
     `levels` are the logarithms of these ratios; so the result is finite where the ratios themselves overflow.
     """
-    small = levels < -37  # where log(1 + s) is s to rounding
+    # log(1 + s) is s to rounding where s is below e^-37, and log s where it is above e^37.
+    small = levels < -37
     log_information = torch.where(small, levels, softplus(levels.clamp_min(-37)).log())
     log_mean = log_information.logsumexp(-1) - math.log(levels.shape[-1])
     information = log_mean.exp()

@@ -26,6 +26,9 @@ from .outside import TorchLaw
 
 LEAST_CLOCK = 2e-4  # noise below which series are long, and the short-time formula is as exact
 TABLE = 2**22  # numbers in a table of a series; states of more are taken in parts
+AT_ONCE = (
+    2**12
+)  # quantiles that are inverted at once by the short-time formula, each of which takes a few hundred nodes
 
 
 class JacobiLaw:
@@ -72,7 +75,7 @@ class JacobiLaw:
             soon = short & (clock > 0)
             numbers = (z.to(x), self._start, *(v.to(x).expand(x.shape) for v in (self.a, self.b)), clock)
             x = torch.where(short, self._start, x)
-            for some in soon.flatten().nonzero()[:, 0].split(TABLE // 2**10) if soon.any() else ():
+            for some in soon.flatten().nonzero()[:, 0].split(AT_ONCE) if soon.any() else ():
                 x.view(-1)[some] = quantile(*(v.flatten()[some] for v in numbers))
         return inside(x, z.dtype).to(z.dtype)
 
@@ -118,6 +121,7 @@ class JacobiLaw:
 
     @cached_property
     def _start(self) -> Tensor:
+        """The given states in float64, just inside of the interval."""
         return inside(self.x_s)
 
     @cached_property

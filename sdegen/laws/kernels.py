@@ -190,6 +190,7 @@ class Transition:
 
     @cached_property
     def _AB(self) -> tuple[Operator, Operator]:
+        """`A` and `B`, which complete `C` and `S` to a rotation."""
         return self.C.complete(self.S)
 
     @cached_property

@@ -14,9 +14,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from ..show import show_call
+from .diagonal import cosine_and_sine
 from .embedding import WHOLE, Embedding, Observation, Reduction
 from .kernels import StateLaw, Transition
 from .operators import Operator
@@ -102,7 +102,7 @@ class Marginal(Transition, Level):
     def angle(self) -> tuple[Tensor, Tensor]:
         """The cosine and the sine of the angle whose ratio squared is `snr`, float64, ``()`` or ``(B,)``."""
         if self.clock is not None:
-            return (0.5 * logsigmoid(self.clock)).exp(), (0.5 * logsigmoid(-self.clock)).exp()
+            return cosine_and_sine(self.clock)
         c, s = self._reduction.C.angle(self._reduction.S)
         return c.reshape(self.t.shape), s.reshape(self.t.shape)
 

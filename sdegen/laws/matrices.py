@@ -9,10 +9,9 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from ..precision import apply_matrix, at_least_single
-from .diagonal import mean_log_snr
+from .diagonal import cosine_and_sine, mean_log_snr
 from .operators import Operator, rows
 
 
@@ -148,11 +147,10 @@ class Matrix(Operator):
         return mean_log_snr(2 * (c.log() - s.log()))
 
     def angle(self, S: Matrix) -> tuple[Tensor, Tensor]:
-        level = self.log_snr(S)
-        return (0.5 * logsigmoid(level)).exp(), (0.5 * logsigmoid(-level)).exp()
+        return cosine_and_sine(self.log_snr(S))
 
     def complete(self, S: Matrix) -> tuple[Matrix, Matrix]:
-        M = self.inv() @ S
+        M = self.inv() @ S  # (−W Mᵀ, W) is orthogonal to (C, S) = C (1, M), and W makes its rows orthonormal
         W = (M.one() + M.T @ M).sqrt().inv()
         return W @ M.T * -1.0, W
 

@@ -244,6 +244,7 @@ class GaussianMixture(Distribution):
 
     @staticmethod
     def _mix(log_joint: Tensor, values: Tensor) -> Tensor:
+        """Return the mean of values ``(B, K, d)`` of the components by their posterior probabilities, ``(B, d)``."""
         return (log_joint.softmax(1)[..., None] * values).sum(1)
 
     def flat(self) -> tuple[Tensor, Tensor]:

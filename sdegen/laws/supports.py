@@ -74,6 +74,7 @@ class NormalRanks(Coordinates):
         return self._log_slope(x).reshape(len(x), -1).sum(1).to(x)
 
     def _log_slope(self, x: Tensor) -> Tensor:
+        """Return ``log phi'`` of each number, float64."""
         x = x.double()
         return self.law.log_prob(x) - D.Normal(0.0, 1.0).log_prob(self(x))
 

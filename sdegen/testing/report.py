@@ -82,6 +82,7 @@ class Report:
         return f"<pre>{html.escape(str(self))}</pre>"
 
     def _heading(self) -> str:
+        """Return what was checked, and how many of its laws hold."""
         return f"{self.subject}: {len(self.results) - len(self.failures)} of {len(self.results)} laws hold"
 
     def __str__(self) -> str:

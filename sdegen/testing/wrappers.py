@@ -23,7 +23,7 @@ __all__ = [
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 from torch import nn
@@ -152,6 +152,7 @@ def change_is_heard_in_every_reading(case: Wrapping) -> None:
         )
 
 
+# The laws of wrappers alone; those of every model are asked of the wrapper besides.
 OWN: list[Law] = [
     process_is_that_of_the_model_inside,
     moments_and_end_are_shared,
@@ -165,12 +166,12 @@ OWN: list[Law] = [
 
 
 def _of_the_wrapper(law: Law) -> Law:
-    """A law of models, asked about the wrapper."""
+    """Return a law of models that is asked of the wrapper."""
 
+    @wraps(law)
     def asked(case: Wrapping) -> None:
         law(case.wrapped)
 
-    asked.__name__, asked.__doc__ = law.__name__, law.__doc__
     return asked
 
 
@@ -238,6 +239,7 @@ def wrapper_cases(wrap: Wrap, model: ScoreModel, neutral: Wrap | None = None) ->
 
 
 def _case(wrap: Wrap, model: ScoreModel, neutral: Wrap | None) -> Wrapping:
+    """Refuse what makes no score model, and return what the laws are checked on."""
     wrapped = wrap(model)
     if not isinstance(wrapped, ScoreModel):
         raise TypeError(
