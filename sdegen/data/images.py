@@ -267,8 +267,8 @@ class Scaled:
         # Part by part, because a whole set in float64 would take several times the room of all else.
         mean, covariance = join_moments((len(part), moments_of(part)) for part in self.images.x.split(4096))
         if self.flips:
-            place = torch.arange(mean.numel()).reshape(mean.shape).flip(-1).flatten()
-            other = covariance[place][:, place] if covariance.ndim == 2 else covariance[place]
+            mirrored = torch.arange(mean.numel()).reshape(mean.shape).flip(-1).flatten()  # where each pixel comes from
+            other = covariance[mirrored][:, mirrored] if covariance.ndim == 2 else covariance[mirrored]
             parts = (1 - self.flips, Moments(mean, covariance)), (self.flips, Moments(mean.flip(-1), other))
             mean, covariance = join_moments(parts)
         full = covariance.ndim == 2

@@ -107,8 +107,8 @@ def _gram_sums(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor])
 
 
 def _jackknife(own: Tensor, cross: Tensor, n_other: int) -> float:
-    """Return the jackknife variance from one sample: `own` and `cross` are its row sums with itself and with the other
-    one.
+    """Return the jackknife variance from one sample, whose rows of the Gram matrices with itself and with the other sample (of
+    `n_other` points) have the sums `own` and `cross`.
     """
     m = len(own)
     without = (own.sum() - 2 * own) / ((m - 1) * (m - 2)) - 2 * (cross.sum() - cross) / ((m - 1) * n_other)
@@ -116,7 +116,9 @@ def _jackknife(own: Tensor, cross: Tensor, n_other: int) -> float:
 
 
 def _interaction(rows: Tensor, squares: float) -> float:
-    """Return the mean square of the doubly centred off-diagonal Gram matrix, ``K_ij − c_i − c_j``."""
+    """Return the mean square of the doubly centred off-diagonal Gram matrix, ``K_ij − c_i − c_j``, from its row sums and its sum
+    of squares; ``c_i`` is the mean of row `i` less half the mean of all.
+    """
     m = len(rows)
     c = rows / (m - 1) - 0.5 * rows.sum() / (m * (m - 1))
     total = squares - 4 * (c * rows).sum() + 2 * (m - 2) * c.square().sum() + 2 * c.sum().square()
@@ -124,7 +126,9 @@ def _interaction(rows: Tensor, squares: float) -> float:
 
 
 def _cross_interaction(rows: Tensor, columns: Tensor, squares: float) -> float:
-    """Return the mean square of the doubly centred cross Gram matrix, ``K_ij − a_i − b_j + g``."""
+    """Return the mean square of the doubly centred cross Gram matrix, ``K_ij − a_i − b_j + g``, with means of rows, of columns
+    and of all.
+    """
     m, n = len(rows), len(columns)
     total = squares - rows.square().sum() / n - columns.square().sum() / m + rows.sum().square() / (m * n)
     return max(0.0, total.item()) / (m * n)

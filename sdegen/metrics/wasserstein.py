@@ -92,7 +92,9 @@ def sliced_wasserstein(
 
 
 def _potential(points: Tensor, slope: Tensor, order: Tensor) -> Tensor:
-    """Sum over directions of the integral of `slope` along the sorted `points`, in the order of the samples."""
+    """Return the Kantorovich potential at each sample ``(n,)``, summed over directions: the integral of its `slope` along the
+    sorted `points`, ``(n, directions)``, which stand in `order` among the samples.
+    """
     steps = 0.5 * (slope[1:] + slope[:-1]) * points.diff(dim=0)
     potential = torch.cat([torch.zeros_like(points[:1]), steps.cumsum(0)])
     return torch.zeros_like(points).scatter_(0, order, potential - potential.mean(0)).sum(1)

@@ -205,17 +205,17 @@ class UNet(nn.Module):
         return cut_to(x, join_patches(out, self.patch))
 
     def _paths(self, h: Tensor, e: Tensor) -> Tensor:
-        """Run the levels down and up again, at sizes that every level halves without rest."""
+        """Run the levels from fine to coarse and back, on a grid whose sides can be halved for every level but the first."""
         h = channels_last(self.first(channels_last(h)))
-        seen = []
+        skips = []
         for i, path in enumerate(self.down):
             h = halve(h) if i else h
             for block in path.children():
                 h = block(h, e)
-                seen.append(h)
+                skips.append(h)
         h = self.middle(h, e)
         for i, path in reversed(list(enumerate(self.up))):
             for block in path.children():
-                h = block(torch.cat([h, seen.pop()], 1), e)
+                h = block(torch.cat([h, skips.pop()], 1), e)
             h = F.interpolate(h, scale_factor=2) if i else h
         return self.last(self.act(self.norm(h)))

@@ -1,5 +1,5 @@
-"""Pictures: densities, samples, trajectories, loss curves, also of two players, calibration. Each draws on an axis, given or new,
-and returns it; `marginals` returns a figure of many.
+"""Pictures of laws and states, of training runs, and of how well posteriors are calibrated. Each draws on an axis of matplotlib,
+given or new, and returns it; `marginals` returns a figure of many axes.
 """
 
 from ..animation import animation

@@ -1,4 +1,4 @@
-"""The axis that a picture is drawn on, and the bytes of a picture."""
+"""What all pictures share: the axis that one is drawn on, with its title, and a picture as PNG bytes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..signatures import check_call
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-RED = "#d1495b"
+RED = "#d1495b"  # what is marked beside the data, which are in INK: the truth, an estimate, the end of a path
 
 
-def axis_for(ax: Axes | None) -> Axes:
-    """Return an axis as it is, or a new one for None.
+def axis_for(ax: Axes | None, title: str | None = None) -> Axes:
+    """Return an axis of matplotlib, or a new one for None, with the title if there is one.
 
     Parameters
     ----------
-    ax
-        An axis of matplotlib, or None.
+    ax, title
+        As for every picture.
 
     Raises
     ------
@@ -34,14 +34,17 @@ def axis_for(ax: Axes | None) -> Axes:
     import matplotlib.pyplot as plt  # loads on use
     from matplotlib.axes import Axes
 
-    return (
-        plt.subplots(figsize=(4, 4))[1] if ax is None else check_kind("ax", ax, Axes, "an axis of matplotlib, or None")
-    )
+    if ax is None:
+        ax = plt.subplots(figsize=(4, 4))[1]
+    check_kind("ax", ax, Axes, "an axis of matplotlib, or None")
+    if title:
+        ax.set_title(title, fontsize=9)
+    return ax
 
 
 @check_arguments
 def drawn(draw: Callable[..., object], size: tuple[float, float]) -> bytes:
-    """Return the picture that `draw`, a function of this module, makes on a new axis, as PNG bytes.
+    """Return the picture that `draw`, a function of `plots`, makes on a new axis, as PNG bytes.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ def coverage(found: Coverage, *, ax: Axes | None = None, title: str | None = Non
     ax, title
         The axis to draw on, and its title.
     """
-    ax = axis_for(ax)
+    ax = axis_for(ax, title)
     n, level = len(found.places), np.linspace(0.0, 1.0, 201)
     error = 2 * np.sqrt(level * (1 - level) / n)
     ax.fill_between(level, level - error, level + error, color=INK, alpha=0.15, linewidth=0)
@@ -40,8 +40,6 @@ def coverage(found: Coverage, *, ax: Axes | None = None, title: str | None = Non
     places = np.sort(found.places.numpy())
     ax.step([0.0, *places, 1.0], [0.0, *np.arange(1, n + 1) / n, 1.0], where="post", color=RED, linewidth=1.2)
     ax.set(xlabel="credible level", ylabel="share that holds the truth", aspect="equal")
-    if title:
-        ax.set_title(title, fontsize=9)
     return ax
 
 
@@ -62,7 +60,7 @@ def ranks(found: Ranks, *, bins: int = 20, ax: Axes | None = None, title: str | 
         The axis to draw on, and its title.
     """
     check_count("bins", bins)
-    ax = axis_for(ax)
+    ax = axis_for(ax, title)
     n, edges = len(found.places), np.linspace(0.0, 1.0, bins + 1)
     error = 2 * np.sqrt((bins - 1) / n)  # of a count over its mean, n / bins
     ax.axhspan(1 - error, 1 + error, color=INK, alpha=0.15, linewidth=0)
@@ -70,6 +68,4 @@ def ranks(found: Ranks, *, bins: int = 20, ax: Axes | None = None, title: str | 
         counts, _ = np.histogram(column, edges)
         ax.stairs(counts * bins / n, edges, color=RED, alpha=0.4 + 0.6 / (1 + i), linewidth=1.2)
     ax.set(xlabel="rank of the truth among draws", ylabel="density", ylim=(0, None))
-    if title:
-        ax.set_title(title, fontsize=9)
     return ax

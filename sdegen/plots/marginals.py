@@ -36,11 +36,11 @@ def marginals(
     truth
         Parameters that are marked, ``(d,)``.
     names
-        Of the parameters; their places from 0 by default.
+        Names of the parameters; by default their numbers, from 0.
     bins
         Bins of a histogram.
     most
-        Points of a pair that are drawn, the first of them.
+        The largest number of points drawn of a pair, of which the first are taken.
 
     Raises
     ------

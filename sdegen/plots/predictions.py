@@ -1,5 +1,5 @@
-"""Pictures of single figures of calibration: `replicates` of a statistic, `predictions` of numbers, `weights` of draws, and the
-`local_error` of a posterior. Each has the figure with its standard error as its title.
+"""Pictures of a metric that is one number, beside what it is made of: `replicates` of a statistic, `predictions` of numbers,
+`weights` of draws, and the `local_error` of a posterior. The metric, with its standard error, is the title.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def replicates(
     """
     own, others = find_statistics(observed, replicated, statistic)
     told = f"above: {share_above(own, others)}" if title is None else title
-    return _mark(others, own.item(), bins, ax, told, "statistic of the data")
+    return _draw_marked(others, own.item(), bins, ax, told, "statistic of the data")
 
 
 @check_arguments
 def local_error(found: LocalTest, *, bins: int = 20, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw a histogram of the errors of classifiers of shuffled labels, with a line at that of the posterior; return the axis.
+    """Draw a histogram of the errors of classifiers trained on shuffled labels, with a line at the posterior's; return the axis.
 
     Parameters
     ----------
@@ -63,17 +63,16 @@ def local_error(found: LocalTest, *, bins: int = 20, ax: Axes | None = None, tit
         The axis to draw on, and its title; by default the error and the p-value.
     """
     told = f"error {found.error}, p = {found.p_value:.2g}" if title is None else title
-    return _mark(found.shuffled, found.error.value, bins, ax, told, "(probability − ½)²")
+    return _draw_marked(found.shuffled, found.error.value, bins, ax, told, "(probability − ½)²")
 
 
-def _mark(values: Tensor, at: float, bins: int, ax: Axes | None, title: str, label: str) -> Axes:
-    """Draw a histogram of numbers, with a line at one of interest."""
+def _draw_marked(values: Tensor, at: float, bins: int, ax: Axes | None, title: str, label: str) -> Axes:
+    """Draw a histogram of numbers with a line at another one, and return the axis."""
     check_count("bins", bins)
-    ax = axis_for(ax)
+    ax = axis_for(ax, title)
     ax.hist(values.detach().double().cpu().numpy(), bins, density=True, color=INK, alpha=0.4)
     ax.axvline(at, color=RED, linewidth=1.2)
     ax.set(xlabel=label, ylabel="density")
-    ax.set_title(title, fontsize=9)
     return ax
 
 
@@ -81,7 +80,7 @@ def _mark(values: Tensor, at: float, bins: int, ax: Axes | None, title: str, lab
 def weights(log_weights: Tensor, *, ax: Axes | None = None, title: str | None = None) -> Axes:
     """Draw the share of all weight that the heaviest draws have against their share of all draws, and return the axis.
 
-    The curve of equal weights is the diagonal; one that rises at once is of a few draws that stand for all.
+    Equal weights give the diagonal; where a few draws have most of the weight, the curve rises steeply at its start.
 
     Parameters
     ----------
@@ -92,11 +91,10 @@ def weights(log_weights: Tensor, *, ax: Axes | None = None, title: str | None = 
     """
     share = effective_share(log_weights)
     heaviest = log_weights.detach().double().cpu().softmax(0).sort(descending=True).values
-    ax, n = axis_for(ax), len(heaviest)
+    ax, n = axis_for(ax, f"effective share {share}" if title is None else title), len(heaviest)
     ax.plot([0, 1], [0, 1], color=INK, linewidth=0.6)
     ax.plot(torch.arange(n + 1).double().div(n).numpy(), [0.0, *heaviest.cumsum(0).tolist()], color=RED, linewidth=1.2)
     ax.set(xlabel="share of the draws, the heaviest first", ylabel="share of the weight", aspect="equal")
-    ax.set_title(f"effective share {share}" if title is None else title, fontsize=9)
     return ax
 
 
@@ -115,12 +113,11 @@ def predictions(draws: Tensor, observed: Tensor, *, ax: Axes | None = None, titl
     """
     score = crps(draws, observed)
     x = observed.detach().double().cpu().numpy()
-    ax = axis_for(ax)
+    ax = axis_for(ax, f"CRPS {score}" if title is None else title)
     for inside, width in ((0.9, 0.5), (0.5, 2.0)):
         ends = torch.tensor([0.5 - inside / 2, 0.5 + inside / 2], dtype=torch.float64)
         low, high = draws.detach().double().cpu().quantile(ends, 0).numpy()
         ax.vlines(x, low, high, color=INK, alpha=0.5, linewidth=width)
     ax.plot([x.min(), x.max()], [x.min(), x.max()], color=RED, linewidth=1.2)
     ax.set(xlabel="observed number", ylabel="predictions")
-    ax.set_title(f"CRPS {score}" if title is None else title, fontsize=9)
     return ax

@@ -34,21 +34,20 @@ def density(
     ----------
     law
         A score model, or anything whose ``log_prob`` takes ``(B, 2)``.
-    ax
-        The axis to draw on.
+    ax, title
+        The axis to draw on, and its title.
     extent
-        Half the side of the square shown around 0; 2.2 of the law's largest standard deviations, where it has moments, else 6.
+        Half the side of the square around 0 that is shown; by default 2.2 times the larger of the law's standard deviations, or 6
+        where it has no moments.
     points
-        Points a side.
-    title
-        Above the picture.
+        Points on a side of the grid of values.
     """
     if not isinstance(law, ScoreModel):
         law = as_law(check_law("law", law, "log_prob"))
     check_count("points", points, at_least=2)
     if extent is not None:
         check_number("extent", extent, above=0)
-    ax = axis_for(ax)
+    ax = axis_for(ax, title)
     if extent is None:
         moments = getattr(law, "moments", None)
         moments = moments() if callable(moments) else moments
@@ -61,8 +60,6 @@ def density(
     edge = extent * points / (points - 1)  # the outer pixels are centred on the outer points
     ax.imshow(image, origin="lower", extent=(-edge, edge, -edge, edge), cmap="magma")
     ax.set(xticks=[], yticks=[])
-    if title:
-        ax.set_title(title, fontsize=9)
     return ax
 
 
@@ -85,12 +82,10 @@ def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> A
     check_tensor("x", x)
     if x.ndim != 2 or x.shape[1] < 2 or len(x) == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; give points (N, 2), or of more coordinates.")
-    ax = axis_for(ax)
+    ax = axis_for(ax, title)
     points = x.detach().cpu().numpy()
     ax.scatter(points[:, 0], points[:, 1], s=2, alpha=0.4, color=INK, linewidths=0)
     ax.set_aspect("equal")
-    if title:
-        ax.set_title(title, fontsize=9)
     return ax
 
 
@@ -122,7 +117,7 @@ def trajectories(
     if path.ndim < 2 or path.numel() == 0:
         raise ValueError(f"path has shape {tuple(path.shape)}; give states one after the other, (times, N, d).")
     check_count("most", most)
-    ax = axis_for(ax)
+    ax = axis_for(ax, title)
     lines = path.detach().cpu().numpy()[:, :most]
     lines = lines.reshape(len(lines), lines.shape[1], -1)
     if lines.shape[2] == 1:
@@ -133,8 +128,6 @@ def trajectories(
         ax.plot(lines[:, :, 0], lines[:, :, 1], color=INK, alpha=0.25, linewidth=0.6)
         ax.scatter(lines[-1, :, 0], lines[-1, :, 1], s=6, color=RED, zorder=3, linewidths=0)
         ax.set_aspect("equal")
-    if title:
-        ax.set_title(title, fontsize=9)
     return ax
 
 
@@ -163,9 +156,7 @@ def images(
         If the shape is another, or the gap negative.
     """
     pixels = sheet(x, columns, gap)
-    ax = axis_for(ax)
+    ax = axis_for(ax, title)
     ax.imshow(pixels, interpolation="nearest")
     ax.set_axis_off()
-    if title:
-        ax.set_title(title, fontsize=9)
     return ax
