@@ -20,13 +20,13 @@ from ...laws.products import value_and_slope
 from ...processes.elementwise import ElementwiseSDE
 from ...processes.panels import Panels
 from ..report import QUADRATURE, Law, close, derivative
-from .probes import steps, times
+from .probes import difference_steps, times
 
 
 def derivatives_reach_the_schedule(sde: ElementwiseSDE) -> None:
     """Forward-mode derivatives of `alpha` and `sigma` equal finite differences: no ``float(t)``, no branch on `t`."""
     t = times(sde)
-    h = steps(sde, t)
+    h = difference_steps(sde, t)
     for name in ("alpha", "sigma"):
         schedule = getattr(sde, name)
 

@@ -40,7 +40,7 @@ from ...processes.nonlinear import calibrate_lag
 from ...processes.simulate import simulate
 from ...processes.state_noise import dependence_of_noise
 from ..report import EXACT, STATISTICAL, Law, Violation, close, same_law
-from .probes import SHAPES, data, enough, generator, rate, shapes, states, steps, times, within
+from .probes import SHAPES, data, difference_steps, euler_steps, generator, into_domain, rate, shapes, states, times
 
 PRIOR_TOLERANCE = 1e-3  # nats, at the default T
 PRODUCT = 1e-14  # what a product of float64 matrices rounds to
@@ -111,7 +111,7 @@ def coefficients_are_real(sde: SDE) -> None:
 def coefficients_keep_their_digits(sde: SDE) -> None:
     """Drift and diffusion have float64's digits: over steps of a millionth, third differences vanish to 1e-10."""
     t = times(sde, 5)
-    h = 1e-4 * steps(sde, t)
+    h = 1e-4 * difference_steps(sde, t)
     for name, function in (("drift", lambda x, u: sde.drift(x, u)), ("diffusion", lambda x, u: _noise(sde, x, u))):
         x = states(sde, 5, 3)
         values = torch.stack([function(x * (1 + 1e-6 * k), t + k * h) for k in range(4)]).double()
@@ -268,8 +268,8 @@ def prior_is_the_law_at_T(sde: SDE) -> None:
         )
         return
     n = 4000
-    x_0 = within(0.3 * ring.sample(n, generator())) if shapes() is SHAPES else data(n)
-    x = simulate(sde, sde.lift(x_0), 0.0, sde.T, steps=enough(sde, sde.T, 400), generator=generator())
+    x_0 = into_domain(0.3 * ring.sample(n, generator())) if shapes() is SHAPES else data(n)
+    x = simulate(sde, sde.lift(x_0), 0.0, sde.T, steps=euler_steps(sde, sde.T, 400), generator=generator())
     prior = as_law(sde.prior(moments_of(x_0).in_units(sde.units)))
     same_law("the prior", prior.sample(n, torch.Generator().manual_seed(21)), x)
 

@@ -28,7 +28,7 @@ from ...models.exact import Exact
 from ...processes.dynamics import diffusion_at
 from ...processes.linear import LinearSDE
 from ..report import EXACT, QUADRATURE, Law, Violation, close, derivative
-from .probes import data, generator, shapes, states, steps, times
+from .probes import data, difference_steps, generator, shapes, states, times
 
 
 def marginals_compose(sde: LinearSDE) -> None:
@@ -41,6 +41,7 @@ def marginals_compose(sde: LinearSDE) -> None:
 
 
 def _compose(name: str, first: Any, then: Any, both: Any) -> None:
+    """Raise a `Violation` unless the transitions `first` and `then`, one after the other, are the transition `both`."""
     Phi = (then.Phi @ first.Phi).matrix()
     Sigma = (then.Phi @ first.covariance @ then.Phi.T + then.covariance).matrix()
     close(f"Phi of a composed {name}", Phi, both.Phi.matrix(), 1e-8, both.Phi.matrix().abs().amax().clamp_min(1e-12))
@@ -52,7 +53,7 @@ def _compose(name: str, first: Any, then: Any, both: Any) -> None:
 def moments_follow_their_odes(sde: LinearSDE) -> None:
     """``Phi' = F Phi`` and ``Sigma' = F Sigma + Sigma Fᵀ + G Gᵀ``."""
     t = times(sde)
-    h = steps(sde, t)
+    h = difference_steps(sde, t)
     law = sde.marginal(t)
     F, G = sde.drift_operator(t).matrix(), sde.diffusion_operator(t).matrix()
     Phi, Sigma = law.Phi.matrix(), law.covariance.matrix()

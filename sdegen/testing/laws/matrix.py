@@ -10,13 +10,13 @@ import torch
 
 from ...processes.matrix import CoupledSDE, MatrixSDE
 from ..report import EXACT, QUADRATURE, Law, close, derivative
-from .probes import data, steps, times
+from .probes import data, difference_steps, times
 
 
 def root_solves_its_equation(sde: CoupledSDE) -> None:
     """``R Rᵀ = Sigma`` and ``R' = (F + ½ G Gᵀ Sigma⁻¹) R``: a Cholesky factor satisfies only the first."""
     t = times(sde)
-    h = steps(sde, t)
+    h = difference_steps(sde, t)
     law = sde.marginal(t)
     R, Sigma = law.R.matrix(), law.covariance.matrix()
     close("R Rᵀ", R @ R.mT, sde._covariance(t), 1e-8, Sigma.abs().amax((1, 2), keepdim=True))

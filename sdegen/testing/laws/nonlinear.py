@@ -20,7 +20,7 @@ from ...processes.dynamics import diffusion_at
 from ...processes.nonlinear import calibrate_lag
 from ...processes.simulate import simulate
 from ..report import EXACT, QUADRATURE, Law, Violation, close, derivative, same_law
-from .probes import SHAPES, data, enough, generator, shapes, states, times, within
+from .probes import SHAPES, data, euler_steps, generator, into_domain, shapes, states, times
 
 
 def short_kernel_agrees_with_half_steps(sde: SDE) -> None:
@@ -90,9 +90,9 @@ def _divergence_by_differences(sde: SDE, x: Tensor, t: Tensor) -> Tensor:
 def perturb_follows_the_simulation(sde: SDE) -> None:
     """`perturb` has the law at `t` of paths from the datum, statistically."""
     n, t = 4000, 0.3 * sde.T
-    one = within(torch.tensor([[0.7, -0.4]], dtype=torch.float64)) if shapes() is SHAPES else data(1)
+    one = into_domain(torch.tensor([[0.7, -0.4]], dtype=torch.float64)) if shapes() is SHAPES else data(1)
     x_0 = one.expand(n, *one.shape[1:]).contiguous()
-    want = simulate(sde, sde.lift(x_0), 0.0, t, steps=enough(sde, t, 200), generator=generator())
+    want = simulate(sde, sde.lift(x_0), 0.0, t, steps=euler_steps(sde, t, 200), generator=generator())
     same_law("perturb", sde.perturb(x_0, t, generator=torch.Generator().manual_seed(21)).x, want)
 
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["SHAPES", "data", "enough", "generator", "on_data", "rate", "shapes", "states", "steps", "times", "within"]
+__all__ = [
+    "SHAPES",
+    "data",
+    "difference_steps",
+    "euler_steps",
+    "generator",
+    "into_domain",
+    "on_data",
+    "rate",
+    "shapes",
+    "states",
+    "times",
+]
 
 import math
 from collections.abc import Iterator
@@ -17,7 +29,7 @@ from ...laws.units import Units
 from ...processes.base import SDE
 from ...processes.linear import is_linear
 
-MOST = 4000  # steps of a simulation
+MOST = 4000  # most steps of a simulation
 SHAPES = ((), (3,), (2, 3, 3))  # of a datum
 _DOMAIN: ContextVar[constraints.Constraint] = ContextVar("domain of a process", default=constraints.real)
 _UNITS: ContextVar[Units | None] = ContextVar("units of its data", default=None)
@@ -40,10 +52,8 @@ def on_data(
         _UNITS.reset(tokens[2])
 
 
-def within(x: Tensor) -> Tensor:
-    """Return numbers that in their units meet the constraint of the domain, made of any numbers: these themselves, where there
-    are no bounds.
-    """
+def into_domain(x: Tensor) -> Tensor:
+    """Map any numbers smoothly into the domain, in the units of the data; where it has no bounds, return them as they are."""
     domain, units = _DOMAIN.get(), _UNITS.get()
     low, high = getattr(domain, "lower_bound", None), getattr(domain, "upper_bound", None)
     if low is None:
@@ -53,30 +63,32 @@ def within(x: Tensor) -> Tensor:
 
 
 def shapes() -> tuple[tuple[int, ...], ...]:
-    """The shapes of a datum for which a law is checked."""
+    """Return the shapes of a datum for which a law is checked."""
     given = _GIVEN.get()
     return SHAPES if given is None else (tuple(given.shape[1:]),)
 
 
 def data(n: int, *shape: int) -> Tensor:
-    """Data: rows of those given, else standard normal ones of a shape; float64."""
+    """Return `n` data, float64: rows of those given, else standard normal ones of a shape, brought into the domain."""
     given = _GIVEN.get()
     if given is None:
-        return within(torch.randn(n, *shape, dtype=torch.float64, generator=generator()))
+        return into_domain(torch.randn(n, *shape, dtype=torch.float64, generator=generator()))
     return given.detach().cpu().double()[torch.arange(n) % len(given)]
 
 
 def times(sde: SDE, n: int = 7, until: float | None = None) -> Tensor:
-    """Times inside ``(0, T)`` at no round fraction, or before another last one; for processes defined piecewise, at the middle of
-    their pieces.
+    """Return `n` times inside ``(0, T)``, or ``(0, until)``, at no round fraction; of a process defined piecewise, the middles of
+    pieces.
     """
     t = (sde.T if until is None else until) * torch.linspace(0.031, 0.953, n, dtype=torch.float64)
     piece = getattr(sde, "piece", None)
     return t if piece is None else ((t / piece).floor() + 0.5) * piece
 
 
-def steps(sde: SDE, t: Tensor) -> Tensor:
-    """Steps of the differences at `t`: three stay inside ``(0, T)``, and inside a piece, and in one little happens."""
+def difference_steps(sde: SDE, t: Tensor) -> Tensor:
+    """Return steps for `report.derivative` at times `t`: three of them stay inside ``(0, T)`` and inside a piece, and little
+    changes in one.
+    """
     piece = getattr(sde, "piece", None)
     h = 0.01 * torch.minimum(t, sde.T - t) if piece is None else torch.full_like(t, 0.1 * piece)
     changes = rate(sde, t)
@@ -87,26 +99,26 @@ def steps(sde: SDE, t: Tensor) -> Tensor:
 
 
 def rate(sde: SDE, t: Tensor) -> Tensor:
-    """How fast the drift changes states at the times `t`, ``(n,)``: what it moves two of them apart by, of their distance."""
+    """Return at what rate the drift moves two states apart at the times `t`, relative to their distance, ``(n,)``."""
     n = len(t)
     x = states(sde, 2 * n, 2)
     f = sde.drift(x, t.repeat(2))
     return (f[:n] - f[n:]).flatten(1).norm(dim=1) / (x[:n] - x[n:]).flatten(1).norm(dim=1)
 
 
-def enough(sde: SDE, t: float, least: int) -> int:
-    """A number of steps of Euler's method up to the time `t`, in each of which the drift does little; some thousands at most."""
+def euler_steps(sde: SDE, t: float, least: int) -> int:
+    """Return how many steps Euler's method takes up to the time `t` so that the drift does little in each, at most `MOST`."""
     fastest = rate(sde, times(sde)).max().item()
     return min(max(least, math.ceil(10 * fastest * t)), MOST)
 
 
 def generator() -> torch.Generator:
-    """The random generator of a law's noise, always seeded alike."""
+    """Return a random generator for a law's noise, always seeded alike."""
     return torch.Generator().manual_seed(20)
 
 
 def states(sde: SDE, n: int, *shape: int) -> Tensor:
-    """States of the process over `data` of a shape."""
+    """Return `n` states of the process: lifted `data` of a shape, with some noise where there are no bounds."""
     u = sde.lift(data(n, *shape))
     if sde.domain is not constraints.real:
         return u
