@@ -628,7 +628,7 @@ def pictures() -> Path:
 def within(domain: Any) -> Tensor:
     """Data that keep to the bounds of a process."""
     with probes.on_data(None, domain):
-        return probes.within(X)
+        return probes.into_domain(X)
 
 
 def use(name: str, result: Any) -> Any:
