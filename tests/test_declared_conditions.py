@@ -22,7 +22,8 @@ from sdegen.guidance import measurements
 from sdegen.models import Conditioned
 from sdegen.models.far import warn_of_far
 from sdegen.nets import Fields, Label, Set, Vector
-from sdegen.nets.entries import Conditioning, ConditionUnits, SetEntry, VectorEntry
+from sdegen.nets.conditioning import Conditioning
+from sdegen.nets.entries import ConditionUnits, SetEntry, VectorEntry
 from sdegen.training.dropping import Drop
 
 N = 5

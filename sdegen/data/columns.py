@@ -33,7 +33,7 @@ from ..laws.coordinates import Coordinates, Log, LogOdds, SoftplusInverse
 from ..show import show_call
 from .entries import read_numbers, refuse_entries
 
-LARGEST = 2**52  # the largest whole number n for which n + ½ is a float64: beyond, a count has no room for its noise
+LARGEST = 2**52  # of a count: beyond, float64 has no numbers between two whole ones, where its noise could be
 REACH = 0.9  # radius of a category's noise: half the side of the simplex is 1, so noise never comes nearer to another corner
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..data.source import FEW_BATCHES
 from ..fixed import is_unknown
-from ..nets.entries import ROWS, Conditioning
+from ..nets.conditioning import ROWS, Conditioning
 from ..warning import warn_caller
 
 # No row of n can lie farther from their mean than √n of their standard deviations: n is what the units are measured on at most.

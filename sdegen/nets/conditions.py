@@ -25,8 +25,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_kind
 from ..conditions import Condition, check_labels, check_numbers
-from .embeddings import LevelEntry
-from .entries import FieldEntry, LabelEntry, SetEntry, VectorEntry
+from .entries import FieldEntry, LabelEntry, LevelEntry, SetEntry, VectorEntry
 
 
 @check_arguments

@@ -1,8 +1,8 @@
-"""Embeddings of a number, such as the noise level, as a vector; and the module by which a second level enters a network."""
+"""Embeddings of a number, such as the noise level, as a vector of waves."""
 
 from __future__ import annotations
 
-__all__ = ["Fourier", "Frequencies", "LevelEntry", "Sinusoidal"]
+__all__ = ["Fourier", "Frequencies", "Sinusoidal"]
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_number
-from .entries import zero
 
 
 class Frequencies(nn.Module):
@@ -94,31 +93,3 @@ class Fourier(Frequencies):
             raise ValueError(f"dim = {dim}; an embedding has an even number of features, at least 2.")
         self.dim, self.scale = dim, check_number("scale", scale, above=0)
         self.register_buffer("frequencies", torch.randn(dim // 2) * scale * 2 * math.pi)
-
-
-class LevelEntry(nn.Module):
-    """Two layers on a second noise level and the features of the first, which at first add nothing to these.
-
-    Parameters
-    ----------
-    features
-        The number of features.
-    """
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.embedding = Sinusoidal()
-        self.inner, self.outer = nn.Linear(self.embedding.dim + features, features), nn.Linear(features, features)
-        self.act = nn.SiLU()
-        self.silence()
-
-    def silence(self) -> None:
-        """Set to 0 what is added for any level."""
-        zero(self.outer)
-
-    def forward(self, value: Tensor, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Add what levels ``(n,)`` or ``(1,)`` say to features ``(n, features)`` or ``(1, features)``."""
-        seen = self.embedding(value.to(e.device, torch.promote_types(e.dtype, torch.float32))).to(e.dtype)
-        n = max(len(seen), len(e))
-        joined = torch.cat([seen.expand(n, -1), e.expand(n, -1)], 1)
-        return e + self.outer(self.act(self.inner(joined))), x

@@ -1,4 +1,4 @@
-"""Modules by which conditions enter a network, and `Conditioning`, which holds those of one.
+"""Modules by which conditions enter a network, one for each kind; `conditioning` holds those of a network.
 
 The declarations of `conditions` say what a value is; these modules hold the weights. Each is called as ``entry(value, e, x)``
 with a value that has a row for each datum or one for all, or is None where the condition is dropped. It returns the features `e`
@@ -8,26 +8,16 @@ labels, vectors and sets are added to the features, fields become channels of th
 
 from __future__ import annotations
 
-__all__ = [
-    "FieldEntry",
-    "ConditionUnits",
-    "Conditioning",
-    "LabelEntry",
-    "SetEntry",
-    "VectorEntry",
-    "measure_conditions",
-    "zero",
-]
+__all__ = ["ConditionUnits", "FieldEntry", "LabelEntry", "LevelEntry", "SetEntry", "VectorEntry", "zero"]
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from ..conditions import Condition
+from .embeddings import Sinusoidal
 
-ROWS = 1024  # rows of each of the few batches that units are taken of
 EQUAL = 2.0  # roundings of the mean: numbers that spread by no more are all equal
 
 
@@ -224,119 +214,34 @@ class FieldEntry(nn.Module):
         return e, _join(x, more)
 
 
+class LevelEntry(nn.Module):
+    """Two layers on a second noise level and the features of the first, which at first add nothing to these.
+
+    Parameters
+    ----------
+    features
+        The number of features.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.embedding = Sinusoidal()
+        self.inner, self.outer = nn.Linear(self.embedding.dim + features, features), nn.Linear(features, features)
+        self.act = nn.SiLU()
+        self.silence()
+
+    def silence(self) -> None:
+        """Set to 0 what is added for any level."""
+        zero(self.outer)
+
+    def forward(self, value: Tensor, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Add what levels ``(n,)`` or ``(1,)`` say to features ``(n, features)`` or ``(1, features)``."""
+        seen = self.embedding(value.to(e.device, torch.promote_types(e.dtype, torch.float32))).to(e.dtype)
+        n = max(len(seen), len(e))
+        joined = torch.cat([seen.expand(n, -1), e.expand(n, -1)], 1)
+        return e + self.outer(self.act(self.inner(joined))), x
+
+
 def _join(x: Tensor, channels: Tensor) -> Tensor:
     """Return states with further channels, which have a row for each state or one for all."""
     return torch.cat([x, channels.to(x.dtype).expand(len(x), *channels.shape[1:])], 1)
-
-
-class Conditioning(nn.Module):
-    """The conditions of a network, which enter it one after the other.
-
-    Parameters
-    ----------
-    kinds
-        The conditions by name, as `conditions.declare` returns them.
-    features
-        The number of features of the noise level.
-    dims
-        Dimensions of the grid of the network's states.
-
-    Attributes
-    ----------
-    extra
-        Channels that the conditions add to a state.
-
-    Raises
-    ------
-    ValueError
-        If one is on another grid.
-    """
-
-    def __init__(self, kinds: Mapping[str, Condition], features: int, dims: int) -> None:
-        super().__init__()
-        self.kinds, self.extra = dict(kinds), sum(kind.extra for kind in kinds.values())
-        for name, kind in kinds.items():
-            if kind.extra and getattr(kind, "dims", kind.ndim - 1) != dims:
-                raise ValueError(
-                    f"{name} is {kind}, and the network's states have a grid of {dims} dimensions; give Fields(..., dims={dims})."
-                )
-        self.entries = nn.ModuleDict({f"{name}_": kind.entry(features) for name, kind in kinds.items()})
-
-    @property
-    def unmeasured(self) -> bool:
-        """Whether a condition has numbers whose units are not known yet."""
-        return any(isinstance(part, ConditionUnits) and not part.measured for part in self.modules())
-
-    def silence(self, names: Iterable[str]) -> None:
-        """Set to 0 what some conditions add, whatever their values.
-
-        Raises
-        ------
-        TypeError
-            If the module by which one enters has no method for it.
-        """
-        for name in names:
-            entry = self.entries[f"{name}_"]
-            silence = getattr(entry, "silence", None)
-            if silence is None:
-                raise TypeError(
-                    f"{name} enters by a {type(entry).__name__}, which has no method silence(); define one that sets to 0 what "
-                    "the condition adds."
-                )
-            silence()
-
-    def measure(self, seen: Sequence[Mapping[str, Tensor]]) -> None:
-        """Take the units of the conditions' numbers from some batches, where none are known."""
-        for name in self.kinds:
-            units = getattr(self.entries[f"{name}_"], "units", None)
-            values = [cond[name] for cond in seen if name in cond]
-            if units is not None and values:
-                units.measure(values)
-
-    def forward(self, e: Tensor, x: Tensor, cond: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the features of the noise level and the states ``(n, C, *grid)`` with all that the conditions say.
-
-        Raises
-        ------
-        TypeError
-            If there is a condition of another name, or one is missing that training never dropped.
-        ValueError
-            If a value has another shape.
-        """
-        for name in cond.keys() - self.kinds.keys():
-            if cond[name] is not None:
-                own = ", ".join(self.kinds) or "none"
-                raise TypeError(
-                    f"the network has no condition {name!r}, it was constructed with {own}; construct it with "
-                    f"conditions={{{name!r}: ...}}."
-                )
-        for name, kind in self.kinds.items():
-            value = cond.get(name)
-            if value is None and kind.needed:
-                raise TypeError(f"the network needs the condition {name!r}; pass {name}=....")
-            if value is not None:
-                value = kind.read(name, value, look=False)
-                if kind.extra and value.shape[2 - x.ndim :] != x.shape[2:]:
-                    raise ValueError(
-                        f"{name} is given on a grid of {tuple(value.shape[2 - x.ndim :])}, the state on one of "
-                        f"{tuple(x.shape[2:])}; resize it."
-                    )
-                value = value if kind.has_rows(name, value, len(x)) else value[None]
-            e, x = self.entries[f"{name}_"](value, e, x)
-        return e, x
-
-
-def measure_conditions(model: nn.Module, batches: Callable[[int], Iterable[Any]]) -> None:
-    """Give the numbers of conditions the units of some data, in all networks of a model that have none yet.
-
-    Parameters
-    ----------
-    model
-        What is trained.
-    batches
-        Called with a number of rows, it gives a few batches of data whose conditions are ``batch.cond`` (`data.Source.few`).
-    """
-    asked = [part for part in model.modules() if isinstance(part, Conditioning) and part.unmeasured]
-    seen = [batch.cond for batch in batches(ROWS)] if asked else []
-    for part in asked:
-        part.measure(seen)

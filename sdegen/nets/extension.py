@@ -16,7 +16,7 @@ from ..arguments import check_arguments
 from ..checks import check_kind
 from ..conditions import Condition
 from ..description import keeps, kept
-from .entries import Conditioning
+from .conditioning import Conditioning
 
 Net = TypeVar("Net", bound=nn.Module)
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ..arguments import check_arguments
 from ..checks import check_count, check_kind
 from ..conditions import Condition
+from .conditioning import Conditioning
 from .conditions import declare
 from .embeddings import Sinusoidal
-from .entries import Conditioning, zero
+from .entries import zero
 
 
 class ResidualLayer(nn.Module):

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 from ..checks import check_count
 from ..conditions import Condition
+from .conditioning import Conditioning
 from .embeddings import Sinusoidal
-from .entries import Conditioning
 
 
 class VolumeConvolution(nn.Conv3d):

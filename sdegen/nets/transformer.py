@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ..arguments import check_arguments
 from ..conditions import Condition
 from .attention import attend_by_formula
+from .conditioning import Conditioning
 from .conditions import declare
 from .embeddings import Sinusoidal
-from .entries import Conditioning, zero
+from .entries import zero
 from .mlp import flatten_states, reshape_output
 
 

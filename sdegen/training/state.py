@@ -26,7 +26,7 @@ from ..laws.mixtures import Moments
 from ..metrics.estimate import Estimate
 from ..models.network import Trainable
 from ..models.score import ScoreModel
-from ..nets.entries import measure_conditions
+from ..nets.conditioning import measure_conditions
 from ..processes.scalar import is_scalar
 from ..samplers.defaults import choose_end, draws_images
 from ..samplers.profiles import affordable, measure_profile
