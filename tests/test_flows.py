@@ -399,7 +399,7 @@ def test_the_adaptive_solver_is_what_densities_come_from() -> None:
     flow = stirred(ContinuousFlow(nets.MLP(2, width=16, depth=1), (2,), steps=1, tolerance=1e-9), 0.2)
     assert isinstance(flow.net, Trajectory)
     x = torch.randn(5, 2, generator=seeded(0), dtype=torch.float64)
-    fine = flow._under_noise(*flow.net(x, None, 200))
+    fine = flow._log_density(*flow.net(x, None, 200))
     assert torch.allclose(flow.log_prob(x), fine, atol=1e-6)
     assert (flow.loss(x) * 2 + fine).abs().max() > 1e-4
 
