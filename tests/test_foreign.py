@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from typing import Any
@@ -426,3 +427,23 @@ def test_one_prompt_is_for_all_states_and_of_more_there_are_as_many_as_states(sh
     for n in (0, 2, 3, 5):
         with pytest.raises(ValueError, match=rf"encoder_hidden_states has shape \({n}, .*one row for all.*each of 4"):
             told(x, torch.tensor([3.0]), encoder_hidden_states=prompt.expand(n, *shape))
+
+
+ANSWERS: dict[str, Callable[[Tensor], Any]] = {
+    "Tensor": lambda x: x,
+    "Output": lambda x: type("Output", (), {"sample": x})(),
+    "dict": lambda x: {"sample": x},
+    "NoneType": lambda x: None,
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_a_network_that_answers_otherwise_than_those_of_diffusers_is_told_of(kind: str) -> None:
+    class Plain(nn.Module):
+        def forward(self, x: Tensor, timestep: Tensor, **more: Any) -> Any:
+            return ANSWERS[kind](x)
+
+    model = sdegen.from_diffusers(Plain(), diffusers.DDPMScheduler())  # which knows of no shape of data
+    assert model.moments is None
+    with pytest.raises(TypeError, match=rf"^Plain returned a {kind}; .* a tuple, the prediction first.*from_network"):
+        model.noise(torch.zeros(2, 1, 4, 4), 0.5)

@@ -59,6 +59,8 @@ class UNetOf(nn.Module):
         ------
         ValueError
             If a condition has neither one row, for all, nor one for each of `x`, or there is no class for a network of classes.
+        TypeError
+            If the network does not answer as those of diffusers do.
         """
         cond = {name: _as_rows(name, value, len(x)) for name, value in cond.items()}
         if label is not None:
@@ -68,7 +70,14 @@ class UNetOf(nn.Module):
                 "the network of diffusers needs a class: pass label=...; to guide it along classes, name the one that its "
                 'training took for none, ClassifierFree(model, scale, null={"label": 10}).'
             )
-        return self.unet(x, clock.expand(len(x)), return_dict=False, **cond)[0]
+        answer = self.unet(x, clock.expand(len(x)), return_dict=False, **cond)
+        if not isinstance(answer, (tuple, list)) or not answer:
+            raise TypeError(
+                f"{type(self.unet).__name__} returned a {type(answer).__name__}; with return_dict=False a network of diffusers "
+                "returns a tuple, the prediction first. Another network goes in by sdegen.from_network(net, sde)."
+            )
+        predicted: Tensor = answer[0]
+        return predicted
 
 
 def _as_rows(name: str, value: Any, n: int) -> Any:
@@ -121,10 +130,11 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
             "Wrap others by from_network or from_denoiser."
         )
     sde = process_of(scheduler)
-    if moments is None and getattr(unet.config, "sample_size", None):
-        size = unet.config.sample_size
+    config = getattr(unet, "config", None)
+    size, channels = getattr(config, "sample_size", None), getattr(config, "in_channels", None)
+    if moments is None and size and channels:
         height, width = (size, size) if isinstance(size, int) else size
-        shape = (unet.config.in_channels, height, width)
+        shape = (channels, height, width)
         moments = Moments(torch.zeros(shape).double(), torch.ones(math.prod(shape)).double())
     return from_network(UNetOf(unet), sde, PREDICTIONS[kind](), StepIndex(sde.N), moments, end=1 / sde.N)
 
