@@ -601,3 +601,12 @@ def test_what_the_prior_misses_does_not_depend_on_units() -> None:
     there = sdegen.GaussianMixture(law.weights, mean + std * law.means, law.covariances[:, None] * std.square())
     gap = prior_gap(sde.in_units(sdegen.laws.Units(mean, std)), there).value
     assert gap == pytest.approx(prior_gap(sde, law).value, rel=1e-6) and gap > 1e-5
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5])
+def test_points_of_a_kernel_estimate_are_counted_before_they_are_drawn(n: float) -> None:
+    def draw(n: int, generator: torch.Generator) -> Tensor:
+        raise AssertionError("drawn all the same")
+
+    with pytest.raises(ValueError, match=rf"^n = {n}; it must be a whole number"):
+        sdegen.metrics.kde_kl(draw, sdegen.data.gaussian_ring(), n=n)  # type: ignore[arg-type]
