@@ -25,22 +25,22 @@ from .waiting import at_hand
 
 
 class Condition(ABC):
-    """The base class of conditions that a network declares: what a value of one datum is, how it enters, how often it is lost.
+    """The base class of conditions that a network declares: what a value is, how it enters, and how often training drops it.
 
-    A value of one datum has `ndim` sides, so that one with a side more has a row for each: that tells it, not how long the first
-    side happens to be.
+    The value of one datum has `ndim` axes, so a tensor with one axis more has a row for each datum; how long its first axis is
+    does not decide this.
 
     Parameters
     ----------
     dropout
-        The probability that a datum loses the condition in training, on its own, so that the network learns the law without it
-        too. At 0 it is never lost, and no run goes without it; with None it is lost only with all others (``p_uncond`` of
-        `training.Settings`).
+        The probability with which training drops this condition of a datum, whatever becomes of others, so that the network
+        learns the law without it too. At 0 it is never dropped, and every run needs it; with None it is dropped only together
+        with all others (``p_uncond`` of `training.Settings`).
 
     Attributes
     ----------
     null
-        The number that stands for a value that is lost.
+        The number that stands for a value that was dropped.
     """
 
     dropout: float | None
@@ -56,7 +56,7 @@ class Condition(ABC):
     @property
     @abstractmethod
     def ndim(self) -> int:
-        """Sides of a value."""
+        """Axes of a value."""
 
     @property
     @abstractmethod
@@ -71,7 +71,7 @@ class Condition(ABC):
     def entry(self, features: int) -> nn.Module:
         """Return the module by which values enter a network.
 
-        It is called as ``entry(value, e, x)``, with a row for each datum or one for all, or None where the condition is lost, and
+        It is called as ``entry(value, e, x)``, with a row for each datum or one for all, or None where it is dropped, and
         returns features of the noise level ``(n, features)`` and states ``(n, C, *grid)`` with what the condition says.
         """
 
@@ -92,7 +92,7 @@ class Condition(ABC):
             raise ValueError(f"dropout = {self.dropout}; give a probability from 0 to below 1, or None.")
 
     def has_lost(self, values: Tensor) -> bool:
-        """Tell whether some rows of values are lost, and stand for none."""
+        """Tell whether some rows of values were dropped: they hold nothing but the null."""
         return bool(_absent(values, self.null).reshape(len(values), -1).all(1).any())
 
     def has_rows(self, name: str, value: Tensor, n: int) -> bool:
@@ -126,9 +126,9 @@ class Conditions(NamedTuple):
     kinds
         What those are that its network declares, by name.
     nulls
-        The number that stands for one that is lost, by name, where there is one.
+        The null of each condition that has one, by name: the number that stands for a value that was dropped.
     untaught, unlost
-        Conditions that training never had, under which no run goes; and those that it always had, without which none does.
+        Conditions that training never gave, so that no run may give them; and those that it always gave, so that every run must.
     """
 
     names: frozenset[str] = frozenset()
@@ -166,14 +166,14 @@ class Conditions(NamedTuple):
         )  # fmt: skip
 
     def is_lost(self, name: str, value: Any) -> bool:
-        """Tell whether a value is none, for all data: None, or what stands for one that is lost."""
+        """Tell whether a value stands for no condition, for all data: it is None, or holds nothing but the null."""
         known = name in self.nulls and isinstance(value, (Tensor, int))
         values = torch.as_tensor(value if known else [])
         return bool(values.numel() and _absent(values, self.nulls[name]).all()) if known else value is None
 
     def with_rows(self, cond: Mapping[str, Any], n: int) -> list[str]:
-        """Name the conditions that have a row for each of `n` data: those declared that have a side more than one value, and of
-        others all tensors whose first side is `n`.
+        """Name the conditions that have a row for each of `n` data: declared ones that have one axis more than a value, and of
+        others all tensors whose first axis has length `n`.
 
         Parameters
         ----------

@@ -92,7 +92,7 @@ def _is_missing(entry: Any) -> bool:
         return True
     try:
         return bool(entry != entry)
-    except (TypeError, ArithmeticError):  # as pandas.NA, and a signalling NaN of decimal
+    except (TypeError, ArithmeticError):  # raised by pandas.NA, and by a signalling NaN of decimal
         return True
     except ValueError:  # an array, which is no entry, but is there
         return False

@@ -53,7 +53,7 @@ def standardised(x: Tensor, moments: Moments) -> Tensor:
     x
         ``(n, *)``.
     moments
-        Of the data; coordinates that do not vary are not divided.
+        Mean and covariance of the data; coordinates that do not vary are not divided.
     """
     mean, std = _units(moments)
     return (x.double() - mean.to(x.device)) / std.to(x.device)
@@ -65,9 +65,9 @@ def tolerance(moments: Moments, dtype: torch.dtype) -> float:
     Parameters
     ----------
     moments
-        Of the data.
+        Mean and covariance of the data.
     dtype
-        That the data are kept in.
+        The dtype that the data are kept in.
     """
     mean, std = _units(moments)
     return 1e-6 + 10 * torch.finfo(dtype).eps * (1 + (mean / std).abs().max().item())

@@ -166,9 +166,9 @@ class Split(NamedTuple):
     Attributes
     ----------
     train
-        Those to learn from.
+        The images to learn from.
     test
-        Those to judge by.
+        The images to judge by.
     """
 
     train: Images
@@ -202,7 +202,7 @@ class Scaled:
     Parameters
     ----------
     images
-        The bytes.
+        The images as bytes.
     scaling
         A `Scaling` or `Dequantisation` with the levels of the images; ``scaling.inverse(x, clip=True)`` turns samples into
         bytes.

@@ -1,6 +1,4 @@
-"""Rows of a batch: which conditions have one value for each datum, and how a batch is split into contiguous parts, or read
-part by part.
-"""
+"""Parts of a batch: contiguous slices of its rows, its conditions cut to them, and a function computed part by part."""
 
 from __future__ import annotations
 
@@ -23,11 +21,11 @@ def change_rows(cond: dict[str, Any], n: int, change: Callable[[Tensor], Tensor]
     Parameters
     ----------
     cond
-        By name.
+        The conditions by name.
     n
         The number of data.
     change
-        From the rows to others, such as a part of them.
+        A map from the rows of a condition to others, such as a part of them.
 
     Examples
     --------
@@ -69,7 +67,7 @@ def check_batch(batch: Any) -> None:
 
 
 def in_parts(read: Callable[..., Tensor], batch: int | None, *rows: Tensor) -> Tensor:
-    """Return ``read(*rows)``, found for at most `batch` rows at a time, in the memory that so many need.
+    """Return ``read(*rows)``, computed for at most `batch` rows at a time, so that memory does not grow with their number.
 
     Parameters
     ----------

@@ -82,9 +82,9 @@ def write_atomically(file: Path, save: Callable[[Path], object]) -> None:
     Parameters
     ----------
     file
-        The place.
+        The path of the file.
     save
-        Writes to the path that it is called with.
+        A function that writes the file to the path it is called with.
     """
     part = file.parent / f".{file.name}.part"
     save(part)

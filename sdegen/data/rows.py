@@ -221,7 +221,7 @@ def _tensor(value: Any, row: int, what: str) -> Tensor:
         raise TypeError(
             f"{what} in row {row} of the Dataset is a {kind}; give a tensor, an array, a number or a PIL image."
         )
-    image = hasattr(value, "getbands")  # as PIL's have; their channels are last
+    image = hasattr(value, "getbands")  # an image of PIL, whose channels are its last axis
     tensor = (
         torch.from_numpy(array) if array.dtype != np.float64 or isinstance(value, np.ndarray) else torch.tensor(value)
     )

@@ -50,7 +50,7 @@ class Stream:
     Parameters
     ----------
     data
-        The iterable.
+        The iterable of batches.
     dtype, device
         Those of the model.
     cast

@@ -274,7 +274,7 @@ class Banana(Toy):
     scale
         Standard deviation of the first number.
     curvature
-        Of the parabola; 0 for a Gaussian.
+        How much the parabola bends; 0 for a Gaussian.
 
     Raises
     ------

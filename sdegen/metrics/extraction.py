@@ -102,7 +102,7 @@ def warn_of_ranges(generated: Extent, real: Extent) -> None:
     """Warn if generated and real images seem to be scaled differently: their minima or maxima differ by 0.4 of the
     narrower range.
 
-    That is far more than a sampler overshoots, and less than [0, 1] differs from [−1, 1].
+    A sampler overshoots by far less, and [0, 1] and [−1, 1] differ by more.
 
     Warns
     -----

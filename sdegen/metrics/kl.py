@@ -221,5 +221,5 @@ def _quadrature_kl(p: GaussianMixture, q: KnownDensity, order: int) -> float:
 
 
 def _log_prob(law: KnownDensity, x: Tensor, width: int) -> Tensor:
-    """Return ``law.log_prob(x)`` in blocks, for a law that holds `width` numbers per point."""
+    """Return ``law.log_prob(x)``, computed in blocks, for a law that holds `width` numbers for each point at once."""
     return torch.cat([ask_log_prob(law, rows) for rows in x.split(max(1, 2**22 // width))])

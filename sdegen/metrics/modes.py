@@ -30,7 +30,7 @@ def mode_shares(x: Tensor, law: GaussianMixture, within: float = 3.0) -> Tensor:
     x
         Samples ``(N, *event_shape)``.
     law
-        The mixture.
+        The mixture whose modes are looked for.
     within
         The largest Mahalanobis distance of a sample that counts.
 
