@@ -54,7 +54,7 @@ from benchmarks.rows import Key, Rows, Values, read
 from benchmarks.tickets import Tickets
 from sdegen import nets, samplers
 from sdegen.data import Scaling
-from sdegen.laws.draws import seeded
+from sdegen.seeding import seeded
 
 ROOT = Path(__file__).parent.parent
 TINY = """
