@@ -18,7 +18,7 @@ from sdegen import grids, sample, samplers
 from sdegen.conditions import Conditions
 from sdegen.laws.profiles import Profile, unmoved
 from sdegen.samplers import EvenError, Multistep, PointMass, measure_profile
-from sdegen.samplers.profiles import profile_cost
+from sdegen.samplers.profiles import DRAWS, TRIED, affordable, profile_cost
 from sdegen.samplers.trials import (
     CONTESTANTS,
     LawSummary,
@@ -481,3 +481,13 @@ def test_a_grid_is_finite_where_a_model_was_trained_at_one_level_only() -> None:
     profile = Profile(levels, torch.ones_like(levels), widths, torch.tensor(False), untried(), unmoved())
     times = EvenError(profile)(sdegen.VP(), 9)
     assert times.isfinite().all() and (times.diff() < 0).all()
+
+
+def test_with_more_evaluations_more_can_be_afforded() -> None:
+    found = [affordable(10**k) for k in range(12)]
+    assert found[0] == (0, (), False) and found[-1] == (DRAWS, TRIED, True)
+    assert found == sorted(found, key=lambda each: (len(each[1]), each[2])) and not any(
+        each[2] > bool(each[1]) for each in found
+    )
+    for k, (draws, steps, stops) in enumerate(found):
+        assert draws * profile_cost(steps, stops) <= 10**k
