@@ -22,7 +22,7 @@ def unhelpful() -> None:
         spoilt = lambda self, fitted, rounds, bar: Fitted(
             fitted.stops, 3 * fitted.factors, fitted.order, fitted.denoise
         )
-        patch.setattr(Search, "at_once", spoilt)
+        patch.setattr(Search, "refine", spoilt)
         samplers.fit_solver(sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring()), steps=3, paths=32, rounds=1)
 
 
