@@ -60,16 +60,20 @@ class Source:
     Parameters
     ----------
     data
-        Anything with ``sample(n, generator)``, or a law of ``torch.distributions``; a tensor ``(N, *)``; a pair of it and its
-        conditions, a dict of tensors ``(N, ...)`` or one tensor, which becomes the keyword ``label``; a map-style `Dataset` of
-        such rows, each of which is read anew whenever it is drawn, unless it holds tensors (`rows`); a memory-mapped array
-        ``numpy.load(path, mmap_mode="r")``, alone or with its conditions, of which only rows that are drawn are read; rows of a
-        table (`TableRows`); or images with their scaling (`Scaled`), whose labels become ``label``.
+        One of these:
+
+        - a law: anything with ``sample(n, generator)``, or a law of ``torch.distributions``;
+        - a tensor ``(N, *)``, or a pair of it and its conditions: a dict of tensors ``(N, ...)``, or one tensor, which becomes
+          the keyword ``label``;
+        - a map-style `Dataset` of such rows, each read anew whenever it is drawn, unless the data set holds tensors (`rows`);
+        - a memory-mapped array, ``numpy.load(path, mmap_mode="r")``, alone or with its conditions: only rows drawn are read;
+        - rows of a table (`TableRows`);
+        - images with their scaling (`Scaled`), whose labels become ``label``.
     dtype, device
         Those of the network that learns. Coarser data, or data on another device, are refused; laws and images become its dtype,
         float32 at least.
     cast
-        Whether finer data do too; else they stay as they are.
+        Whether data that are finer become this dtype as well; else they stay as they are.
 
     Attributes
     ----------
