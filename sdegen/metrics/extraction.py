@@ -126,9 +126,11 @@ def name_and_hash(net: Extractor | None) -> tuple[str, str]:
     """
     if net is None:
         return "features", ""
-    name = getattr(net, "name", None) or getattr(net, "__name__", type(net).__name__)
-    found = getattr(net, "hash", "")
-    return str(name), found or (weights_hash(net) if isinstance(net, nn.Module) else "")
+    return _name_of(net), getattr(net, "hash", "") or (weights_hash(net) if isinstance(net, nn.Module) else "")
+
+
+def _name_of(net: Extractor) -> str:
+    return str(getattr(net, "name", None) or getattr(net, "__name__", type(net).__name__))
 
 
 def extract(data: ImageBatches, net: Extractor | None, batch_size: int, name: str, extent: Extent) -> Iterator[Tensor]:
@@ -160,7 +162,6 @@ def extract(data: ImageBatches, net: Extractor | None, batch_size: int, name: st
         )
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size}; expected at least 1.")
-    weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     empty = True
     for block in _blocks(data, batch_size):
         if not isinstance(block, Tensor):
@@ -172,24 +173,26 @@ def extract(data: ImageBatches, net: Extractor | None, batch_size: int, name: st
         check_samples(block, name)
         extent.include(block)
         for x in block.detach().split(batch_size):
-            if net is None:
-                yield x.reshape(len(x), -1)
-            else:
-                on = x if weight is None else x.to(weight.device)
-                with torch.no_grad():
-                    found = net(on)
-                if not isinstance(found, Tensor) or found.shape[:1] != x.shape[:1]:
-                    raise ValueError(
-                        f"{name_and_hash(net)[0]} returned no tensor with {len(x)} rows for {len(x)} samples; "
-                        "let it return features (n, d)."
-                    )
-                check_samples(found, f"{name_and_hash(net)[0]}({name})")
-                if empty and len(on) > 1:
-                    check_unmixed(name_and_hash(net)[0], net, on[:2])
-                yield found.reshape(len(x), -1)
+            yield (x if net is None else _run(net, x, name, first=empty)).reshape(len(x), -1)
             empty = False
     if empty:
         raise ValueError(f"{name} yields no batch; give a list or a DataLoader, as an iterator can be read only once.")
+
+
+def _run(net: Extractor, x: Tensor, name: str, first: bool) -> Tensor:
+    """Return what a network gives for a batch, checked; of the `first` batch also that no row depends on another."""
+    weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+    on = x if weight is None else x.to(weight.device)
+    with torch.no_grad():
+        found = net(on)
+    if not isinstance(found, Tensor) or found.shape[:1] != x.shape[:1]:
+        raise ValueError(
+            f"{_name_of(net)} returned no tensor with {len(x)} rows for {len(x)} samples; let it return features (n, d)."
+        )
+    check_samples(found, f"{_name_of(net)}({name})")
+    if first and len(on) > 1:
+        check_unmixed(_name_of(net), net, on[:2])
+    return found
 
 
 def _blocks(data: ImageBatches, batch_size: int) -> Iterable[Tensor]:
