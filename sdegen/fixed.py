@@ -100,9 +100,8 @@ class Fixed(Overridable, metaclass=_OfFixed):
         super().__setattr__(name, value)
 
 
-_replaced: WeakKeyDictionary[type, dict[str, Any]] = (
-    WeakKeyDictionary()
-)  # methods of classes before others came in their place
+# Methods of classes, by name, before others came in their place.
+_replaced: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
 
 
 def _warn_of_replaced(cls: type, name: str, value: Any) -> None:

@@ -259,8 +259,9 @@ def test_a_channel_at_rest_tells_nothing_and_changes_nothing(kind: str) -> None:
     e = torch.tensor([1.0, 0.5], dtype=d64)
 
     def reduced(pad: int) -> Any:
-        padded = [Matrix(torch.nn.functional.pad(torch.linalg.cholesky(S), (0, pad, 0, pad))) for S in (Sigma,)]
-        law = Transition(Matrix(torch.nn.functional.pad(Phi, (0, pad, 0, pad))), *padded)
+        law = Transition(
+            *(Matrix(torch.nn.functional.pad(A, (0, pad, 0, pad))) for A in (Phi, torch.linalg.cholesky(Sigma)))
+        )
         start = torch.nn.functional.pad(e, (0, pad))
         return (IntoChannels(start) if kind == "channels" else Lift(start[:, None])).reduce(law)
 

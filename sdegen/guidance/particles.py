@@ -10,14 +10,14 @@ from __future__ import annotations
 __all__ = [
     "ChainStep",
     "Particles",
-    "void_error_if_few",
-    "resample",
+    "chain_times",
     "draw_indices",
     "effective_size",
     "log_mean_exp",
-    "chain_times",
     "refuse_early_end",
     "refuse_rows",
+    "resample",
+    "void_error_if_few",
 ]
 
 import math

@@ -88,7 +88,7 @@ class PathTarget:
         Raises
         ------
         ValueError
-            If the states at the last time are not the data.
+            If the states at the last time are not the data, or the density of one datum depends on others.
         TypeError
             If the process is not linear.
         """

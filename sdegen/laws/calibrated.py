@@ -15,9 +15,8 @@ from .profiles import Profile, unmoved
 from .units import Units
 
 _KNOWN = ("moments.mean", "moments.covariance", "units.mean", "units.std")  # entries of every state dict
-_MEASURED = {
-    name: f"profile.{name}" for name in Profile._fields
-}  # entries where a profile was measured; older files lack some
+# Entries where a profile was measured; older files lack some.
+_MEASURED = {name: f"profile.{name}" for name in Profile._fields}
 _EMPTY = torch.empty(0, dtype=torch.float64)  # stands for what is not known
 
 

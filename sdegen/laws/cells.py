@@ -163,12 +163,8 @@ class Cells:
             cell = place.detach().nan_to_num().floor().clamp(-1, self.n - 1)
             u = place - cell
             v = 1 - u
-            pieces = [
-                v**3,
-                3 * u**3 - 6 * u**2 + 4,
-                3 * v**3 - 6 * v**2 + 4,
-                u**3,
-            ]  # of the cubic B-splines that meet here
+            # The pieces of the cubic B-splines that meet here.
+            pieces = [v**3, 3 * u**3 - 6 * u**2 + 4, 3 * v**3 - 6 * v**2 + 4, u**3]
             values.append(torch.stack(pieces, 1) / 6)
             slopes.append(torch.stack([-(v**2), 3 * u**2 - 4 * u, 4 * v - 3 * v**2, u**2], 1) / (2 * self.width[i]))
             at = cell.long()[:, None] + torch.arange(1, 5)

@@ -21,9 +21,8 @@ from .cells import Cells
 # Returns ``½ G Gᵀ``, (N, d, d), and ``f − ½ ∇·(G Gᵀ)``, (N, d), at points (N, d).
 FluxTerms = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-GAMMA = 1 - math.sqrt(
-    0.5
-)  # the diagonal of Alexander's tableau, with which modes that decay within a step are forgotten
+# The diagonal of Alexander's tableau, with which modes that decay within a step are forgotten.
+GAMMA = 1 - math.sqrt(0.5)
 FURTHEST = 12  # cells that a pair may lie apart, where noise is far stronger in one direction than across it
 NOTHING = 1e-13  # of the trace of D: a number below it is rounding
 

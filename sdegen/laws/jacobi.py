@@ -26,9 +26,7 @@ from .outside import TorchLaw
 
 LEAST_CLOCK = 2e-4  # noise below which series are long, and the short-time formula is as exact
 TABLE = 2**22  # numbers in a table of a series; states of more are taken in parts
-AT_ONCE = (
-    2**12
-)  # quantiles that are inverted at once by the short-time formula, each of which takes a few hundred nodes
+AT_ONCE = 2**12  # quantiles inverted at once by the short-time formula, each of which takes a few hundred nodes
 
 
 class JacobiLaw:

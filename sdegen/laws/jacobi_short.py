@@ -22,10 +22,7 @@ NODES, WEIGHTS = gauss(6)  # of the mean along the way from one angle to another
 LARGE = 90.0  # argument of a Bessel function from which on few terms are enough
 SMALL = 0.02  # angle below which a difference from a pole is summed as a series, or it would cancel
 REACH = 12.0  # standard deviations of the noise in the angle that are integrated on either side of the start
-PANELS, OF_EACH = (
-    36,
-    8,
-)  # how many there are within reach, each of two thirds of a standard deviation, and nodes in each
+PANELS, OF_EACH = 36, 8  # panels within reach, each of two thirds of a standard deviation, and the nodes of one
 CLUSTER = 4  # power of the clock on which an integral begins at an end of the interval, where densities are powers
 
 

@@ -15,14 +15,10 @@ DEGREE = 15  # of the polynomials
 PRECISE = 1e-13  # of a panel's largest value: the last coefficients are cut down to it
 STEEP = 4.0  # times that the function may grow over a panel, within which Newton's method finds the inverse
 FINEST = 40  # halvings of a panel
-SMOOTH = (
-    1e-5  # of a panel's largest value: last coefficients that may be the function's own rounding; a jump leaves more
-)
+SMOOTH = 1e-5  # of a panel's largest value: last coefficients that may be rounding of the function; a jump leaves more
 STUCK = 0.7  # of themselves before a halving: coefficients that are still larger are such rounding
 NEWTON = 7  # steps of Newton's method
-FINITE = (
-    0.01  # a decay beyond an end that is slower than this rate is taken as none, and the integral there as infinite
-)
+FINITE = 0.01  # rate of decay beyond an end, below which it is taken as none and the integral there as infinite
 
 
 class Antiderivative:

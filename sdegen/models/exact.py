@@ -26,7 +26,7 @@ from .score import ScoreModel
 
 # The score of a law takes time in proportion to the numbers that it is made of (means, covariances, data).
 QUICK = 2_000  # of more numbers fewer data are drawn for a profile, in inverse proportion
-FEWEST = 4  # data are drawn at least
+FEWEST = 4  # data drawn, at least
 LONG = 20_000  # of more numbers no data are drawn
 DATA_SEED = 8_061_997  # unlikely to be a user's, and of no other draw of the library
 

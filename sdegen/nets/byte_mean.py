@@ -19,9 +19,8 @@ from ..checks import check_count
 from ..conditions import Condition
 
 WINDOW = 5  # levels summed over on either side of a posterior mean: five standard deviations, which are cut at one step
-NARROWEST = (
-    0.25  # steps: the least width of a Gaussian, which leaves both neighbours of a certain level 3 of 10,000 each
-)
+# Steps: the least width of a Gaussian, which leaves both neighbours of a certain level 3 of 10,000 each.
+NARROWEST = 0.25
 RANGE = 12.0  # nats: logarithms of widths are clamped to this absolute value
 WAVES = (3, 5)  # exponents n of the waves a network is shown, of lengths of 2^n steps: 8 and 32
 

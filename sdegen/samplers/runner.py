@@ -151,19 +151,19 @@ class Runner(NamedTuple):
 
     @staticmethod
     def _tell(callback: Callback, i: int, t: Tensor, x: Tensor) -> None:
-        """Call a callback; refuse that it changes the states in place.
+        """Call a callback with copies of the time and the states; refuse that it changes the states in place.
 
         Raises
         ------
         ValueError
             If it does.
         """
-        seen = x.clone()  # also what is written past the count of changes, as by x.data, stays out of the run
+        seen = x.clone()  # compared below by its numbers: what is written by x.data is in no count of changes
         callback(i, t.clone(), seen)
         if not torch.equal(seen, x) and not bool(x.isnan().any()):  # a NaN is told of by the run
             raise ValueError(
-                "callback changed the states in place, and they are those of the run; let it work on x.clone(). What changes a "
-                "run is a sampler, or a wrapper of the model."
+                "callback changed the states in place, which changes nothing of the run, as they are a copy; let it work on "
+                "x.clone(). What changes a run is a sampler, or a wrapper of the model."
             )
 
     def _check(self, course: Course, looked: list[int], ends: list[float]) -> None:

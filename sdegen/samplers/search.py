@@ -145,7 +145,7 @@ class Search:
 
     def refine(self, fitted: Fitted, rounds: int, bar: Any) -> Fitted:
         """Fit all times and factors of a solver together, by Levenberg–Marquardt on the end points with finite-difference
-        derivatives, and return it.
+        derivatives, and return the solver of the round that was nearest on the paths to choose by.
 
         A state may leave the teacher's path where that brings the end nearer; few steps gain most from it.
         """

@@ -20,8 +20,8 @@ from .clocks import angle
 from .directions import Scalar
 from .references import Matched
 
-# Of Newton's method, whose first is exact where all variances are equal. Where they fall like 1 / k³ over a thousand directions
-# the last is still to a fiftieth.
+# Of Newton's method, whose first is exact where all variances are equal. Where these fall like 1 / k³ over a thousand directions
+# the last is found to a fiftieth.
 ROUNDS = 6
 FAINTEST = 1e-9  # of the data's variances: no mode is taken for narrower
 
@@ -128,8 +128,8 @@ def secant_variances(C: Tensor, clean: Tensor, pull: Tensor) -> Tensor:
     """Return the variances ``W = (1 / C + p)⁻¹``, ``p ≥ 0``, of a Gaussian for each row: the one whose mean is the same by both
     evaluations, along the difference of their scores, ``⟨clean + W pull, pull⟩ = 0``; ``(B, *)``.
 
-    The reciprocal of ``⟨W pull, pull⟩`` is a concave function of `p`, so Newton's
-    method comes up to the precision from 0; there it stays where not even `C` is wide enough.
+    The reciprocal of ``⟨W pull, pull⟩`` is a concave function of `p`, so Newton's method comes up to the precision from 0; there
+    it stays where not even `C` is wide enough.
 
     Parameters
     ----------
