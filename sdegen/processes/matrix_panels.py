@@ -20,9 +20,8 @@ from .panels import ALLOWED, RESOLVED, OfTime, Refined, panel_rule
 
 POINTS = 16  # Gauss-Legendre points a panel
 LONGEST = 1.0  # |F| times a panel's length, up to which the series for its propagator is summed
-FAINT = (
-    1e-6  # of the largest covariance, added to the size that an error is relative to: smaller ones need fewer digits
-)
+# Of the largest covariance, added to the size that an error is relative to: smaller ones need fewer digits.
+FAINT = 1e-6
 TERMS = 19  # of that series: 1 / 19! is below rounding
 
 Law = tuple[Tensor, Tensor]  # Phi and Sigma, (n, k, k) each
