@@ -123,12 +123,12 @@ def test_the_time_that_is_named_is_that_of_the_bad_row(dtype, generator):
 def test_curves_that_are_read_late_end_before_the_bad_step() -> None:
     """As on an accelerator, where some fifty steps are read at a time."""
     run = training.Run(steps=5, lr=[0.1, 0.2, 0.3, 0.4, 0.5])
-    readings = PendingLosses(run, torch.device("cpu"))
-    readings.patience = 50
+    pending = PendingLosses(run, torch.device("cpu"))
+    pending.patience = 50
     for loss in (3.0, 2.0, NAN, 1.0, 0.5):
-        readings.add(torch.tensor(loss), torch.tensor(1.0))
+        pending.add(torch.tensor(loss), torch.tensor(1.0))
     with pytest.raises(NonFiniteLoss, match="stopped in step 3"):
-        readings.read()
+        pending.read()
     assert (run.steps, run.loss, run.grad_norm, run.lr) == (2, [3.0, 2.0], [1.0, 1.0], [0.1, 0.2])
 
 

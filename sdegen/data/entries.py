@@ -14,12 +14,8 @@ import torch
 from torch import Tensor
 
 EXACT = 2**53  # beyond, there are whole numbers that are no float64
-REFUSED = {
-    "m": "spans of time",
-    "M": "times",
-    "c": "complex numbers",
-    "V": "records",
-}  # kinds of dtypes of NumPy, in words
+# By the kind of a dtype of NumPy, its name in an error.
+REFUSED = {"m": "spans of time", "M": "times", "c": "complex numbers", "V": "records"}
 
 
 def read_frame(frame: Any) -> tuple[list[str], dict[str, np.ndarray]]:

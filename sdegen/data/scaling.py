@@ -222,9 +222,8 @@ class Dequantisation(Scaling):
     _clearance = 1 / (2 * _PARTS)
 
     def _with_noise(self, u: Tensor, generator: torch.Generator | None) -> Tensor:
-        device = (
-            generator.device if generator is not None else torch.device("cpu")
-        )  # one noise, whatever the device of bytes
+        # Bytes on any device get the same noise.
+        device = generator.device if generator is not None else torch.device("cpu")
         part = torch.randint(_PARTS, u.shape, dtype=torch.int16, generator=generator, device=device)
         return u + (part.to(u) + 0.5) / _PARTS
 

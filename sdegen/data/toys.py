@@ -199,9 +199,8 @@ class Rings(Toy):
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
         radii, kept = self._kept
         which = torch.randint(len(radii), (n,), generator=generator)
-        u = uniform_draws(n, 2, generator).clamp_min(
-            2**-54
-        )  # half the least positive draw for 0, which `ndtri` makes infinite
+        # A draw of 0, of which `ndtri` is infinite, becomes half the least positive one.
+        u = uniform_draws(n, 2, generator).clamp_min(2**-54)
         r = radii[which] - self.std * torch.special.ndtri(u[:, 0] * kept[which])
         angle = 2 * math.pi * u[:, 1]
         return r[:, None] * torch.stack([angle.cos(), angle.sin()], 1)

@@ -87,9 +87,7 @@ class QuadraticClassifier:
             slope = features.T @ (p - y) / len(y) + self.ridge * self.w
             curvature = (features.T * (p * (1 - p))) @ features / len(y) + penalty
             step = torch.linalg.solve(curvature, slope)
-            self.w = self.w - step / max(
-                1.0, step.norm().item()
-            )  # a step of at most 1: Newton's method may overshoot at first
+            self.w = self.w - step / max(1.0, step.norm().item())  # shortened to 1: at first it may overshoot
             if step.norm() < 1e-8:
                 break
         return self

@@ -72,9 +72,7 @@ def add_conditions(net: Net, conditions: Mapping[str, Condition]) -> Net:
     weights = net.state_dict()
     with torch.no_grad():
         for name, value in more.state_dict().items():
-            if (
-                name in weights
-            ):  # a first layer has more columns, of which those for channels of the new conditions are the last
+            if name in weights:  # a first layer has further columns for channels of new conditions, behind the others
                 value.zero_()[tuple(slice(n) for n in weights[name].shape)] = weights[name]
     learns = {name: p.requires_grad for name, p in net.named_parameters()}
     for name, p in more.named_parameters():

@@ -79,9 +79,8 @@ class HyperMLP(nn.Module):
         mix, scale, bias = per_layer.split([self.rank, self.width, self.width], 2)
         h = self.first(states.flatten(1))
         for i, layer in enumerate(self.layers):
-            each = layer(self.act(h)).reshape(
-                len(x), self.rank, self.width
-            )  # W_j h for every j, which costs no matrix a row
-            mixed = ((1 / self.rank + mix[:, i])[:, :, None] * each).sum(1)  # W(u) h
+            # W_j h for every j, and their sum W(u) h: no row has a matrix of its own.
+            each = layer(self.act(h)).reshape(len(x), self.rank, self.width)
+            mixed = ((1 / self.rank + mix[:, i])[:, :, None] * each).sum(1)
             h = h + (1 + scale[:, i]) * mixed + bias[:, i]
         return reshape_output(self.last(self.act(h)), x)

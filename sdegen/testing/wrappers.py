@@ -94,7 +94,7 @@ def learned_variance_is_handed_on(case: Wrapping) -> None:
 
 
 def mode_is_that_of_the_network_inside(case: Wrapping) -> None:
-    """`train` and `eval` of the wrapper reach the network inside, and as_in_sampling leaves its mode alone."""
+    """`train` and `eval` of the wrapper reach the network inside, and an evaluation in between leaves its mode alone."""
     if not isinstance(case.model, nn.Module) or not isinstance(case.wrapped, nn.Module):
         return
     kept = case.model.training

@@ -137,9 +137,8 @@ class Checkpoint:
                 f"optimiser:{i}.{name}": v for name, v in {"step": one, "exp_avg": like, "exp_avg_sq": like}.items()
             }
         expected |= {"threads": torch.tensor(0)} if "threads" in self.tensors else {}
-        expected = {
-            k: v for k, v in expected.items() if not k.startswith("batch:")
-        }  # there is none before the first batch
+        # Before the first batch there is no fingerprint of batches.
+        expected = {k: v for k, v in expected.items() if not k.startswith("batch:")}
         grows = ("record:", "validation", "order", "torch:")
         gone = "delete it, and the run goes on from the one before."
         for name, value in expected.items():
