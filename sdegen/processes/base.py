@@ -26,7 +26,7 @@ from ..laws.mixtures import Moments
 from ..laws.operators import Operator, Scale, rows
 from ..laws.products import Field
 from ..show import show_call
-from .dynamics import Dynamics, as_time, diffusion_at, drift_at, in_order
+from .dynamics import Dynamics, as_ordered_times, as_time, diffusion_at, drift_at
 from .lifting import Lifting
 from .nonlinear import calibrate_lag, local_law, walk
 from .state_noise import Dependence, GramDivergence
@@ -97,7 +97,7 @@ class SDE(Lifting):
         nonlinear stochastic dynamical systems*, 1992). Shapes other than ``(B,)`` and ``(B, d)``, d <= 64, for which
         Jacobians are not affordable, get the Euler–Maruyama kernel.
         """
-        return local_law(self, x_s, *in_order(s, t, self.T)).kernel
+        return local_law(self, x_s, *as_ordered_times(s, t, self.T)).kernel
 
     def perturb(
         self, x_0: Tensor, t: Tensor | float, z: Tensor | None = None, generator: torch.Generator | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Dynamics", "as_time", "at_times", "coefficient", "diffusion_at", "drift_at", "in_order"]
+__all__ = ["Dynamics", "as_ordered_times", "as_time", "at_times", "coefficient", "diffusion_at", "drift_at"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
     return t.clamp(0.0, T)
 
 
-def in_order(s: Tensor | float, t: Tensor | float, T: float) -> tuple[Tensor, Tensor]:
+def as_ordered_times(s: Tensor | float, t: Tensor | float, T: float) -> tuple[Tensor, Tensor]:
     """Return the times that a state goes from and to, as `as_time` does; refuse `s` after `t`.
 
     Raises

@@ -23,9 +23,9 @@ from ..laws.kernels import Transition
 from ..laws.operators import Elementwise, Operator
 from ..laws.products import value_and_slope
 from .base import Flow, HasVelocity
-from .dynamics import as_time, at_times, in_order
+from .dynamics import as_ordered_times, as_time, at_times
 from .inverse import Tabulated
-from .linear import first_noised
+from .linear import find_t_min
 from .panels import Panels
 
 
@@ -126,7 +126,7 @@ class ElementwiseSDE(Tabulated):
             return (0.5 * log_variance).exp()
         return (2 * (log_alpha + math.log(self.sigma_0))).logaddexp(log_variance).mul(0.5).exp()
 
-    t_min = remembered(first_noised)
+    t_min = remembered(find_t_min)
 
     def drift_operator(self, t: Tensor | float) -> Elementwise:
         """Return ``f(t)``."""
@@ -148,7 +148,7 @@ class ElementwiseSDE(Tabulated):
         The variance is ``−sigma_t² expm1(lambda_t − lambda_s)`` with the log-SNR lambda of each coordinate, which keeps its
         digits when the times are close.
         """
-        s, t = in_order(s, t, self.T)
+        s, t = as_ordered_times(s, t, self.T)
         sigma_s, sigma_t = self._values("sigma", s), self._values("sigma", t)
         ratio = (self._log_alpha(t) - self._log_alpha(s)).exp()
         ratio = torch.where(ratio.isnan(), sigma_t / sigma_s, ratio)  # no signal at either: the noise is carried on

@@ -16,7 +16,7 @@ from ..laws.kernels import StateLaw
 from ..laws.marginals import Perturbed
 from ..laws.operators import rows
 from .base import SDE
-from .dynamics import as_time, in_order
+from .dynamics import as_ordered_times, as_time
 
 
 class KnownSDE(SDE):
@@ -60,7 +60,7 @@ class KnownSDE(SDE):
         ValueError
             If a state lies outside of the domain, or `s` after `t`.
         """
-        s, t = in_order(s, t, self.T)
+        s, t = as_ordered_times(s, t, self.T)
         check_domain(self._starts, x_s, "x_s")
         return self.law(x_s, s, t)
 

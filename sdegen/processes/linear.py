@@ -6,7 +6,7 @@ coefficients. ``Sigma(0) > 0`` is allowed and means data smoothed by that much; 
 
 from __future__ import annotations
 
-__all__ = ["LinearSDE", "as_kind", "as_linear", "first_noised", "gaussian", "is_linear"]
+__all__ = ["LinearSDE", "as_kind", "as_linear", "find_t_min", "gaussian", "is_linear"]
 
 import math
 from abc import abstractmethod
@@ -264,7 +264,7 @@ class LinearSDE(SDE):
         return self.diffusion_operator(torch.where(infinite, self.t_max, t)) if infinite.any() else G
 
 
-def first_noised(sde: LinearSDE) -> float:
+def find_t_min(sde: LinearSDE) -> float:
     """Return the smallest time with ``snr <= 1e6``: below it a state tells its datum to a thousandth of the spread."""
     return sde.time(1e6).item() if sde.snr(0.0) > 1e6 else 0.0
 

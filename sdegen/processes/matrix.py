@@ -23,9 +23,9 @@ from ..laws.matrices import Matrix
 from ..laws.operators import Operator
 from ..laws.products import Field
 from .base import Flow, HasVelocity
-from .dynamics import as_time, at_times, coefficient, in_order
+from .dynamics import as_ordered_times, as_time, at_times, coefficient
 from .inverse import Tabulated
-from .linear import first_noised
+from .linear import find_t_min
 from .matrix_panels import MatrixPanels
 from .quadrature import RootTable, psd_cholesky
 
@@ -156,7 +156,7 @@ class CoupledSDE(Tabulated):
 
     def transition(self, s: Tensor | float, t: Tensor | float) -> Transition:
         """Return the law of ``u_t`` given ``u_s``, with the Cholesky factor of its covariance."""
-        first, last = torch.broadcast_tensors(*in_order(s, t, self.T))
+        first, last = torch.broadcast_tensors(*as_ordered_times(s, t, self.T))
         Phi, Sigma = self.moments(first, last)
         return Transition(Matrix(Phi), Matrix(psd_cholesky(Sigma)))
 
@@ -259,7 +259,7 @@ class CorrelatedSDE(CoupledSDE):
         """The identity: states are the data."""
         return torch.eye(len(self.Sigma_0), dtype=torch.float64)
 
-    t_min = remembered(first_noised)
+    t_min = remembered(find_t_min)
 
 
 class MatrixFlow(Flow):

@@ -92,7 +92,7 @@ def chunks(
     if batch >= n == len(x):
         yield 0, x, whole
         return
-    batch = _unambiguous_size(whole, min(batch, len(x)), n)
+    batch = _choose_chunk_size(whole, min(batch, len(x)), n)
     for first, part in zip(range(begin, begin + len(x), batch), x.split(batch)):
         yield first, part, whole.part(slice(first, first + len(part)), x[:1] if like is None else like, n)
 
@@ -105,7 +105,7 @@ def _held_by(thing: Any) -> Iterator[tuple[str, Any]]:
             yield from _held_by(inside)
 
 
-def _unambiguous_size(model: ScoreModel, batch: int, n: int) -> int:
+def _choose_chunk_size(model: ScoreModel, batch: int, n: int) -> int:
     """Return the most rows of a chunk, `batch` or fewer, so that no condition which all `n` samples share has as many: a
     network would take it for one with a row for each, where it refuses it of the whole.
 
