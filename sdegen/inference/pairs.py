@@ -129,6 +129,12 @@ def draw_pairs(
     ValueError
         If draws are no vectors, data have not a row for each, or all of them hold NaN or infinite values.
 
+    Warns
+    -----
+    UserWarning
+        If a batched simulator mixes the rows of its batch, to see which it is called with two vectors a few times before the
+        run; or if simulations are left out.
+
     Examples
     --------
     >>> import torch
