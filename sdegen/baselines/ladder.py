@@ -1,4 +1,4 @@
-"""The networks of a ladder VAE, `hierarchical.HierarchicalVAE`, and the Gaussians that they say."""
+"""The networks of a ladder VAE, `hierarchical.HierarchicalVAE`, and the Gaussians that their answers stand for."""
 
 from __future__ import annotations
 

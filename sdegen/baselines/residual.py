@@ -74,7 +74,7 @@ class Contraction(nn.Module):
     def converge(self) -> None:
         """Take steps of the power iteration until the spectral norm rests, as after a change of the weights."""
         last, small = self.norm(), 4 * torch.finfo(self.u.dtype).eps
-        # Some of every direction, without a draw: the iteration stays where it is orthogonal to the largest one.
+        # With some of every direction, and without a draw: an iteration that begins orthogonal to the largest one never finds it.
         waves = torch.sin(torch.arange(self.u.numel()).to(self.u).reshape(self.u.shape) + 1)
         self.u.add_(0.1 * self.u.abs().mean() * waves)
         for _ in range(100):

@@ -24,7 +24,7 @@ from ..laws.operators import Operator, Scale
 from ..precision import uncast
 from ..show import show_call
 
-SINGLE = "answers for one time and not for several"  # in errors, which are told by it from others on their way up
+SINGLE = "answers for one time and not for several"  # by these words an error that explains this is known further up
 
 
 def _as_times(t: Any, name: str) -> Tensor:

@@ -50,7 +50,8 @@ class TimeLaw(Fixed, ABC):
 
     def _tabulated(self, sde: SDE, tabulate: Callable[[Any], Table]) -> Table:
         """Return what a function finds out about a process, kept until another process is asked about or its weights change."""
-        weights = weights_of(sde) if isinstance(sde, nn.Module) else None  # every step of training comes by
+        # Asked in every step of a training, where the call of `weights_of` would cost.
+        weights = weights_of(sde) if isinstance(sde, nn.Module) else None
         if self._kept is None or self._kept[0] is not sde or self._kept[1] != weights:
             with isolated_for(sde):
                 self._kept = (sde, weights, tabulate(sde))

@@ -49,7 +49,7 @@ from .report import STATISTICAL, Law, Report, Violation, cases, check
 ROUNDING = 1e-9  # of the covariance: an error below it is none, and shows no order
 SHORTFALL = 0.15  # by how much the order observed between two step counts may fall short of the one claimed
 FEW = 8  # steps of the runs on which no accuracy is measured
-MOST = 6  # rows of the runs with numbered noise
+MOST = 6  # rows of the runs with `NoiseByRow`
 
 
 @dataclass(frozen=True)

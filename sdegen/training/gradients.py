@@ -96,7 +96,7 @@ class Gradient:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Add the gradient of the mean loss to the parameters' own, and return the mean loss."""
-        x = batch.x  # checked inline, since every step comes by
+        x = batch.x  # a function would cost a call in every step
         if not x.is_meta and torch.is_autocast_enabled(x.device.type):
             raise ValueError(
                 "training was called under torch.autocast, which would cast losses and gradients too; call it outside of that, "

@@ -188,7 +188,7 @@ class Settings:
     def rate(self, step: int, done: float) -> float:
         """Return the learning rate at a step, from the finished fraction `done` of the run."""
         factor = self.schedule(done)
-        if not (isinstance(factor, float) and 0 <= factor < math.inf):  # every step comes by
+        if not (isinstance(factor, float) and 0 <= factor < math.inf):  # without the call of a check, in every step
             hint = ", what schedule returns, the factor on the learning rate"
             factor = check_number(f"schedule({done:.6g})", factor, at_least=0, hint=hint)
         return self.lr * min(1.0, (step + 1) / max(self.warmup, 1)) * factor

@@ -125,7 +125,7 @@ class Training:
             # The fused optimiser then leaves the weights as they are.
             self.optimiser.found_inf = self.pending.bad  # type: ignore[attr-defined]
         self._make_averages(named, objective)
-        # By these a continued run is compared with what it continues; a run without a folder is continued by none.
+        # What a continued run must share with its checkpoint: only a run with a folder has one.
         self.about, self.known = ({}, {}) if self.folder is None else (self._about(), self.source.fingerprint(raw))
         if kept is not None:
             kept.check(self.about, model, self.moments)
