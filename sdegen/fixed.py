@@ -138,8 +138,10 @@ def isolated() -> Iterator[None]:
     """Compute within a ``with`` block as if the caller were in no transformation of functions (``torch.func``), no inference mode
     and under no default device: what is kept must bear no trace of who first asked for it.
     """
-    grad, cpu = torch.is_grad_enabled(), torch.device("cpu")
-    with torch._C._DisableFuncTorch(), torch.inference_mode(False), torch.set_grad_enabled(grad), cpu:
+    cpu, grad = torch.device("cpu"), torch.is_grad_enabled()
+    # Within a device's context every operation passes through Python, so it is entered where another device is the default alone.
+    home = nullcontext() if torch.get_default_device() == cpu else cpu
+    with torch._C._DisableFuncTorch(), torch.inference_mode(False), torch.set_grad_enabled(grad), home:
         yield
 
 
