@@ -75,6 +75,7 @@ def test_its_flow_brings_the_densities_of_the_data_back() -> None:
     assert (found - PAIR.log_prob(x)).abs().max() < 5e-3
 
 
+@pytest.mark.slow
 def test_the_samplers_of_linear_processes_sample_a_nonlinear_one() -> None:
     sde = sdegen.DoubleWell(T=3.0)
     truth = FokkerPlanck(sde, PAIR)

@@ -336,6 +336,7 @@ class LearnedMatrices(sdegen.MatrixSDE, nn.Module):
         return base * (self.rate.double() if self.of == "noise" else 1.0)
 
 
+@pytest.mark.turns("LearnedMatrices-drift")
 @pytest.mark.parametrize("of", ["drift", "noise"])
 @pytest.mark.parametrize("make", [LearnedRate, LearnedMatrices])
 def test_laws_of_one_learned_coefficient_have_derivatives_as_often_as_they_are_asked_for(make: Any, of: str) -> None:

@@ -73,6 +73,7 @@ def test_states_of_a_lift_have_the_law_of_the_matrix_exponential(t: float) -> No
     close(SDE.snr(t).log1p(), 0.5 * torch.linalg.slogdet(told).logabsdet, 1e-9)
 
 
+@pytest.mark.slow
 def test_data_of_a_lift_have_their_density() -> None:
     model, x = sdegen.Exact(SDE, DATA), DATA.sample(2, g())
     close(SDE.project(SDE.lift(x)), x, 1e-14)
