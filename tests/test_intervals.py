@@ -1,7 +1,8 @@
-"""Which numbers every argument of a public name takes: all of an interval up to its ends, and none beyond.
+"""Which numbers the arguments of public names take: all of an interval up to its ends, and none beyond.
 
-`tests/data/intervals.txt` has a line for each argument, of what the documentation says: ``[0, 1)`` are fractions without 1,
-``2, 3, …`` counts from 2 on. Others are as a plain call has them.
+`tests/data/intervals.txt` has a line for each of these arguments, of what the documentation says: ``[0, 1)`` are fractions
+without 1, ``2, 3, …`` counts from 2 on. Left out are seeds, numbers without bounds or with bounds that other arguments set, and
+those of calls that take long. Other arguments are as a plain call has them.
 """
 
 from __future__ import annotations
