@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,8 +124,9 @@ class Run:
     def _repr_html_(self) -> str:
         return show_picture(repr(self), drawn(partial(losses, self), (5.0, 2.5)))
 
-    def averaged(self, width: float) -> nn.Module:
-        """Return a copy of the model whose weights are an average of another relative width (`averages.Snapshots`).
+    def averaged(self, width: float) -> Any:
+        """Return a copy of the model, of its own class, whose weights are an average of another relative width
+        (`averages.Snapshots`).
 
         Parameters
         ----------
