@@ -19,7 +19,7 @@ from sdegen import samplers
 from sdegen.laws.columns import Columns
 from sdegen.laws.coordinates import Coordinates, Log, LogOdds, SoftplusInverse, StickBreaking, Successive, Whitening
 from sdegen.laws.derivatives import exact_divergence
-from sdegen.models.direct import _size
+from sdegen.models.direct import _size_beyond_base
 from sdegen.processes.dynamics import diffusion_at
 from sdegen.processes.transformed import Transformed, TransformedLaw
 
@@ -454,5 +454,5 @@ def test_whitened_data_are_as_far_from_zero_as_their_mean_is_in_units_of_their_s
 
 @given(noise=st.floats(1e-4, 1e4))
 def test_what_a_network_says_has_the_size_of_the_noise_and_that_of_its_square_where_it_is_large(noise: float) -> None:
-    found = _size(torch.tensor([noise], dtype=torch.float64))
+    found = _size_beyond_base(torch.tensor([noise], dtype=torch.float64))
     assert found.item() == pytest.approx(1 / (noise + noise**2))  # 1 / R where it is small, 1 / R² where it is large
