@@ -7,7 +7,7 @@ __all__ = ["Accuracy", "accuracy"]
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_function, kind_of
@@ -15,7 +15,7 @@ from ..mixing import check_unmixed
 from ..show import show_call
 from ..signatures import check_call
 from .estimate import Estimate, check_samples, share_error
-from .extraction import FeatureEstimate, name_and_hash
+from .extraction import FeatureEstimate, move_to_weights, name_and_hash, refuse_training_mode
 
 
 class Accuracy(NamedTuple):
@@ -81,14 +81,10 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
         raise TypeError(f"labels has dtype {labels.dtype}; expected integers, the classes asked for.")
     if labels.shape != samples.shape[:1]:
         raise ValueError(f"labels has shape {tuple(labels.shape)}; expected one class per sample, ({len(samples)},).")
-    if isinstance(net, nn.Module) and net.training:
-        raise ValueError(
-            f"{type(net).__name__} is in training mode, where logits depend on the batch; call eval() first."
-        )
-    weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+    refuse_training_mode(net, "logits")
     found = []
     for x in samples.detach().split(batch_size):
-        on = x if weight is None else x.to(weight.device)
+        on = move_to_weights(x, net)
         with torch.no_grad():
             logits = logits_of(on)
         found.append(_check_logits(logits, len(x)).argmax(1).cpu())

@@ -8,7 +8,8 @@ batch by batch, of which `streaming` keeps moments alone; `feature_pair` holds a
 from __future__ import annotations
 
 __all__ = [
-    "Extent", "Extractor", "FeatureEstimate", "ImageBatches", "extract", "feature_pair", "name_and_hash", "warn_of_ranges",
+    "Extent", "Extractor", "FeatureEstimate", "ImageBatches", "extract", "feature_pair", "move_to_weights", "name_and_hash",
+    "refuse_training_mode", "warn_of_ranges",
 ]  # fmt: skip
 
 import math
@@ -156,10 +157,7 @@ def extract(data: ImageBatches, net: Extractor | None, batch_size: int, name: st
     ValueError
         If there is nothing, or samples or features are not finite, or `net` is in training mode or mixes the rows of a batch.
     """
-    if isinstance(net, nn.Module) and net.training:
-        raise ValueError(
-            f"{type(net).__name__} is in training mode, where features depend on the batch; call eval() first."
-        )
+    refuse_training_mode(net, "features")
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size}; expected at least 1.")
     empty = True
@@ -179,10 +177,29 @@ def extract(data: ImageBatches, net: Extractor | None, batch_size: int, name: st
         raise ValueError(f"{name} yields no batch; give a list or a DataLoader, as an iterator can be read only once.")
 
 
+def refuse_training_mode(net: object, what: str) -> None:
+    """Refuse a network in training mode, where `what` it gives depends on the batch.
+
+    Raises
+    ------
+    ValueError
+        If it is.
+    """
+    if isinstance(net, nn.Module) and net.training:
+        raise ValueError(
+            f"{type(net).__name__} is in training mode, where {what} depend on the batch; call eval() first."
+        )
+
+
+def move_to_weights(x: Tensor, net: object) -> Tensor:
+    """Return samples on the device of a network's weights; as they are, where it has none."""
+    weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+    return x if weight is None else x.to(weight.device)
+
+
 def _run(net: Extractor, x: Tensor, name: str, first: bool) -> Tensor:
     """Return what a network gives for a batch, checked; of the `first` batch also that no row depends on another."""
-    weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
-    on = x if weight is None else x.to(weight.device)
+    on = move_to_weights(x, net)
     with torch.no_grad():
         found = net(on)
     if not isinstance(found, Tensor) or found.shape[:1] != x.shape[:1]:
