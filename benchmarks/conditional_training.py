@@ -9,7 +9,6 @@ are seen. Each image of a batch comes with one of them, and loses it one time in
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,15 +125,11 @@ def train(folder: Path, steps: int = STEPS, device: str = "cpu", **more: Any) ->
 
 def main() -> None:
     """Train the model where it is not there yet, and print its card."""
-    parser = argparse.ArgumentParser(description="Train a model of images given what was measured of them.")
-    command.add_device(parser)
-    parser.add_argument("--steps", type=int, default=STEPS, help="steps of the run")
-    parser.add_argument(
-        "--seconds", type=float, default=None, help="end the run by then, however many steps it has made"
-    )
-    command.add_out(parser)
+    parser = command.make_parser("conditional_training", __doc__)
+    command.add_length(parser, f"{STEPS:,}")
+    command.add_place(parser)
     args = parser.parse_args()
-    _, spent = train(args.out / "conditional_images" / "models", args.steps, args.device, seconds=args.seconds)
+    _, spent = train(args.out / "conditional_images" / "models", args.steps or STEPS, args.device, seconds=args.seconds)
     print(json.dumps(spent, indent=1))
 
 

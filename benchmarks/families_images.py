@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from argparse import ArgumentParser
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 import sdegen
-from benchmarks.families import SOURCE_SPLIT, Family, as_the_sources, images, trained
+from benchmarks import command
+from benchmarks.families import SOURCE_EPOCHS, SOURCE_SPLIT, Family, as_the_sources, images, trained
 from benchmarks.families_pictures import curves, picture, side_by_side, slug
 from benchmarks.fid_images import COUNT, NETWORKS, SCALING, as_images, equal_parts, quality
 from benchmarks.followed import Points
@@ -24,6 +26,26 @@ from sdegen.data import Dequantisation, Images, Scaling, Split
 
 DRAWS = 64  # of an importance bound
 FLOW_STEPS = {"mnist": 10_000}  # of RealNVP; less of what nobody publishes
+
+
+def add_preset(parser: ArgumentParser) -> None:
+    """Add the option of whose settings trainings on images have."""
+    parser.add_argument(
+        "--preset",
+        choices=["own", "source"],
+        default="own",
+        help="settings of trainings on images: chosen here, or those of the source projects (default: own)",
+    )
+
+
+def add_epochs(parser: ArgumentParser) -> None:
+    """Add the option of how long the source projects' settings train."""
+    parser.add_argument(
+        "--epochs",
+        type=command.positive,
+        default=SOURCE_EPOCHS,
+        help=f"passes over the data with --preset source (default: {SOURCE_EPOCHS:g})",
+    )
 
 
 def split_of(data: str, preset: str) -> Split:

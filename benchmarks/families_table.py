@@ -21,8 +21,8 @@ from torch import Tensor
 
 import sdegen
 from benchmarks import command
-from benchmarks.families import MIXTURE, SOURCE_EPOCHS, Family, trained
-from benchmarks.families_images import DRAWS, image_block, image_picture
+from benchmarks.families import MIXTURE, Family, trained
+from benchmarks.families_images import DRAWS, add_epochs, add_preset, image_block, image_picture
 from benchmarks.families_pictures import points, side_by_side
 from benchmarks.ring import RING
 from benchmarks.rows import Values
@@ -146,11 +146,9 @@ def picture(table: Table) -> None:
 
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
-    parser.add_argument(
-        "--preset", choices=["own", "source"], default="own", help="settings of the trainings on images"
-    )
-    parser.add_argument("--epochs", type=float, default=SOURCE_EPOCHS, help="of the source preset")
-    parser.add_argument("--data", choices=["mixture", *SPLITS], default="mixture", help="what is modelled")
+    command.add_data(parser, ["mixture", *SPLITS], "mixture", "the data: the mixture of eight modes, or images")
+    add_preset(parser)
+    add_epochs(parser)
 
 
 def main() -> None:

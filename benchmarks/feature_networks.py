@@ -11,7 +11,6 @@ It learns with batch normalisation, which is folded into the convolutions that a
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
 import time
@@ -24,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks import command
 from sdegen.data import Images, digits, fashion_mnist, mnist, sprites, sprites_held_out
 from sdegen.metrics.features import ARCHITECTURES, FeatureNet
 
@@ -163,15 +163,19 @@ def right(net: FeatureNet, data: Part) -> Tensor:
 
 def main() -> None:
     """Train them, write their weights, and print their accuracies."""
-    parser = argparse.ArgumentParser(description="Train the shipped feature networks.")
-    parser.add_argument("names", nargs="*", default=list(RECIPES), help=f"some of {', '.join(RECIPES)}")
+    parser = command.make_parser("feature_networks", __doc__)
+    parser.add_argument("names", nargs="*", default=list(RECIPES), help=f"some of {', '.join(RECIPES)} (default: all)")
+    command.add_threads(parser)
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("results/feature_networks"),
-        help="folder of the weights (results/feature_networks)",
+        help="folder that weights are written to (default: results/feature_networks)",
     )
     args = parser.parse_args()
+    if unknown := set(args.names) - set(RECIPES):
+        parser.error(f"there is no network {', '.join(sorted(unknown))}; take some of {', '.join(RECIPES)}.")
+    command.set_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.names:
         training, test = read(name)

@@ -127,14 +127,14 @@ def fid_block(table: Table) -> str:
 
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
-    parser.add_argument("--data", choices=list(SPLITS), default="digits", help="which images")
-    parser.add_argument("--count", type=int, default=COUNT, help="samples of a row, and images they are compared with")
+    command.add_data(parser, list(SPLITS), "digits")
+    command.add_count(parser, COUNT)
     parser.add_argument(
         "--inception",
         nargs="?",
         const="",
         metavar="WEIGHTS",
-        help="judge images in colour by Inception v3, by this file of weights, or those that torch-fidelity downloads",
+        help="judge images in colour by Inception v3, from a file of its weights, or from the one that torch-fidelity downloads",
     )
 
 

@@ -244,11 +244,12 @@ def rounds_block(table: Table) -> str:
 
 def main() -> None:
     """Print the table."""
+    command.run("inference_table", __doc__, [tasks_block, pairs_block, rounds_block], seeds=1)
     if not inference_peers.installed():
         print(
-            "sbi is not installed, and its rows are not computed: pip install -c constraints.txt sbi", file=sys.stderr
+            'sbi is not installed, and its rows are not computed: pip install -c constraints.txt ".[peers]"',
+            file=sys.stderr,
         )
-    command.run("inference_table", __doc__, [tasks_block, pairs_block, rounds_block], seeds=1)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import sdegen
 from benchmarks import command
 from benchmarks.devices import fit_on
 from benchmarks.families import LATENT, SOURCE_EPOCHS, images, trained
-from benchmarks.families_images import families_of, split_of
+from benchmarks.families_images import add_preset, families_of, split_of
 from benchmarks.rows import Values
 from benchmarks.tables import Table, combine
 from benchmarks.train_images import SPLITS
@@ -247,9 +247,13 @@ def data_of(table: Table) -> str:
 
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
-    parser.add_argument("--data", choices=list(SPLITS), default="fashion_mnist", help="which images")
-    parser.add_argument("--preset", choices=["own", "source"], default="own", help="whose recipe the autoencoder is of")
-    parser.add_argument("--steps", type=int, default=None, help="of the training of head and autoencoder together")
+    command.add_data(parser, list(SPLITS), "fashion_mnist")
+    add_preset(parser)
+    parser.add_argument(
+        "--steps",
+        type=command.whole,
+        help="steps of the training of head and autoencoder together (default: those of the autoencoder's settings)",
+    )
 
 
 def main() -> None:

@@ -133,7 +133,12 @@ def race_block(table: Table) -> str:
 
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
-    parser.add_argument("--minutes", type=float, default=30.0, help="of the peers; half of them are ours")
+    parser.add_argument(
+        "--minutes",
+        type=command.positive,
+        default=30.0,
+        help="minutes that each peer trains; ours trains half of them (default: 30)",
+    )
 
 
 def main() -> None:

@@ -185,7 +185,7 @@ def picture(table: Table) -> None:
 
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
-    parser.add_argument("--data", choices=list(SHIPPED), default="fashion_mnist", help="which images")
+    command.add_data(parser, list(SHIPPED), "fashion_mnist")
 
 
 def main() -> None:

@@ -210,9 +210,8 @@ def picture(table: Table) -> None:
 
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
-    parser.add_argument("--steps", type=int, default=None, help="steps of each training, instead of the recipe's")
-    parser.add_argument("--count", type=int, default=fid_images.COUNT, help="samples of a DDPM's row")
-    command.add_seconds(parser)
+    command.add_length(parser)
+    command.add_count(parser, fid_images.COUNT)
 
 
 def main() -> None:

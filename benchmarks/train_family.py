@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 import sdegen
 from benchmarks import command
 from benchmarks.cards import describe_training, write_card
-from benchmarks.families import SOURCE_EPOCHS, Family, images, trained
-from benchmarks.families_images import drawn, families_of, split_of
+from benchmarks.families import Family, images, trained
+from benchmarks.families_images import add_epochs, add_preset, drawn, families_of, split_of
 from benchmarks.families_pictures import slug
 from benchmarks.fid_images import as_images
 from benchmarks.followed import Lines, draw_losses, files_of, follow_losses
@@ -30,19 +30,19 @@ from sdegen import plots
 from sdegen.data import Dequantisation, Scaling
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """Return the options of the command."""
-    parser = argparse.ArgumentParser(description="Train one family on images.")
-    parser.add_argument("name", choices=list(images(True, 1)))
-    parser.add_argument("--data", choices=list(SPLITS), default="fashion_mnist", help="which images")
-    parser.add_argument("--preset", choices=["own", "source"], default="own", help="settings of the training")
-    parser.add_argument("--epochs", type=float, default=SOURCE_EPOCHS, help="of the source preset")
-    parser.add_argument("--steps", type=int, default=None, help="steps of the run, instead of the recipe's")
-    command.add_seconds(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and noise")
-    parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
-    command.add_device(parser)
-    command.add_out(parser)
+    parser = command.make_parser("train_family", __doc__)
+    parser.add_argument(
+        "name", choices=list(images(True, 1)), metavar="FAMILY", help=f"one of {', '.join(images(True, 1))}"
+    )
+    command.add_data(parser, list(SPLITS), "fashion_mnist")
+    add_preset(parser)
+    add_epochs(parser)
+    command.add_length(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise (default: 0)")
+    command.add_place(parser)
+    command.add_threads(parser)
     return parser.parse_args()
 
 
@@ -87,9 +87,8 @@ def train(
 
 def main() -> None:
     """Train it where its weights are not there yet, and say where they are."""
-    args = arguments()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parse_arguments()
+    command.set_threads(args.threads)
     folder = args.out / "train_family" / f"{args.data}-{args.preset}"
     levels = split_of(args.data, args.preset).train.levels
     # A recipe of constant rate is one run, however far it goes; others end as they began to.

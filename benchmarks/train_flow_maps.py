@@ -12,7 +12,6 @@ card; the last one times a few trajectories and steps on one core, and adds to t
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from itertools import pairwise
@@ -125,19 +124,16 @@ def hours(name: str, spent: Card) -> dict[str, float]:
 
 def main() -> None:
     """Train one, and write its card."""
-    parser = argparse.ArgumentParser(description="Train a flow map of a shipped model.")
-    parser.add_argument("name", choices=list(PLANS))
-    parser.add_argument("--steps", type=int, default=None, help="steps of the run, instead of the default")
-    command.add_seconds(parser)
-    parser.add_argument("--paths", type=int, default=None, help="trajectories, instead of the default")
+    parser = command.make_parser("train_flow_maps", __doc__)
+    parser.add_argument("name", choices=list(PLANS), help="images of the shipped model that is made into a map")
+    command.add_length(parser)
+    parser.add_argument("--paths", type=command.whole, help="trajectories to learn from (default: 60,000)")
     parser.add_argument("--hours", action="store_true", help="add to the card what a run takes on one core of a CPU")
-    command.add_device(parser)
-    parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
-    parser.add_argument("--weights", type=Path, default=None, help="file of the weights (in the folder of the results)")
-    command.add_out(parser)
+    command.add_weights(parser)
+    command.add_place(parser)
+    command.add_threads(parser)
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    command.set_threads(args.threads)
     plan = PLANS[args.name]
     plan = plan._replace(steps=args.steps or plan.steps, paths=args.paths or plan.paths)
     folder, file = args.out / "train_flow_maps", args.out / "train_flow_maps" / args.name / "card.json"

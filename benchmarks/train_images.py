@@ -12,7 +12,6 @@ a model that is shipped, and of its card.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,18 +133,20 @@ def of_digits(steps: int, path: Path, device: str = "cpu") -> Any:
 
 def main() -> None:
     """Train one, and write its card."""
-    parser = argparse.ArgumentParser(description="Train an image model.")
-    parser.add_argument("name", choices=list(SPLITS))
-    parser.add_argument("--preset", choices=list(PRESETS), default="shipped")
-    parser.add_argument("--steps", type=int, default=None, help="steps of the run, instead of the default")
-    command.add_seconds(parser)
-    command.add_device(parser)
-    parser.add_argument("--threads", type=int, default=None, help="threads of a CPU run (all cores)")
-    parser.add_argument("--weights", type=Path, default=None, help="file of the weights (in the folder of the results)")
-    command.add_out(parser)
+    parser = command.make_parser("train_images", __doc__)
+    parser.add_argument("name", choices=list(SPLITS), help="images that the model learns")
+    parser.add_argument(
+        "--preset",
+        choices=list(PRESETS),
+        default="shipped",
+        help="recipe of the training: that of the shipped models, or that of the source projects (default: shipped)",
+    )
+    command.add_length(parser)
+    command.add_weights(parser)
+    command.add_place(parser)
+    command.add_threads(parser)
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    command.set_threads(args.threads)
     preset = PRESETS[args.preset]
     images = SPLITS[args.name]().train
     asked = asked_of(args.name, preset, len(images))

@@ -119,7 +119,7 @@ def digits_block(table: Table) -> str:
 
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
-    parser.add_argument("--data", choices=["mnist", "digits"], default="mnist", help="which images")
+    command.add_data(parser, ["mnist", "digits"], "mnist")
     parser.set_defaults(count=COUNT)
 
 

@@ -609,9 +609,9 @@ def test_the_committed_table_is_what_its_rows_say(
     found: list[tables.Table] = []
 
     def only_read(name: str, description: str, blocks: Any, **settings: Any) -> None:
-        more = settings.get("options", command.no_more)
-        args = command.arguments(name, description, settings.get("seeds", 3), more)
-        found.append(command.asked(tables.Table(Path(name), args), blocks))
+        more = settings.get("options", command.add_nothing)
+        args = command.parse_arguments(name, description, settings.get("seeds", 3), more)
+        found.append(command.ask_all(tables.Table(Path(name), args), blocks))
 
     monkeypatch.setattr(command, "run", only_read)
     monkeypatch.setattr(sys, "argv", [name, *options, "--out", str(tmp_path)])
@@ -803,6 +803,31 @@ ON_A_DEVICE = {
     "weighted_digits": "plain",
 }  # fmt: skip
 TABLES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if "\n    command.run(" in p.read_text())
+
+
+SCRIPTS = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if "\ndef main() -> None:\n" in p.read_text())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_help_of_a_script_is_its_docstring_with_its_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the table or the training is, by which command, and what each option does."""
+    found: list[argparse.ArgumentParser] = []
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda parser: found.append(parser) or exit())
+    module = importlib.import_module(f"benchmarks.{name}")
+    with pytest.raises(SystemExit):
+        module.main()
+    said = found[0].format_help()
+    assert module.__doc__ is not None and module.__doc__.strip() in said
+    assert f"\n    python -m benchmarks.{name}" in module.__doc__
+    assert all(action.help for action in found[0]._actions)
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--threads", "--draw"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "x"])
+def test_what_is_no_number_to_count_by_is_refused(option: str, value: str, place: Place) -> None:
+    with pytest.raises(SystemExit):
+        place.run(f"{option}={value}")
+    assert f"argument {option}: {value} is no number to count by" in place.capsys.readouterr().err
 
 
 class Reached(Exception):
