@@ -1,14 +1,14 @@
-"""Processes with noise that depends on the state, by coordinate or correlated, and on domains with bounds: the divergence of a
-short training from the data.
+"""Processes with uneven noise, or on domains with bounds: how far a model of each is from the data after a short training.
 
     python -m benchmarks.bounded_table           # three seeds, half a minute to two of training a row
     python -m benchmarks.bounded_table --quick
 
-Data of two numbers in the domain of each process, mixtures with closed-form densities: of log-normals on the half-line, of
-logit-normals on the interval, of von Mises laws on the torus, of beta laws in the box, of normal laws in the plane. Every
-process is trained by `fit` as it is, a `DirectModel` of a perceptron of width 96 and depth 3, or on linear processes a `Model`,
-and sampled by its default sampler. ``KL(data‖model)`` is Monte Carlo over data, with log-densities of the model by its
-probability flow; ``k-NN KL`` is from samples alone, in the logarithms or logits of both.
+Noise depends on the state, on the coordinate, or is correlated. A row is a process with true samples, the floor, with the exact
+score, or with a network. Data of two numbers in the domain of each process, mixtures with closed-form densities: of log-normals
+on the half-line, of logit-normals on the interval, of von Mises laws on the torus, of beta laws in the box, of normal laws in
+the plane. Every process is trained by `fit` as it is, a `DirectModel` of a perceptron of width 96 and depth 3, or on linear
+processes a `Model`, and sampled by its default sampler. ``KL(data‖model)`` is Monte Carlo over data, with log-densities of the
+model by its probability flow; ``k-NN KL`` is from samples alone, in the logarithms or logits of both.
 
 The exact score is that of `FokkerPlanck` on a grid, in the logarithm or the logit, or around the circle, and on linear processes
 that of `Exact`. Rows of true samples are the floor of what is estimated from samples. "Two methods" are
@@ -53,7 +53,7 @@ class Through:
         return self.phi.inverse(MIXTURE.sample(n, generator))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats."""
+        """Return log-densities in nats."""
         return MIXTURE.log_prob(self.phi(x)) + self.phi.log_det(x)
 
 
@@ -81,7 +81,7 @@ class Mixed:
         return drawn
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats."""
+        """Return log-densities in nats."""
         value: Tensor = self.law.log_prob(x)
         return value
 
@@ -100,11 +100,11 @@ class ByCoordinate(sdegen.CoordinateSDE):
     basis = Axes(torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64))
 
     def f(self, t: Tensor) -> Tensor:
-        """One axis forgets the data half again as fast."""
+        """Return the rates: one axis forgets the data half again as fast as the other."""
         return -torch.tensor([1.0, 1.5], dtype=torch.float64).expand(*t.shape, 2)
 
     def g(self, t: Tensor) -> Tensor:
-        """More noise on the faster axis."""
+        """Return the noise: more on the faster axis."""
         return torch.tensor([1.0, 1.5], dtype=torch.float64).expand(*t.shape, 2)
 
 
@@ -114,11 +114,11 @@ class Correlated(sdegen.CorrelatedSDE):
     T = 3.0
 
     def F(self, t: Tensor) -> Tensor:
-        """A damped rotation."""
+        """Return a damped rotation."""
         return torch.tensor([[-1.0, -1.2], [1.2, -1.1]], dtype=torch.float64)
 
     def G(self, t: Tensor) -> Tensor:
-        """A root of the covariance of the noise."""
+        """Return a root of the covariance of the noise."""
         return torch.tensor([[0.9, 0.0], [0.6, 0.7]], dtype=torch.float64)
 
 
@@ -128,15 +128,15 @@ class TwoMethods(sdegen.SDE):
     T = 9.0
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """No drift."""
+        """Return zero."""
         return 0.0 * x
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
-        """Noise as large as the state."""
+        """Return noise as large as the state."""
         return x
 
     def prior(self, moments: sdegen.Moments) -> Any:
-        """The log-normal law of the same moments."""
+        """Return the log-normal law of the same moments."""
         return sdegen.GeometricBrownianMotion().prior(moments)
 
 
@@ -146,15 +146,15 @@ class OwnCIR(sdegen.SDE):
     T = 5.0
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """Back to 1."""
+        """Return the way back to 1."""
         return 1 - x
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
-        """Noise as large as the root of the state."""
+        """Return noise as large as the root of the state."""
         return x.sqrt()
 
     def prior(self, moments: sdegen.Moments) -> Any:
-        """A gamma law."""
+        """Return the gamma law that the process settles in."""
         two = torch.full(moments.mean.shape, 2.0, dtype=torch.float64)
         return D.Gamma(two, two)
 
@@ -174,7 +174,7 @@ class Case(NamedTuple):
 
 
 def plain(seen: int = 2) -> nn.Module:
-    """The perceptron, of as many numbers as it is shown: twice as many as there are angles, their cosines and sines."""
+    """Return an untrained perceptron of so many inputs: of angles a cosine and a sine each."""
     return nets.MLP(seen, width=96, depth=3)
 
 
@@ -205,14 +205,14 @@ COLUMNS = {"KL(data‖model)": 4, "k-NN KL": 3, "CPU s": 0, "seeds": 0}
 
 
 def compare(law: Any, x: Tensor, seed: int) -> Values:
-    """Distance of samples from the law, in coordinates where there are some."""
+    """Return the divergence of samples from the law by nearest neighbours, in coordinates without bounds where there are some."""
     y = law.sample(len(x), torch.Generator().manual_seed(3000 + seed))
     phi = law.phi or (lambda v: v)
     return {"k-NN KL": list(metrics.knn_kl(phi(x.double()), phi(y)))}
 
 
 def divergence(law: Any, model: sdegen.ScoreModel, n: int, seed: int) -> Values:
-    """Monte Carlo estimate of ``KL(data‖model)``."""
+    """Return the Monte Carlo estimate of ``KL(data‖model)`` with its standard error."""
     x = law.sample(n, torch.Generator().manual_seed(2000 + seed))
     gap = law.log_prob(x) - sdegen.log_prob(model, x, batch=1000)
     return {"KL(data‖model)": [gap.mean().item(), (gap.std() / n**0.5).item()]}

@@ -1,4 +1,9 @@
-"""The codec table's recipe: what parts of a training for bits are worth on the digits, and how noisy its gradients are."""
+"""Two blocks of the codec table, `benchmarks.codec_table`: parts of a training for bits, and how noisy its gradients are.
+
+In the first a row is a way to train the same small network of the digits, and a column where the chain ends whose bound of the
+test images is shown, in nats an image. In the second a row is a law of training times: the variance of a batch's gradient over
+the square of its mean, at weights that all laws share.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +36,12 @@ class From(sdegen.VP):
 
 
 def plain() -> nn.Module:
-    """A small U-Net."""
+    """Return an untrained small U-Net."""
     return nets.UNet(1, (32, 32))
 
 
 def waved() -> nn.Module:
-    """The same, which sees waves of two steps between bytes and of one."""
+    """Return an untrained U-Net of the same size that also sees sines of the state, of two steps between bytes and of one."""
     return nets.FourierState(nets.UNet(5, (32, 32), out_channels=1), octaves=(3, 4))
 
 
@@ -75,7 +80,7 @@ LEAST = list(LAWS)[-1]
 def trained(
     net: nn.Module, loss: losses.Denoising, steps: int, seed: int, least: float = 0.0, device: str = "cpu"
 ) -> tuple[sdegen.Model, sdegen.Run]:
-    """A model of the digits, trained where the noise is at least so many steps between bytes, and the record of its training."""
+    """Train a network on the digits where noise is at least `least` steps between bytes, and return the model and the record."""
     sde = From(sdegen.VP().time((least * BYTES.step) ** -2).item()) if least else sdegen.VP()
     model = sdegen.Model(net, sde.in_units(Units()))
     x = BYTES(SPLITS["digits"]().train.x)
@@ -83,7 +88,9 @@ def trained(
 
 
 def judged(name: str, steps: int, device: str, seed: int) -> Values:
-    """Bounds of test images in nats an image, by chains of 50 steps that end at noise of two steps between bytes, and of one."""
+    """Train by a recipe, and return bounds of test images in nats an image, by chains of 50 steps that end at noise of two
+    steps between bytes, and of one.
+    """
     torch.manual_seed(seed)
     net, loss, least = RECIPES[name]
     model, run = trained(net(), loss(), steps, seed, least, device)
@@ -105,7 +112,7 @@ def gradient_of(model: sdegen.Model, loss: losses.Denoising, x: Tensor, generato
 
 
 def noise_of(name: str, steps: int, batches: int, device: str, seed: int) -> Values:
-    """The variance of a batch's gradient over the square of its mean, at weights after a training that all laws share.
+    """Return the variance of a batch's gradient over the square of its mean, at weights after a training that all laws share.
 
     The mean is the same for all, and is taken from the law with the least noise.
     """

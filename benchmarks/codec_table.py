@@ -3,6 +3,7 @@
     python -m benchmarks.codec_table --threads 1      # an hour and a half of one core, where models trained for bits have weights
     python -m benchmarks.codec_table --quick
 
+A row is a model and its images.
 Images are written by `sdegen.Codec`, read again, and compared bit for bit: a row exists only if they are the same. The bound
 is that of the same images on the same chain, `sdegen.discrete_bits_per_dim`, with its error over draws. The estimate is that of
 the flow with uniform dequantisation, `sdegen.bits_per_dim`, of the model that was trained for bits with noise of its own,
@@ -52,7 +53,7 @@ COLUMNS = {
 
 
 def of_digits(steps: int, path: Path, device: str) -> sdegen.ScoreModel:
-    """A small model of the digits, trained by the likelihood's own weighting where the file is not there yet."""
+    """Return a small model of the digits, trained by the likelihood's own weighting where the file is not there yet."""
 
     def train(path: Path) -> None:
         torch.manual_seed(0)
@@ -68,12 +69,12 @@ def of_digits(steps: int, path: Path, device: str) -> sdegen.ScoreModel:
 
 
 def shipped(name: str) -> sdegen.ScoreModel:
-    """A shipped model, without a class."""
+    """Return a shipped model, told no class."""
     return sdegen.Conditioned(sdegen.pretrained(name), label=-1)
 
 
 def others(x: Tensor) -> dict[str, int]:
-    """The bytes that other formats take for all images as one, below each other, or for as few sheets as WebP allows."""
+    """Return the bytes that other formats take for all images as one, below each other, or for as few sheets as WebP allows."""
     settings: dict[str, dict[str, Any]] = {
         "PNG": {"optimize": True},
         "WebP": {"lossless": True, "quality": 100, "method": 6},
@@ -117,7 +118,9 @@ class Case:
 
 
 def written(case: Case, device: str) -> Values:
-    """The file of some images, and what else they take; the network is asked on a device."""
+    """Write the images of a row to a file and read them again, with the network on a device; return what they take there and
+    elsewhere.
+    """
     model: Any = case.model()
     model, images = model.to(device), case.images()[: case.count]
     x, scaling = images.x, Scaling(-1, 1, images.levels)
@@ -161,21 +164,23 @@ def bounds(
 
 
 def for_bits(table: Table) -> Any:
-    """The model of the digits that was trained for bits, trained where the file is not there yet."""
+    """Return the model of the digits that was trained for bits, trained where the file is not there yet."""
     there = table.beside("likelihood_recipe_quick" if table.quick else "likelihood_recipe")
     path = there.out / "models" / "digits-0.safetensors"
     return load(made(path, partial(train, there, "digits", 0)), table.device)
 
 
 def of_pixels(table: Table, name: str) -> Any:
-    """The better model trained for bits on images of 28 x 28, with products in bfloat16 as in training: faster, at equal bits."""
+    """Return the better model trained for bits on images of 28 x 28, with products in bfloat16 as in training: faster, at equal
+    bits.
+    """
     model = better(table.beside("likelihood_recipe"), name)
     model.net.net.mixed = True
     return model
 
 
 def least_costly(name: str, model: Any) -> Tensor:
-    """The times of the chain of 50 steps whose bound is least, on images that are neither trained on nor written."""
+    """Return the times of the chain of 50 steps whose bound is least, on images that are neither trained on nor written."""
     images = split_of(name)[1]
     data = scaling_of(images)(images.x[:64])
     grid = sdegen.samplers.optimal_subsequence(model, data, 50, chain_times(model, CHOICE), len(data), 16, seed=0)
@@ -212,7 +217,7 @@ def codec_block(table: Table) -> str:
 
 
 def held_back(name: str) -> Images:
-    """The test images of a set."""
+    """Return the test images of a set."""
     return SPLITS[name]().test
 
 

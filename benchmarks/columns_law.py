@@ -1,4 +1,4 @@
-"""A law of rows of eight columns of many kinds, in one of which entries are missing; all its densities are known."""
+"""The law of `benchmarks.columns_table`: rows of eight columns of many kinds, one of which has gaps, and all their densities."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ Rows = dict[str, Tensor]  # columns in float64, categories by their numbers, NaN
 
 
 def warmth(x: Rows) -> Normal:
-    """Of the normal number of each column given those before it: here the warmth itself, by region."""
+    """Return the law of the warmth given the region: normal."""
     return Normal(WARMTH[x["region"].long()], 2.0)
 
 
 def income(x: Rows) -> Normal:
-    """Of the logarithm."""
+    """Return the law of the logarithm of the income given town and warmth: normal."""
     return Normal(9.8 + 0.5 * x["town"] - 0.04 * (x["warmth"] - 12), 0.5)
 
 
 def spare(x: Rows) -> Normal:
-    """Of the log-odds of the share that is left at the end of a month."""
+    """Return the law of the log-odds of the share that is left at the end of a month, given town and income: normal."""
     return Normal(-0.5 + 1.2 * (x["income"].log() - 10) + 0.5 * x["town"], 0.7)
 
 
 def cars(x: Rows) -> Poisson:
-    """Of their number."""
+    """Return the law of the number of cars given town and income."""
     return Poisson((0.4 + 0.6 * (x["income"].log() - 10) - 0.8 * x["town"]).exp())
 
 
 def mood(x: Rows) -> Normal:
-    """Steadier where more is left."""
+    """Return the law of the mood given warmth and the share that is left: normal, and narrower where more is left."""
     return Normal(4 * x["spare"] + 0.2 * (x["warmth"] - 12), 0.3 + 1.2 * (1 - x["spare"]))
 
 
 def rent(x: Rows) -> Normal:
-    """Of the logarithm."""
+    """Return the law of the logarithm of the rent given town and income: normal."""
     return Normal(6.0 + 0.8 * (x["income"].log() - 10) + 0.6 * x["town"], 0.25)
 
 

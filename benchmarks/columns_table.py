@@ -3,6 +3,7 @@
     python -m benchmarks.columns_table --threads 1            # 3 trainings of two minutes each
     python -m benchmarks.columns_table --quick
 
+Rows are the law itself, the floor, one network, and columns drawn each by its own law without the others.
 Two categories, a number, two positive numbers, a share, a count, and a number that is missing more often in some regions than
 in others (`columns_law`). A network learns from 20,000 rows. ``C2ST`` is how often a classifier is right about which rows are
 drawn and which are of the law, one half where it cannot tell: of rows drawn whole; of rows four columns of which are given, as

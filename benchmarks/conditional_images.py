@@ -1,9 +1,9 @@
-"""Images given their 7 × 7 block means, or what a mask leaves of them: a network that was trained on what was measured, beside
-measured guidance of one that was not.
+"""Images given what was measured of them: a network that was trained on that, beside guidance of one that was not.
 
     python -m benchmarks.conditional_images --threads 1    # Fashion-MNIST: the training, and ten minutes of one core
     python -m benchmarks.conditional_images --quick
 
+What is measured are the 7 × 7 means of blocks, or what a mask leaves. A row is a method; the images themselves are the floor.
 150 test images are measured with noise of 0.05 (data in [−1, 1]). ``PSNR`` is that of a sample in decibels, ``of the mean``
 that of the mean of four of the same image, ``covers`` how often the true image lies between the least and the greatest of the
 four, along random directions: 0.6 of the exact posterior. Four are drawn of 24 images. ``FID`` and ``KID`` are those of a sample
@@ -209,7 +209,7 @@ class Images:
         return model.to(self.table.device)
 
     def judged(self, task: str, x: Tensor, y: Tensor, draws: Tensor | None) -> Values:
-        """The columns of a sample of each image, and of several draws of the first."""
+        """Return the columns of one sample of each image, and of several draws of the first images."""
         A, (original, _) = tasks()[task], self.parts
         features = self.features(x)
         fid, kid = metrics.fid(features, self.others), metrics.kid(features, self.others)

@@ -92,7 +92,7 @@ class MeasuredImages:
 
 
 def build() -> sdegen.Model:
-    """The shipped model with the two conditions, not trained on them yet."""
+    """Return the shipped model with the two conditions, not trained on them yet."""
     model = sdegen.pretrained(DATA)
     field = nets.Fields(1, gaps=True, dropout=LOST)
     torch.manual_seed(0)
@@ -101,7 +101,9 @@ def build() -> sdegen.Model:
 
 
 def train(folder: Path, steps: int = STEPS, device: str = "cpu", **more: Any) -> tuple[sdegen.Model, Card]:
-    """A model of the training split, and its card: read from a folder, or trained where they are not there yet."""
+    """Return the model that is trained on what is measured, and its card: read from a folder, or trained where they are not
+    there yet.
+    """
     path = folder / f"trained-{steps}.safetensors"
 
     def make(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Devices of the tables: which there are, and training on one."""
+"""Devices of the tables: whether there is one of a name, what it is called, and training on it."""
 
 from __future__ import annotations
 

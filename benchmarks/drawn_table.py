@@ -3,6 +3,7 @@
     python -m benchmarks.drawn_table            # refused without all of the peers (benchmarks/peers.py says how)
     python -m benchmarks.drawn_table --quick
 
+A row is a family of targets under a process, a column a number of evaluations of the network.
 Exact scores of `drawn_targets`, VP and EDM, 64 paths and their ends by 240 steps of the fourth order. Every cell is a ratio, the
 default's error over that of the best peer on the best of its grids, chosen with hindsight for this very target and number of
 evaluations; below one the default is ahead. Root-mean-square with single distances cut at ten medians, and median. A second block
@@ -54,14 +55,18 @@ class Drawn(Problem):
         self.solution = run(self, samplers.Multistep(240, grid, 3, clock=samplers.share, corrector=True))
 
     def errors(self, x: Tensor) -> tuple[float, float]:
-        """Root-mean-square distance from the solution, single ones cut, and median."""
+        """Return the root-mean-square distance from the solution, single distances cut at ten medians, and the median
+        distance.
+        """
         distance = (x - self.solution).norm(dim=1)
         median = distance.median()
         return distance.minimum(CUT * median).square().mean().sqrt().item(), median.item()
 
 
 def compare(process: str, family: str, evaluations: tuple[int, ...], seed: int) -> Values:
-    """Ratios of the default's errors to the best peer's and to the best grid's, of a target that was not looked at before."""
+    """Return ratios of the default's errors to the best peer's and to the best grid's, of a target that was not looked at
+    before.
+    """
     problem = Drawn(process, family, 2 * seed + FIRST)
     cells: Values = {}
     for n in evaluations:
@@ -74,7 +79,7 @@ def compare(process: str, family: str, evaluations: tuple[int, ...], seed: int) 
 
 
 def by_peers(problem: Drawn, n: int) -> list[tuple[float, float]]:
-    """Errors of every peer on every grid, but for runs that ended in no finite state.
+    """Return errors of every peer on every grid, but for runs that ended in no finite state.
 
     Raises
     ------
@@ -99,7 +104,7 @@ def by_peers(problem: Drawn, n: int) -> list[tuple[float, float]]:
 
 
 def on_grids(problem: Drawn, sampler: samplers.Sampler) -> list[tuple[float, float]]:
-    """Errors of the default's method on other grids, and on its own."""
+    """Return errors of the default's method on other grids, and on its own."""
     assert isinstance(sampler, samplers.Multistep)
     found = [problem.errors(run(problem, sampler))]
     for scale, power in SHAPES:

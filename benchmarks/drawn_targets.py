@@ -1,5 +1,7 @@
-"""Families of targets that nothing was tuned on, drawn from a seed: mixtures, nested clusters, heavy tails, curves and surfaces
-in many dimensions, and finite sets of points. All are Gaussian mixtures, so that scores are exact.
+"""Families of targets that nothing was tuned on, drawn from a seed, for `benchmarks.drawn_table`.
+
+Mixtures, nested clusters, heavy tails, curves and surfaces in many dimensions, and finite sets of points. All are Gaussian
+mixtures, so that scores are exact.
 
 Even seeds were looked at while the default was made; odd ones judge it.
 """

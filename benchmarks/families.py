@@ -1,4 +1,4 @@
-"""Which model of each family the tables compare, and how each is trained."""
+"""The models of the families table, `benchmarks.families_table`: of each family one, and how it is trained."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Family:
 
 
 def coder(inner: int, outer: int) -> nn.Module:
-    """The perceptron of the mixture's rows."""
+    """Return the perceptron that encoders, decoders and both players of the mixture's rows are."""
     return nets.Perceptron(inner, outer, 128, 2)
 
 
@@ -107,7 +107,9 @@ def _up(shape: Any, latent: int, **more: Any) -> nn.Module:
 
 
 def images(quick: bool, epoch: int, of_flow: int = 1500) -> dict[str, Family]:
-    """The rows of images, for a set with an epoch of so many steps of 64; `of_flow` are those of RealNVP."""
+    """Return the families that are trained on images, by name, for a set with an epoch of so many steps of 64; RealNVP takes
+    `of_flow` steps.
+    """
 
     def steps(epochs: float) -> int:
         return 60 if quick else max(3000, round(epochs * epoch))  # small sets are passed more often
@@ -164,7 +166,7 @@ SOURCE: dict[str, Any] = {
 
 
 def as_the_sources(family: Family, steps: int) -> Family:
-    """The same model trained as theirs."""
+    """Return the same model with the settings of the source projects."""
     return replace(family, fit=family.fit | SOURCE | {"steps": steps}, warm_up=0.0)
 
 

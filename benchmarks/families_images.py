@@ -1,4 +1,7 @@
-"""The families table's images: what is judged of samples of each family, curves of training, and the pictures."""
+"""The families table's images: how samples of each family are judged, the curves of training, and the pictures.
+
+A row is a family (`benchmarks.families_table` says what the columns are); the floor is training images in place of samples.
+"""
 
 from __future__ import annotations
 
@@ -104,18 +107,18 @@ class Judge:
         return self.parts[1].scaled(0, 1).rows()
 
     def cells(self, x: Tensor) -> Values:
-        """The columns of samples, as images in [0, 1]."""
+        """Return the columns of samples, which are images in [0, 1]."""
         return quality(x, self.real, self.net) | {"count": [len(x), None]}
 
     def made(self, model: Any, family: Family, n: int, generator: torch.Generator) -> Tensor:
-        """Samples of a family as images in [0, 1]."""
+        """Draw samples of a family as images in [0, 1]."""
         kind = Dequantisation if family.dequantised else Scaling
         return as_images(drawn(model, family, n, generator), kind(0, 1, self.split.train.levels))
 
 
 @torch.no_grad()
 def drawn(model: Any, family: Family, n: int, generator: torch.Generator) -> Tensor:
-    """Samples of a family as it gives them, some at a time but for adversarial ones, which prepare every draw."""
+    """Draw samples of a family as it gives them: 250 at a time, but all at once of adversarial ones, which prepare every draw."""
     more = {"mean": True} if family.mean else {}
     size = n if isinstance(model, baselines.Adversarial) else 250
     return torch.cat([model.sample(min(size, n - i), generator, **more) for i in range(0, n, size)])
@@ -168,7 +171,7 @@ def on_images(judge: Judge, name: str, seed: int) -> Values:
 
 @torch.no_grad()
 def bits(judge: Judge, model: Any, seed: int) -> Values:
-    """Bits per number of 1,000 images held back, or a bound of them."""
+    """Return bits per number of 1,000 images held back, or their bound; nothing of families that know neither."""
     how = Dequantisation(0, 1, judge.split.test.levels)
     generator = torch.Generator().manual_seed(seed)
     test = judge.parts[1][: 250 if judge.table.quick else 1000].without_labels()
@@ -188,7 +191,7 @@ def bits(judge: Judge, model: Any, seed: int) -> Values:
 
 
 def diffusion(judge: Judge, seed: int) -> Values:
-    """The shipped score model, without class, by the default sampler in ten evaluations."""
+    """Judge the shipped score model, told no class, by the default sampler in ten evaluations."""
     model, n = sdegen.pretrained(judge.data).to(judge.table.device), len(judge.real)
     began = time.perf_counter()
     x = sdegen.sample(model, n, steps=10, seed=seed, batch=250, progress=False)

@@ -4,6 +4,7 @@
     python -m benchmarks.families_table                         # the mixture, 3 seeds
     python -m benchmarks.families_table --data fashion_mnist    # images, against those held back
 
+A row is a family, trained as `benchmarks.families` says; the first is true samples, or training images, the floor.
 On the mixture: KL by exact densities where they exist, by 64-draw importance bounds where only these do (an upper bound of
 the KL), and for all families the same estimates from samples. Of images: FID, KID, precision and recall of 2,000 samples
 against as many images held back, and bits per number of 8-bit images under uniform dequantisation, a bound where it says so.
@@ -37,7 +38,7 @@ SEEDS = {  # of rows that take long, or that one training tells from their neigh
 
 
 def on_the_mixture(table: Table, name: str, family: Family, seed: int) -> Values:
-    """A row: densities and samples against the truth."""
+    """Train a family on the mixture, and compare its densities and samples with the truth."""
     try:
         model, run = trained(family, RING, seed, 200 if table.quick else None, table.device)
     except sdegen.NonFiniteLoss as error:
@@ -76,13 +77,13 @@ def confusion(model: baselines.CategoricalVAE, x: Tensor) -> Tensor:
 
 
 def own_category(counts: Tensor) -> Values:
-    """Whether each mode has a category of its own: the share of points that go where most of their mode goes."""
+    """Return the share of points that go where most of their mode goes, and how many such categories there are."""
     share, own = counts.max(1)
     return {"own category": [(share.sum() / counts.sum()).item(), None], "categories": [len(own.unique()), None]}
 
 
 def of_samples(y: Tensor, generator: torch.Generator) -> Values:
-    """What is judged on samples alone, of all families alike."""
+    """Return the columns that are judged on samples alone, of all families alike."""
     x = RING.sample(len(y), generator)
     shares = metrics.mode_shares(y, RING)
     smoothed = metrics.KernelDensity(y, BANDWIDTH)
@@ -121,12 +122,12 @@ def mixture_block(table: Table) -> str:
 
 
 def of_the_mixture(table: Table) -> bool:
-    """Whether the mixture is asked for."""
+    """Tell whether the mixture is asked for."""
     return table.quick or table.args.data == "mixture"
 
 
 def of_images(table: Table) -> bool:
-    """Whether images are asked for."""
+    """Tell whether images are asked for."""
     return table.quick or table.args.data != "mixture"
 
 

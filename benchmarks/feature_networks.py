@@ -54,7 +54,7 @@ RECIPES = {
 
 
 def read(name: str) -> tuple[Part, Part]:
-    """Training and test split of a network's data; of the sprites, the tiles that no fold holds are the test."""
+    """Return the training and the test split of a network's data; of the sprites, the tiles that no fold holds are the test."""
     if name == "sprites-cnn-v1":
         training, test = sprites().joined(), sprites_held_out()
     else:
@@ -68,14 +68,14 @@ def read(name: str) -> tuple[Part, Part]:
 
 
 def numbers(images: Images) -> Part:
-    """Bytes as numbers in [0, 1]."""
+    """Return bytes as numbers in [0, 1], with their labels."""
     if images.labels is None:
         raise ValueError("these images have no labels to learn from.")
     return Part(images.scaled(0, 1).rows(), images.labels)
 
 
 def varied(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """The images, each turned, zoomed, shifted and flipped at random; the border is continued."""
+    """Return the images, each turned, zoomed, shifted and flipped at random; the border is continued."""
     uniform = 2 * torch.rand(4, len(x), generator=generator) - 1
     angle, zoom = uniform[0] * math.radians(recipe.turn), 1 + uniform[1] * recipe.zoom
     mirror = (
@@ -104,7 +104,7 @@ class Trained(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in ARCHITECTURES[name].widths)
 
     def pairs(self, net: FeatureNet) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-        """The convolutions of a network with the normalisations after them."""
+        """Return the convolutions of a network with the normalisations after them."""
         return cast(list[tuple[nn.Conv2d, nn.BatchNorm2d]], list(zip(net.convolutions, self.norms, strict=True)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Trained(nn.Module):
         return self.net.linear(x.mean((2, 3)))
 
     def folded(self) -> FeatureNet:
-        """The network without normalisation: ``gain (w * x + b − mean) / sd + offset`` as one convolution."""
+        """Return the network without normalisation: ``gain (w * x + b − mean) / sd + offset`` as one convolution."""
         net = FeatureNet(self.net.name, self.net.architecture)
         net.load_state_dict(self.net.state_dict())
         for convolution, norm in self.pairs(net):
@@ -126,7 +126,9 @@ class Trained(nn.Module):
 
 
 def train(name: str, data: Part, batch: int = 128, rate: float = 4e-3, seed: int = 0) -> FeatureNet:
-    """AdamW with a one-cycle rate, bfloat16 products, cross-entropy."""
+    """Train a network by cross-entropy, with AdamW, a one-cycle rate and products in bfloat16, and return it without
+    normalisation.
+    """
     recipe = RECIPES[name]
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -157,7 +159,7 @@ def train(name: str, data: Part, batch: int = 128, rate: float = 4e-3, seed: int
 
 @torch.no_grad()
 def right(net: FeatureNet, data: Part) -> Tensor:
-    """Which images are told right."""
+    """Tell which images the network classifies right."""
     return torch.cat([net.logits(x).argmax(1) for x in data.images.split(500)]) == data.labels
 
 

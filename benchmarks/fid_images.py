@@ -1,4 +1,4 @@
-"""The images and models that rows of Frechet distances share, and the columns by which samples are judged."""
+"""What rows of Fréchet distances share: the images, the models, and the columns by which samples are judged."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Task:
         return sdegen.load(made(path, lambda path: sdegen.save(self._learn(steps), path)))
 
     def short(self, process: str) -> Any:
-        """A model of a process after a short training, of all but the process alike."""
+        """Return a model of a process after a short training, in which all but the process is alike."""
         path = self.table.out / "models" / f"{process.replace(' ', '-').replace(',', '')}-{SHORT}.safetensors"
         images = SPLITS[self.data]().train
         preset, sde = replace(PRESETS["shipped"], batch_size=64, warmup=100), PROCESSES[process]()
@@ -136,7 +136,7 @@ class Task:
         return model
 
     def judged(self, x: Tensor, labels: Tensor) -> Values:
-        """The columns of images in [0, 1]."""
+        """Return the columns of images in [0, 1] and of the classes that were asked for."""
         found = metrics.accuracy(x, labels, self.net)
         gaps = [
             (100 * (self.right[c].value - own.value), 100 * math.hypot(self.right[c].stderr, own.stderr))
@@ -147,7 +147,7 @@ class Task:
 
 
 def equal_parts(train: Images, test: Images, count: int) -> tuple[Images, Images]:
-    """As many images of each, drawn at random: `count`, or all of the smaller set."""
+    """Return as many images of each set, drawn at random: `count`, or all of the smaller set."""
     n = min(count, len(train), len(test))
     generator = torch.Generator().manual_seed(0)
     first, second = (part[torch.randperm(len(part), generator=generator)[:n]] for part in (train, test))
@@ -155,7 +155,7 @@ def equal_parts(train: Images, test: Images, count: int) -> tuple[Images, Images
 
 
 def quality(x: Tensor, real: Tensor, net: metrics.FeatureNet) -> Values:
-    """The columns of samples against images held back, both in [0, 1]."""
+    """Return the columns of samples against images held back, both in [0, 1]."""
     precision, recall = metrics.precision_recall(x, real, net)
     fid, kid = metrics.fid(x, real, net), metrics.kid(x, real, net)
     return {
@@ -166,6 +166,6 @@ def quality(x: Tensor, real: Tensor, net: metrics.FeatureNet) -> Values:
 
 
 def as_images(x: Tensor, scaling: Scaling) -> Tensor:
-    """Samples as the bytes they stand for, in [0, 1]."""
+    """Return samples as the bytes they stand for, in [0, 1]."""
     u = scaling.inverse(x.float().cpu(), clip=True)
     return Images(u, levels=scaling.levels).scaled(0, 1).rows()

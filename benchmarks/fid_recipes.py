@@ -1,4 +1,4 @@
-"""Ways of sampling whose Frechet distances are compared: a model of a data set, and a sampler of so many evaluations."""
+"""The rows of the FID table, `benchmarks.fid_table`: a model of a set of images, and a sampler of so many evaluations."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ class Recipe:
 
 
 def ddpm(model: Any, steps: int) -> samplers.Sampler:
-    """Ancestral sampling on all trained steps, or in equal steps of time on fewer."""
+    """Return ancestral sampling on all trained steps, or in equal steps of time on fewer."""
     return samplers.Ancestral(steps)
 
 
 def ddpm_es(model: Any, steps: int) -> samplers.Sampler:
-    """Ancestral sampling on a part of the trained steps, in equal steps of the root of time."""
+    """Return ancestral sampling on a part of the trained steps, in equal steps of the root of time."""
     return samplers.Ancestral(steps, samplers.quadratic_subsequence(model.sde, steps))
 
 
 def ddim(model: Any, steps: int) -> samplers.Sampler:
-    """DDIM on a part of the trained steps, in equal steps of time."""
+    """Return DDIM on a part of the trained steps, in equal steps of time."""
     return samplers.DDIM(steps, samplers.uniform_subsequence(model.sde, steps))
 
 
 def jump(model: Any, steps: int, back: float = 0.0) -> samplers.Sampler:
-    """Jumps of a flow map."""
+    """Return the sampler of jumps of a flow map."""
     return samplers.Jumps(steps, back=back)
 
 
 def fitted(model: Any, steps: int, data: str) -> samplers.Sampler:
-    """A solver that is fitted to paths of the model, under classes as frequent as in the training images."""
+    """Fit a solver to paths of the model, under classes as frequent as in the training images, and return it."""
     labels = SPLITS[data]().train.labels
     assert labels is not None
 
@@ -64,14 +64,14 @@ def fitted(model: Any, steps: int, data: str) -> samplers.Sampler:
 
 
 def learned(model: Any, steps: int) -> samplers.Sampler:
-    """DDPM-ES with learned variances."""
+    """Return DDPM-ES with learned variances."""
     return samplers.Ancestral(
         steps, samplers.quadratic_subsequence(model.sde, steps), variance=samplers.learned_variance
     )
 
 
 def recipes(quick: bool, data: str) -> dict[str, Recipe]:
-    """All rows but the floor."""
+    """Return the recipes of all rows but the floor, by name."""
     evaluations = (10, 50) if quick else EVALUATIONS
     full = 200 if quick else 1000
     found = {f"DDPM, {full}": Recipe(partial(ddpm, steps=full))}
@@ -111,6 +111,6 @@ def recipes(quick: bool, data: str) -> dict[str, Recipe]:
 
 
 def guided(task: Task, scale: float, level: float | None = None) -> Any:
-    """The model under classifier-free guidance, at all noise levels or at those below `level`."""
+    """Return the model under classifier-free guidance, at all noise levels or at those below `level`."""
     interval = None if level is None else (0.0, task.model.sde.time(level**-2).item())
     return guidance.ClassifierFree(task.model, scale, interval=interval)

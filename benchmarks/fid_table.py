@@ -46,7 +46,9 @@ BATCH = 250  # samples that go through a network at a time; of an accelerator al
 
 
 def drawn(task: Task, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, float, float]:
-    """Samples as images in [0, 1], the labels asked for, seconds per 1,000, and evaluations of the network for each."""
+    """Draw samples; return them as images in [0, 1], the labels asked for, seconds per 1,000, and evaluations of the network
+    for each.
+    """
     labels = task.parts[1].labels
     assert labels is not None
     model = recipe.model(task).to(task.table.device)
@@ -64,7 +66,7 @@ def drawn(task: Task, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, float,
 
 
 def sampled(task: Task, name: str, recipe: Recipe, seed: int) -> Values:
-    """A row of samples."""
+    """Draw samples by a recipe, and judge them."""
     x, labels, seconds, evaluations = drawn(task, recipe, seed)
     if seed == 0:
         picture(task, name, x, labels)
@@ -79,7 +81,7 @@ def sampled(task: Task, name: str, recipe: Recipe, seed: int) -> Values:
 
 
 def floor(task: Task, seed: int) -> Values:
-    """Training images in place of samples."""
+    """Judge training images in place of samples."""
     images, held = task.parts
     assert images.labels is not None and held.labels is not None
     cells = task.judged(images.scaled(0, 1).rows(), images.labels)
@@ -89,7 +91,7 @@ def floor(task: Task, seed: int) -> Values:
 
 
 def picture(task: Task, name: str, x: Tensor, labels: Tensor) -> None:
-    """Ten samples of every class, one class a row."""
+    """Draw ten samples of every class, one class a row."""
     rows = [x[labels == c][:10] for c in labels.unique().tolist()]
     whole = [r for r in rows if len(r) == 10]
     if not whole:

@@ -57,7 +57,7 @@ ROWS = {
 
 
 def mixture(grid: tuple[int, ...]) -> sdegen.GaussianMixture:
-    """The law of fields on a grid, diagonal in the cosine basis."""
+    """Return the law of fields on a grid, diagonal in the cosine basis."""
     frequencies = (math.pi * torch.arange(n, dtype=torch.float64) / n for n in grid)
     squares = torch.stack(torch.meshgrid(*frequencies, indexing="ij")).square().sum(0)
     shapes = [(1 + length**2 * squares) ** (-0.5 * (len(grid) + 3)) for length in LENGTHS]
@@ -68,7 +68,7 @@ def mixture(grid: tuple[int, ...]) -> sdegen.GaussianMixture:
 
 
 def moments(law: sdegen.GaussianMixture) -> tuple[Tensor, Tensor]:
-    """The mean and the variance of the law along each principal axis."""
+    """Return the mean and the variance of the law along each principal axis."""
     assert law.basis is not None
     weights, means = law.weights.reshape(-1, *[1] * len(law.event_shape)), law.basis(law.means)
     mean = (weights * means).sum(0)
@@ -76,14 +76,14 @@ def moments(law: sdegen.GaussianMixture) -> tuple[Tensor, Tensor]:
 
 
 def gaussian(law: sdegen.GaussianMixture) -> sdegen.GaussianMixture:
-    """The Gaussian law of the same mean and covariance."""
+    """Return the Gaussian law of the same mean and covariance."""
     assert law.basis is not None
     mean, variance = moments(law)
     return sdegen.GaussianMixture(torch.ones(1), law.basis.inverse(mean[None]), variance[None], law.basis)
 
 
 def judged(law: sdegen.GaussianMixture, x: Tensor, seed: int) -> Values:
-    """The columns of samples."""
+    """Return the columns of samples."""
     assert law.basis is not None
     x = x.double()
     reference = law.sample(len(x), torch.Generator().manual_seed(10_000 + seed))
@@ -100,26 +100,26 @@ def judged(law: sdegen.GaussianMixture, x: Tensor, seed: int) -> Values:
 
 
 def divergence(law: sdegen.GaussianMixture, log_prob: Callable[[Tensor], Tensor], n: int, seed: int) -> list[float]:
-    """KL of the law to a density, on true samples, and its standard error."""
+    """Return KL of the law to a density, on true samples, and its standard error."""
     y = law.sample(n, torch.Generator().manual_seed(20_000 + seed))
     gap = law.log_prob(y) - log_prob(y)
     return [gap.mean().item(), (gap.std() / n**0.5).item()]
 
 
 def true(law: sdegen.GaussianMixture, n: int, seed: int) -> Values:
-    """The row of true samples."""
+    """Judge true samples: the floor."""
     return judged(law, law.sample(n, torch.Generator().manual_seed(seed)), seed)
 
 
 def alike(law: sdegen.GaussianMixture, n: int, seed: int) -> Values:
-    """The row of a Gaussian law of the same moments."""
+    """Judge a Gaussian law of the same moments."""
     other = gaussian(law)
     kl = divergence(law, other.log_prob, n, seed)
     return judged(law, other.sample(n, torch.Generator().manual_seed(seed)), seed) | {"KL": kl}
 
 
 def trained(law: sdegen.GaussianMixture, row: Row, n: int, table: Table, seed: int) -> Values:
-    """The row of a network."""
+    """Train a network, and judge its samples and its density."""
     data = law.sample(DATA, torch.Generator().manual_seed(30_000 + seed)).float()
     torch.manual_seed(seed)
     model = sdegen.Model(row.build(), sdegen.VP())

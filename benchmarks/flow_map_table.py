@@ -1,17 +1,17 @@
-"""Flow maps: samples of one, two and four jumps, of maps that a score model or its trajectories taught, and of one that had data
-alone.
+"""Flow maps: samples of one, two and four jumps, of maps that a score model taught, and of one that had data alone.
 
     python -m benchmarks.flow_map_table --threads 1            # three seeds, 45 minutes of one core each
     python -m benchmarks.flow_map_table --quick
 
-The ring of eight modes, and a mixture in eight dimensions, under VP; perceptrons of width 128, depth 4. ``KL`` is that of the
-samples' law to the data's: of jumps by their derivatives, which give the law of the samples itself. ``k-NN KL`` and ``sliced W2``
-are of samples alone, to as many true ones; ``mode weights`` is the total variation of the modes that samples belong to from the
-weights of the law, and ``stray`` the share of samples whose density is below that of all but one in a thousand true ones. ``off``
-is the distance of a jump's end from that of the map's own probability flow, root mean square in standard deviations of the data,
-beside the distances that half of the ends, 90 % and 99 % of them have at most. ``train s`` are the seconds of one core that the
-map was trained, after its teacher if it had one, and ``from data s`` those of both. Rows of the default sampler are of the
-teacher.
+A row is a map, taught by a score model or by trajectories of one, in so many jumps; or the default sampler of the score model;
+or true samples, the floor. The ring of eight modes, and a mixture in eight dimensions, under VP; perceptrons of width 128,
+depth 4. ``KL`` is that of the samples' law to the data's: of jumps by their derivatives, which give the law of the samples
+itself. ``k-NN KL`` and ``sliced W2`` are of samples alone, to as many true ones; ``mode weights`` is the total variation of the
+modes that samples belong to from the weights of the law, and ``stray`` the share of samples whose density is below that of all
+but one in a thousand true ones. ``off`` is the distance of a jump's end from that of the map's own probability flow, root mean
+square in standard deviations of the data, beside the distances that half of the ends, 90 % and 99 % of them have at most.
+``train s`` are the seconds of one core that the map was trained, after its teacher if it had one, and ``from data s`` those of
+both. Rows of the default sampler are of the teacher.
 
 The last block holds objectives against each other (`map_objectives`): maps of width 64 and depth 3 of the ring, which follow its
 true velocities for as many seconds of one core each, 15, in batches of 256.
@@ -59,7 +59,7 @@ class Trained(NamedTuple):
 
 
 def law_of(target: str, seed: int) -> sdegen.GaussianMixture:
-    """The law of the data."""
+    """Return the law of the data."""
     return sdegen.data.gaussian_ring() if target == "ring" else sdegen.data.random_mixture(8, seed=100 + seed)
 
 
@@ -71,14 +71,14 @@ class How(NamedTuple):
 
 
 def network(dim: int, seed: int) -> nets.MLP:
-    """A perceptron."""
+    """Return an untrained perceptron."""
     torch.manual_seed(seed)
     return nets.MLP(dim, width=128, depth=4)
 
 
 @cache
 def teacher(target: str, seed: int, how: How) -> Trained:
-    """A score model of the data."""
+    """Train the score model that the maps begin as."""
     law = law_of(target, seed)
     model = sdegen.Model(network(law.event_shape[0], seed), sdegen.VP())
     began = time.process_time()
@@ -88,7 +88,7 @@ def teacher(target: str, seed: int, how: How) -> Trained:
 
 @cache
 def taught(target: str, seed: int, how: How) -> Trained:
-    """A map that begins as the score model, and learns from it and from the data."""
+    """Train a map that begins as the score model, and learns from it and from the data."""
     model, before, _ = teacher(target, seed, how)
     loss = training.Lagrangian(model.to(how.device))  # which asks the teacher
     found, seconds, _ = fitted(FlowMap.of(model), loss, target, seed, how, 4000)
@@ -98,15 +98,18 @@ def taught(target: str, seed: int, how: How) -> Trained:
 
 @cache
 def alone(target: str, seed: int, how: How) -> Trained:
-    """A map of data alone."""
+    """Train a map on data alone, without a score model."""
     net = nets.add_conditions(network(law_of(target, seed).event_shape[0], seed), {"until": nets.SecondLevel()})
     return fitted(FlowMap(net, sdegen.VP()), None, target, seed, how, 6000)
 
 
 @cache
 def followed(target: str, seed: int, how: How) -> Trained:
-    """A map that begins as the score model, and learns from trajectories of it, by distances and not by their squares: where two
-    neighbours go to different modes, the mean of both, which squares ask for, is in neither."""
+    """Train a map that begins as the score model, and learns from trajectories of it.
+
+    The loss takes distances and not their squares: where two neighbours go to different modes, the mean of both, which squares
+    ask for, is in neither.
+    """
     model, before, _ = teacher(target, seed, how)
     began = time.process_time()
     paths = training.trace(model.to(how.device), 500 if how.quick else 60_000, seed=seed, batch=5000)
@@ -120,7 +123,7 @@ MAKE = {"taught": taught, "of trajectories": followed, "of data alone": alone}
 
 
 def fitted(model: FlowMap, loss: ScoreLoss | None, target: str, seed: int, how: How, steps: int) -> Trained:
-    """Train a map."""
+    """Train a map, and return it with the seconds of a core that this took."""
     began = time.process_time()
     fit_on(
         how.device, model, law_of(target, seed), steps=20 if how.quick else steps, batch_size=512, lr=2e-3,
@@ -130,7 +133,7 @@ def fitted(model: FlowMap, loss: ScoreLoss | None, target: str, seed: int, how: 
 
 
 def of_samples(target: str, x: Tensor, seed: int) -> Values:
-    """The columns that samples alone give."""
+    """Return the columns that samples alone give."""
     law, x = law_of(target, seed), x.double()
     true = law.sample(len(x), torch.Generator().manual_seed(10_000 + seed))
     kl, w2 = metrics.knn_kl(x, true), metrics.sliced_wasserstein(x, true, seed=seed)
@@ -144,19 +147,19 @@ def of_samples(target: str, x: Tensor, seed: int) -> Values:
 
 
 def floor(target: str, n: int, seed: int) -> Values:
-    """The row of true samples."""
+    """Judge true samples."""
     return of_samples(target, law_of(target, seed).sample(n, torch.Generator().manual_seed(seed)), seed)
 
 
 def by_default(target: str, evaluations: int, n: int, how: How, seed: int) -> Values:
-    """The row of the teacher's default sampler."""
+    """Judge the default sampler of the score model."""
     model, seconds, _ = teacher(target, seed, how)
     x = sdegen.sample(model, n, steps=evaluations, seed=seed, progress=False)
     return of_samples(target, x, seed) | {"evaluations": [evaluations, None], "train s": [seconds, None]}
 
 
 def by_jumps(target: str, kind: str, jumps: int, n: int, how: How, seed: int) -> Values:
-    """The row of a map."""
+    """Judge a map in so many jumps."""
     model, seconds, before = MAKE[kind](target, seed, how)
     assert isinstance(model, FlowMap)
     x = sdegen.sample(model, n, sampler=Jumps(jumps), seed=seed, progress=False)
@@ -172,14 +175,14 @@ def by_jumps(target: str, kind: str, jumps: int, n: int, how: How, seed: int) ->
 
 
 def from_prior(model: FlowMap, n: int) -> tuple[Tensor, Tensor]:
-    """States that runs begin with, and their log-densities."""
+    """Return states that runs begin with, and their log-densities."""
     prior = model.sde.prior(model.state_moments())
     x = prior.sample(n, torch.Generator().manual_seed(7))
     return model.cast_states(x), prior.log_prob(x)
 
 
 def divergence(model: FlowMap, law: sdegen.GaussianMixture, jumps: int, n: int) -> list[float]:
-    """KL of the law of the samples to the data's, and its standard error."""
+    """Return KL of the law of a map's samples to that of the data, and its standard error."""
     x, log_q = from_prior(model, n)
     with torch.no_grad():
         for t, s in pairwise(Jumps(jumps).times(model.sde, True)):
@@ -192,7 +195,7 @@ def divergence(model: FlowMap, law: sdegen.GaussianMixture, jumps: int, n: int) 
 
 
 def distance(model: FlowMap, jumps: int, n: int) -> Tensor:
-    """How far jumps end from where the map's own flow does, ``(n,)``, in standard deviations of a number of the data."""
+    """Return how far jumps end from where the map's own flow does, ``(n,)``, in standard deviations of a number of the data."""
     x, ends = followed_ends(model, n)
     landed = sdegen.sample(model, x_T=x, sampler=Jumps(jumps), progress=False)
     return (landed - ends).double().norm(dim=1) / (x.shape[1] ** 0.5 * model.sde.units.std.mean())
@@ -200,7 +203,7 @@ def distance(model: FlowMap, jumps: int, n: int) -> Tensor:
 
 @cache
 def followed_ends(model: FlowMap, n: int) -> tuple[Tensor, Tensor]:
-    """States that runs begin with, and where the map's own flow takes them."""
+    """Return states that runs begin with, and where the map's own flow takes them."""
     x, _ = from_prior(model, n)
     grid = sdegen.grids.Given(torch.tensor([model.sde.t_max, 0.0], dtype=torch.float64))
     flow = ProbabilityFlow(grid=grid, rtol=1e-5, atol=1e-5)
@@ -208,7 +211,7 @@ def followed_ends(model: FlowMap, n: int) -> tuple[Tensor, Tensor]:
 
 
 def by_objective(name: str, n: int, how: How, seed: int) -> Values:
-    """The row of an objective on the true velocities of the ring."""
+    """Train a map of the ring by an objective, with true velocities for its teacher, and judge it."""
     law = law_of("ring", seed)
     torch.manual_seed(seed)
     model = FlowMap(nets.MLP(2, width=64, depth=3, conditions={"until": nets.SecondLevel()}), sdegen.VP())

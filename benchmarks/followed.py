@@ -1,6 +1,4 @@
-"""What is followed through a training: mean losses, and the losses of both players of a GAN, kept point by point in a file, and
-how far it is, printed.
-"""
+"""Callbacks that follow a training: losses, of GANs those of both players, kept in a file, and lines that are printed."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ Draw = Callable[[int, int], Tensor]  # how many, seed -> samples of the first mo
 
 
 def one(k: int) -> sdegen.GaussianMixture:
-    """The mode `k` alone."""
+    """Return the law of the mode `k` alone."""
     return sdegen.GaussianMixture(torch.ones(1), RING.means[k : k + 1], RING.covariances[k : k + 1])
 
 
@@ -77,13 +77,13 @@ class Product:
         self.masses = log_p.softmax(0)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """`n` samples: a cell by its mass, and a place in it."""
+        """Draw `n` samples: a cell by its mass, and a place in it."""
         cells = torch.multinomial(self.masses, n, replacement=True, generator=generator)
         return self.points[cells] + self.cell * (torch.rand(n, 2, generator=generator, dtype=torch.float64) - 0.5)
 
 
 def train(seed: int, steps: int, device: str) -> sdegen.Model:
-    """A perceptron that knows the ring with labels and without."""
+    """Train a perceptron on the ring, with labels and without."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     net = nets.MLP(2, width=96, depth=3, classes=len(MODES))
@@ -99,7 +99,7 @@ def train(seed: int, steps: int, device: str) -> sdegen.Model:
 
 
 def guided(model: Any, scale: float, sampler: Any, n: int, seed: int) -> Tensor:
-    """Samples of all labels under guidance, turned onto the first mode."""
+    """Draw samples of all labels under guidance, turned onto the first mode."""
     label = torch.arange(n) % len(MODES)
     like = model.like
     own = label if like is None else label.to(like.device)
@@ -109,7 +109,7 @@ def guided(model: Any, scale: float, sampler: Any, n: int, seed: int) -> Tensor:
 
 
 def laws(scale: float, trained: Callable[[], Any], budget: Budget) -> dict[str, Draw]:
-    """What is compared at a scale, by name."""
+    """Return what is compared at a scale, by name."""
     return {
         "product law": lambda n, seed: Product(scale).sample(n, torch.Generator().manual_seed(seed)),
         "exact score, flow": partial(guided, TRUTH, scale, samplers.Heun(budget.flow)),
@@ -119,7 +119,7 @@ def laws(scale: float, trained: Callable[[], Any], budget: Budget) -> dict[str, 
 
 
 def compare(x: Tensor, y: Tensor, to: str, seed: int) -> Values:
-    """Distances of samples `x` to those `y` of the law `to`."""
+    """Return distances of samples `x` to those `y` of the law `to`."""
     w2 = metrics.sliced_wasserstein(x, y, generator=torch.Generator().manual_seed(seed))
     return {f"W2 to {to}": list(w2), f"KL({to}‖row)": list(metrics.knn_kl(x, y))}
 
@@ -160,7 +160,7 @@ def modes_block(table: Table) -> str:
 
     @cache
     def references(scale: float, seed: int) -> dict[str, Tensor]:
-        """Samples of what the rows are compared with, by seeds that no row uses."""
+        """Draw samples of what the rows are compared with, by seeds that no row uses."""
         own = laws(scale, lambda: trained(seed), budget)
         return {
             "mode": mode(n, 1000 + seed),

@@ -1,4 +1,4 @@
-"""Rows of Frechet distances by Inception v3, the network of those that are published: of images in colour."""
+"""Rows of the FID table by Inception v3, the network of published Fréchet distances (``--inception``)."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ class ByInception(Task):
             raise SystemExit(str(error)) from None
 
     def judged(self, x: Tensor, labels: Tensor) -> Values:
-        """The columns of images in [0, 1]."""
+        """Return the columns of images in [0, 1]: classes by the set's own network, distances by Inception v3."""
         return super().judged(x, labels) | quality(x, self.real, self.inception)

@@ -3,6 +3,7 @@
     python -m benchmarks.inference_table            # five to ten minutes of one core a row
     python -m benchmarks.inference_table --quick
 
+A row is a task and a method; "true draws" are the floor.
 Every method has the same 10,000 simulations, and is compared with the same true draws. ``C2ST`` is the accuracy of a
 nearest-neighbour classifier between 2,000 draws and as many of the true posterior, in units of its standard deviations, the mean
 over ten data; ``KL(truth‖model)`` in nats over the same data, where the true density is known. ``TARP`` and ``coverage`` are the
@@ -89,7 +90,7 @@ class KnownDensity(Known):
 def learned(
     settings: dict[str, Any], task: Task, pairs: inference.Pairs, seed: int
 ) -> tuple[inference.AmortisedPosterior, Values]:
-    """The posterior of a score model, and what it has taken."""
+    """Train a score model on the pairs, and return its posterior and what the training has taken."""
     torch.manual_seed(seed)
     began = time.process_time()
     posterior = inference.fit_posterior(task.prior, pairs, seed=seed, progress=False, **settings)
@@ -100,7 +101,7 @@ def learned(
 def learned_by_sbi(
     method: str, budget: Callable[[], float], task: Task, pairs: inference.Pairs, seed: int
 ) -> tuple[inference_peers.Theirs, Values]:
-    """The posterior of a method of sbi, and what it has taken."""
+    """Train by a method of sbi on the pairs, and return its posterior and what the training has taken."""
     posterior = inference_peers.learn(method, task.prior, pairs, budget(), seed)
     ended = "own rule" if posterior.stopped else "time"
     return posterior, {"CPU s": [posterior.seconds, None], "passes": [posterior.epochs, None], "ended by": ended}
@@ -108,7 +109,7 @@ def learned_by_sbi(
 
 @cache
 def known(make: Callable[[], Task], data: int, draws: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Some data, each with draws from the true posterior: all methods are compared with the same ones."""
+    """Return some data, each with draws from the true posterior: all methods are compared with the same ones."""
     with seeded(torch.Generator().manual_seed(5000 + seed)):
         task = make()
         found = inference.draw_pairs(task.prior, task.simulate, data, seed=2000 + seed)
@@ -116,7 +117,7 @@ def known(make: Callable[[], Task], data: int, draws: int, seed: int) -> list[tu
 
 
 def judged(task: Task, truths: list[tuple[Tensor, Tensor]], posterior: Any, seed: int) -> Values:
-    """How far draws, and where it is known the density, are from the true posterior's."""
+    """Return how far draws, and where it is known the density, are from the true posterior's."""
     accuracies, gaps = [], []
     for x, truth in truths:
         accuracies.append(told_apart(posterior, truth, x, seed))
@@ -128,20 +129,20 @@ def judged(task: Task, truths: list[tuple[Tensor, Tensor]], posterior: Any, seed
 
 
 def told_apart(posterior: Any, truth: Tensor, x: Tensor, seed: int) -> float:
-    """In what share of cases a classifier tells draws given one datum from as many true ones."""
+    """Return in what share of cases a classifier tells draws given one datum from as many true ones."""
     mean, std = truth.mean(0), truth.std(0)
     drawn = (posterior.sample(len(truth), x) - mean) / std
     return metrics.classifier_test(drawn, (truth - mean) / std, seed=seed).accuracy.value
 
 
 def mean_of(values: list[float]) -> list[float]:
-    """A mean and its standard error."""
+    """Return a mean and its standard error."""
     found = metrics.Estimate.of(torch.tensor(values, dtype=torch.float64))
     return [found.value, found.stderr]
 
 
 def calibrated(task: Task, posterior: Any, pairs: int, covered: int, seed: int) -> Values:
-    """How far credible regions are from holding the truth as often as they say."""
+    """Return how far credible regions are from holding the truth as often as they say."""
     test = inference.draw_pairs(task.prior, task.simulate, pairs, seed=3000 + seed)
     found = metrics.find_tarp_coverage(posterior, test.theta, test.x, seed=seed, progress=False)
     values: Values = {"TARP": list(found.excess)}

@@ -1,8 +1,9 @@
-"""The KL table's Langevin dynamics with trained scores: which objective, level of noise and sampler come how near to the data.
+"""A block of the KL table, `benchmarks.kl_table`: Langevin dynamics with trained scores, by objective, noise level and sampler.
 
-A network is trained at each of seven noise levels by one objective, and told no level. The scores are sampled at the last of some
-levels by Langevin dynamics at this level alone, by Langevin dynamics that goes down the levels, and by the probability flow in
-steps from level to level. Samples are noised data of that level: what noise they still have counts as an error.
+A network is trained at each of seven noise levels by one objective, and told no level. The scores are sampled at the last of
+some levels by Langevin dynamics at this level alone, by Langevin dynamics that goes down the levels, and by the probability
+flow in steps from level to level. A row is an objective and the last level. Samples are noised data of that level, and what
+noise they still have counts as an error: the row of the exact score at the same level is the floor.
 """
 
 from __future__ import annotations

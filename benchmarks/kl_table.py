@@ -1,10 +1,21 @@
 """The KL table: score models on a ring of eight Gaussians, against the truth.
 
-    python -m benchmarks.kl_table            # three seeds, of the rows that are not there yet
-    python -m benchmarks.kl_table --quick    # one seed, under four minutes on two cores
+    python -m benchmarks.kl_table            # three seeds, of the rows that are not there yet; --own: two to three hours
+    python -m benchmarks.kl_table --quick    # one seed, short trainings: some minutes on two cores
 
-Processes and weightings; architectures at equal steps; implicit against denoising score matching; Langevin dynamics against the
-probability flow. Written as CSV, Markdown and a picture.
+The data are eight Gaussians of standard deviation 0.5 on a circle of radius 4. Five tables follow one another:
+
+- Processes and weightings: a row is a model trained on one process by one weighting, or the exact score of a process, whose
+  error is that of the sampler alone, or true samples, the floor of what is estimated from samples. ``KL`` in nats is Monte
+  Carlo over data, or over samples of the model, with its density by the probability flow; ``prior gap`` is the KL of the data
+  at T to the prior; ``sliced W2``, ``MMD²``, ``k-NN KL`` and ``C2ST`` compare samples with as many true ones; ``p`` tests
+  whether the classifier of C2ST guesses; ``kde_kl`` is the source project's measure, and ``source`` what that project printed.
+- Architectures: a row is a network, trained by the same process and objective for as many steps.
+- Single noise levels (`benchmarks.kl_levels`): a row is an objective, a column the noise level that a network is trained at.
+- Langevin dynamics against the probability flow with the exact score (`benchmarks.kl_levels`): a row is a sampler.
+- The same with trained scores (`benchmarks.kl_langevin`): a row is an objective and the last noise level.
+
+Errors are over seeds; of one seed they are the estimates' own. Written as CSV, Markdown and a picture.
 """
 
 from __future__ import annotations
@@ -55,20 +66,21 @@ def spent(table: Table) -> Budget:
 
 
 def judge(model: Any, sampler: Any, cheap: Any, budget: Budget, seed: int, device: str, dtype: torch.dtype) -> Values:
-    """Every column of a model that has a density; the many draws of `kde_kl` come from a cheaper sampler."""
+    """Return every column of a model that has a density; the many draws of `kde_kl` come from a cheaper sampler."""
     values = flow_divergences(model, budget.likelihood, seed, device, dtype)
     values["prior gap"] = list(metrics.prior_gap(model.sde, RING))
     return values | sample_tests(partial(drawn, model, sampler), partial(drawn, model, cheap), budget, seed)
 
 
 def drawn(model: Any, sampler: Any, n: int, generator: torch.Generator) -> Tensor:
-    """`n` samples in float64."""
+    """Draw `n` samples in float64."""
     return sdegen.sample(model, n, sampler=sampler, generator=generator).double().cpu()
 
 
 def flow_divergences(model: Any, n: int, seed: int, device: str, dtype: torch.dtype) -> Values:
-    """KL in both directions, by flow likelihood; the standard error has the integrator's error in it, as a tighter tolerance
-    shows it.
+    """Return KL in both directions, by the density of the model's flow.
+
+    The standard error has the integrator's error in it, as a tighter tolerance shows it.
     """
     generator = torch.Generator().manual_seed(1000 + seed)
     x = RING.sample(n, generator).to(device, dtype)
@@ -93,7 +105,7 @@ Draw = Callable[[int, torch.Generator], Tensor]
 
 
 def sample_tests(draw: Draw, cheap: Draw, budget: Budget, seed: int) -> Values:
-    """What is judged on samples alone."""
+    """Return the columns that are judged on samples alone."""
     generator = torch.Generator().manual_seed(2000 + seed)
     x = draw(budget.samples, generator)
     y = RING.sample(budget.samples, generator)
@@ -109,7 +121,7 @@ def sample_tests(draw: Draw, cheap: Draw, budget: Budget, seed: int) -> Values:
 
 
 def kde(draw: Draw, budget: Budget, generator: torch.Generator) -> list[float | None]:
-    """The source's measure, mean over draws."""
+    """Return the source project's measure, the mean over draws, with its standard error."""
     values = torch.tensor([metrics.kde_kl_once(draw(5_000, generator), RING) for _ in range(budget.kde_draws)])
     spread = values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
     return [values.mean().item(), spread]
@@ -170,7 +182,7 @@ def processes_block(table: Table) -> str:
 
 
 def evaluations(sampler: Any) -> int:
-    """Network evaluations of a run with a final denoising move."""
+    """Return the network evaluations of a run with a final denoising move."""
     return 2 * (sampler.steps - 1) + 1 if isinstance(sampler, samplers.Heun) else sampler.steps
 
 

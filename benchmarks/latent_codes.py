@@ -42,7 +42,7 @@ EPSILONS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 def vae(table: Table, train: Images, learned: bool) -> baselines.VAE:
-    """The VAE of the families table; or the same as it is built."""
+    """Return the VAE of the families table, trained where it is not there yet; or the same untrained."""
     family = images(table.quick, math.ceil(len(train) / 64))["VAE"]
     if not learned:
         torch.manual_seed(0)
@@ -56,12 +56,12 @@ def vae(table: Table, train: Images, learned: bool) -> baselines.VAE:
 
 
 def is_there(table: Table) -> bool:
-    """Whether the autoencoder has been trained already."""
+    """Tell whether the autoencoder has been trained already."""
     return vae_file(table).exists() and not table.quick
 
 
 def of_sources(table: Table) -> bool:
-    """Whether the autoencoder is that of the sources' recipe."""
+    """Tell whether the autoencoder is that of the sources' recipe."""
     return bool(table.args.preset == "source")
 
 
@@ -104,7 +104,7 @@ class Joint(nn.Module):
 
 
 def joint(table: Table, seed: int) -> Values:
-    """A row: accuracy of a head that was trained with its autoencoder, by the size of the change."""
+    """Train a head together with its autoencoder, and return its accuracies by the size of the change."""
     train, test = split_of(data_of(table), table.args.preset)
     family = families_of(data_of(table), len(train), table.args.preset, SOURCE_EPOCHS, table.quick)["VAE"]
     torch.manual_seed(seed)
@@ -134,7 +134,7 @@ def some(test: Images, n: int) -> Images:
 
 
 def head(table: Table, learned: bool, seed: int) -> Values:
-    """A row: accuracy of a head by the size of the change."""
+    """Train a head on the codes of an autoencoder, and return its accuracies by the size of the change."""
     train, test = split_of(data_of(table), table.args.preset)
     model = vae(table, train, learned).eval()
     torch.manual_seed(seed)
@@ -170,7 +170,7 @@ def at_random(model: baselines.VAE, x: Tensor) -> Tensor:
 
 
 def reconstructed(table: Table, signs: Callable[[baselines.VAE, Tensor], Tensor], seed: int) -> Values:
-    """A row: how far reconstructions of changed images are from the images, by the size of the change."""
+    """Return how far reconstructions of changed images are from the images, by the size of the change."""
     train, test = split_of(data_of(table), table.args.preset)
     model, x = vae(table, train, True).eval(), some(test, 500).scaled(0, 1).rows()
     direction, cells = signs(model, x), {}
@@ -186,7 +186,9 @@ def reconstructed(table: Table, signs: Callable[[baselines.VAE, Tensor], Tensor]
 def picture(
     table: Table, model: baselines.VAE, classifier: baselines.LatentClassifier, x: Tensor, label: Tensor
 ) -> None:
-    """Walks along the liveliest units, arcs between images, and images that fool the head beside the own ones."""
+    """Draw walks along the six units of most variance, arcs between images, and images beside the changed ones that fool the
+    head.
+    """
     codes = model.codes(x)
     lively = codes.var(0).argsort(descending=True)[:6]
     values = torch.linspace(-3, 3, 10)

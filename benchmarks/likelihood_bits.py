@@ -1,6 +1,6 @@
-"""Bits of images of bytes by models that were trained for them: by the flow, and by the bound in continuous time.
+"""What the blocks of `benchmarks.likelihood_recipe` share: the loss, and bits of images of bytes by the flow and by the bound.
 
-Times of chains end, and flows begin, where training does: at noise of a sixth of a step between bytes.
+Chains end, and flows begin, where training does: at noise of a sixth of a step between bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Whether models trained for bits end lower where gradients are not clipped: the digits, and a small Fashion-MNIST, in pairs."""
+"""A block of `benchmarks.likelihood_recipe`: whether models trained for bits end lower where gradients are not clipped.
+
+A row is a set of images, the digits or a small Fashion-MNIST, and one seed of it a pair of trainings from the same weights in
+the same batches: bounds of both in bits per number, and the difference at the end and after the first steps, with errors over
+images.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +57,7 @@ def bounds_of(recipe: Recipe, seen: Images, test: Images, steps: int, clip: floa
 
 
 def pair_of(name: str, steps: int | None, seed: int) -> Values:
-    """Bounds of both trainings from one start, in the same batches and by the same draws, and what they differ by."""
+    """Train twice from one start in the same batches, and return both bounds, by the same draws, and their difference."""
     recipe, seen, test = SETS[name]()
     done = recipe.steps if steps is None else steps
     with_, without = (bounds_of(recipe, seen, test, done, clip, seed) for clip in KINDS.values())

@@ -1,4 +1,4 @@
-"""The picture of the likelihood recipe: bits against seconds of training, beside RealNVP of the families table."""
+"""The picture of `benchmarks.likelihood_recipe`: bits against seconds of training, beside RealNVP of the families table."""
 
 from __future__ import annotations
 

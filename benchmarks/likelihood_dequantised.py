@@ -1,4 +1,8 @@
-"""What learned noise in the cells of bytes is worth, and what more draws are, on the digits: of flows and of a score model."""
+"""A block of `benchmarks.likelihood_recipe`: what learned noise in the cells of bytes is worth, and what more draws are.
+
+A row is a model, a flow or a score model, with uniform noise or with noise that was learned; a column the number of draws of
+the bound, in bits per number of the test digits.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +63,7 @@ def learn(pair: Pair, steps: int, seed: int, *, flow: bool, noise: bool) -> None
 def bits(
     noises: dict[str, Dequantiser], log_prob: Callable[[Tensor], Tensor], x: Tensor, draws: int, seed: int
 ) -> Values:
-    """Bits per number by 1, 4, 16 ... draws of each noise, with errors over images.
+    """Return bits per number by 1, 4, 16 ... draws of each noise, with errors over images.
 
     There are `draws` of each image; a figure of fewer is the mean over all groups of so many.
     """
@@ -76,7 +80,7 @@ def bits(
 
 
 def of_flow(steps: tuple[int, int, int], draws: int, seed: int) -> Values:
-    """Bounds of test digits by a flow: steps of it alone under uniform noise, of both, and of the noise alone."""
+    """Train a flow alone under uniform noise, then both, then the noise alone, and return its bounds of test digits."""
     pair = new(seed)
     for n, flow, noise in zip(steps, (True, True, False), (False, True, True)):
         if n:
@@ -86,7 +90,7 @@ def of_flow(steps: tuple[int, int, int], draws: int, seed: int) -> Values:
 
 
 def of_scores(steps: int, draws: int, n: int, seed: int) -> Values:
-    """Bounds of `n` test digits of 4 x 4 by the flow of a score model, whose noise learned after it by its bound."""
+    """Train a score model of digits of 4 x 4 and then its noise, by its bound; return bounds of `n` test digits by its flow."""
     torch.manual_seed(seed)
     model = sdegen.Model(nets.MLP(16, width=128, depth=2), sdegen.VP())
     seen = Images(split_of("digits")[0].x[..., ::2, ::2].contiguous(), levels=17)

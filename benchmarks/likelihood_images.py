@@ -1,4 +1,8 @@
-"""The likelihood table's images: bits per dimension of the shipped models, and what tells foreign images by them."""
+"""A block of the likelihood table, `benchmarks.likelihood_table`: bits of images, and foreign images told by them.
+
+A row is a model of a set of images. Columns are its bits per dimension on test, training and foreign images, beside those of
+flows, and the areas under the curve of five scores by which foreign images are told from its own: 0.5 is chance.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ DISTURBED = 0.2  # share of pixels that the background's training images have at
 
 
 def bits(model: Any, images: Images, seed: int, **cond: Any) -> tuple[Tensor, int]:
-    """Bits per dimension of images, uniform dequantisation; one probe each."""
+    """Return bits per dimension of images under uniform dequantisation, with one probe each, and the most evaluations."""
     values, most = [], 0
     for k, part in enumerate(images.x.split(50)):
         found = sdegen.bits_per_dim(
@@ -41,14 +45,14 @@ def bits(model: Any, images: Images, seed: int, **cond: Any) -> tuple[Tensor, in
 
 
 def complexity(images: Images) -> Tensor:
-    """Bits per dimension of each image as zlib packs it."""
+    """Return the bits per dimension of each image as zlib packs it."""
     return torch.tensor(
         [8 * len(zlib.compress(i.numpy().tobytes(), 9)) / i.numel() for i in images.x], dtype=torch.float64
     )
 
 
 def gaussian_bits(seen: Images, images: Images) -> Tensor:
-    """Bits per dimension under a Gaussian with the moments of `seen`: what is owed to brightness and smoothness alone."""
+    """Return bits per dimension under a Gaussian with the moments of `seen`: what brightness and smoothness alone tell."""
     x = seen.x.flatten(1).double()
     covariance = x.T.cov() + torch.eye(x.shape[1], dtype=torch.float64) / 12  # dequantised
     law = torch.distributions.MultivariateNormal(x.mean(0), covariance)
@@ -56,7 +60,9 @@ def gaussian_bits(seen: Images, images: Images) -> Tensor:
 
 
 def background(name: str, steps: int, folder: Path, device: str) -> Any:
-    """A network like the shipped one, of training images in which a share of pixels are bytes at random, without class."""
+    """Return a network like the shipped one, told no class, of training images in which a share of the pixels are random
+    bytes.
+    """
 
     def learn(path: Path) -> None:
         seen, generator = DATA[name]().train, torch.Generator().manual_seed(0)
@@ -68,19 +74,21 @@ def background(name: str, steps: int, folder: Path, device: str) -> Any:
 
 
 def auroc(own: Tensor, foreign: Tensor) -> list[float]:
-    """How often a foreign image has the larger score, and its standard error over both sets (E. DeLong et al., 1988)."""
+    """Return how often a foreign image has the larger score, and its standard error over both sets (E. DeLong et al., 1988)."""
     wins = (foreign[:, None] > own).double() + 0.5 * (foreign[:, None] == own).double()
     error = wins.mean(1).var() / len(foreign) + wins.mean(0).var() / len(own)
     return [wins.mean().item(), error.sqrt().item()]
 
 
 def drawn(images: Images, n: int, generator: torch.Generator) -> Images:
-    """`n` of the images."""
+    """Draw `n` of the images."""
     return images[torch.randperm(len(images), generator=generator)[:n]]
 
 
 def sets_of(name: str, n: int, seed: int) -> tuple[Images, Images, Images, Images]:
-    """All training images of a set, and `n` of each: of its test images, of those for training, and of the other set's."""
+    """Return all training images of a set, and `n` of each: of its test images, of its training images, and of the other set's
+    test images.
+    """
     split, generator = DATA[name](), torch.Generator().manual_seed(seed)
     few = (drawn(images, n, generator) for images in (split.test, split.train, DATA[FOREIGN[name]]().test))
     own, seen, foreign = few
@@ -88,7 +96,7 @@ def sets_of(name: str, n: int, seed: int) -> tuple[Images, Images, Images, Image
 
 
 def judged(name: str, n: int, steps: int, folder: Path, device: str, seed: int) -> Values:
-    """A shipped model, without a class, on its own test images and on those of the other set."""
+    """Judge a shipped model, told no class, on its own test images and on those of the other set."""
     model, behind = sdegen.pretrained(name), background(name, steps, folder, device)
     train, own, seen, foreign = sets_of(name, n, seed)
     (of_own, evaluations), (of_seen, _), (of_foreign, _) = (
@@ -103,7 +111,7 @@ def judged(name: str, n: int, steps: int, folder: Path, device: str, seed: int) 
 
 
 def told_apart(train: Images, own: tuple[Images, Tensor], foreign: tuple[Images, Tensor], of_seen: Tensor) -> Values:
-    """Areas under the curve of four scores, from images with their bits, and the bits of training images."""
+    """Return areas under the curve of four scores, from images with their bits, and the bits of training images."""
     typical = of_seen.mean()
     scores: dict[str, Callable[[Images, Tensor], Tensor]] = {
         "likelihood": lambda images, found: found,
@@ -115,7 +123,7 @@ def told_apart(train: Images, own: tuple[Images, Tensor], foreign: tuple[Images,
 
 
 def chain_bits(model: Any, images: Images, seed: int) -> Tensor:
-    """Bounds of images in bits per dimension by a chain of `STEPS` steps."""
+    """Return bounds of images in bits per dimension by a chain of `STEPS` steps."""
     found = sdegen.discrete_bits_per_dim(
         model, images.x, sdegen.data.Scaling(-1, 1, images.levels), chain_times(model, STEPS),
         generator=torch.Generator().manual_seed(seed), batch=50,
@@ -124,7 +132,7 @@ def chain_bits(model: Any, images: Images, seed: int) -> Tensor:
 
 
 def judged_by_chain(table: Table, name: str, n: int, seed: int) -> Values:
-    """A model that was trained for bits, by its bounds of its own test images and of those of the other set."""
+    """Judge a model that was trained for bits, by its bounds of its own test images and of those of the other set."""
     model = better(table.beside("likelihood_recipe"), name)
     train, own, seen, foreign = sets_of(name, n, seed)
     of_own, of_seen, of_foreign = (chain_bits(model, images, seed) for images in (own, seen, foreign))
@@ -136,7 +144,7 @@ def judged_by_chain(table: Table, name: str, n: int, seed: int) -> Values:
 
 
 def judged_digits(steps: int, n: int, folder: Path, device: str, seed: int) -> Values:
-    """Bits of a model of scikit-learn's digits, of 17 levels, which is trained here."""
+    """Train a model of scikit-learn's digits, of 17 levels, and return its bits."""
     split, generator = SPLITS["digits"](), torch.Generator().manual_seed(seed)
     model = of_digits(steps, folder / f"digits-{steps}.safetensors", device)
     found = {
@@ -155,7 +163,7 @@ def of_flows(table: Table, name: str) -> Values:
 
 
 def means(columns: dict[str, Tensor]) -> Values:
-    """Means with their standard errors."""
+    """Return means with their standard errors."""
     return {column: [value.mean().item(), value.std().item() / len(value) ** 0.5] for column, value in columns.items()}
 
 

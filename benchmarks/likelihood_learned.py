@@ -1,4 +1,10 @@
-"""The likelihood table's bounds of short chains: learned schedules, and the hierarchical VAE that a diffusion model is."""
+"""Two blocks of `benchmarks.likelihood_table`: learned schedules, and a diffusion model as a hierarchical VAE.
+
+In the first a row is a process, and columns are how many nats the bound of a chain of 20 states, even in `t`, is below the
+true log-density of the ring: of the true score before the training, of the network and the process trained on it, and of the
+process in continuous time. In the second a row is a term of the negative bound of a chain of ten, by the diffusion model and
+by the VAE.
+"""
 
 from __future__ import annotations
 
@@ -32,18 +38,18 @@ PROCESSES: dict[str, Callable[[], Any]] = {
 
 
 def even_times(sde: Any, n: int) -> Tensor:
-    """`n` times equally spaced in `t`, from noise to data; where no signal is left at T, it begins a little before."""
+    """Return `n` times equally spaced in `t`, from noise to data; where no signal is left at T, they begin a little before."""
     return torch.linspace(sde.t_max, max(sde.t_min, 1e-3 * sde.T), n, dtype=torch.float64)
 
 
 def excess(found: sdegen.Bound | sdegen.Chain, x: Tensor) -> list[float]:
-    """Nats by which the bound is below the law's own log-density, and the standard error."""
+    """Return how many nats a bound is below the law's own log-density, and the standard error."""
     gap = RING.log_prob(x) - found.value
     return [gap.mean().item(), gap.std().item() / len(x) ** 0.5]
 
 
 def learned(name: str, steps: int, n: int, device: str, seed: int) -> Values:
-    """Network and process trained on the bound of the chain; how far it stays below the truth."""
+    """Train network and process on the bound of the chain, and return how far it stays below the truth."""
     torch.manual_seed(seed)
     sde = PROCESSES[name]().in_units(Units())  # in the ring's own, as the settings are
     x = RING.sample(n, torch.Generator().manual_seed(1000 + seed))
@@ -67,7 +73,9 @@ def learned(name: str, steps: int, n: int, device: str, seed: int) -> Values:
 
 
 def by_hand(n: int, seed: int) -> Values:
-    """The true score on as many times as one would choose: even in the log-SNR, down to noise of a thousandth."""
+    """Return the bound of the true score on times as one would choose them: even in the log-SNR, down to noise of a
+    thousandth.
+    """
     x = RING.sample(n, torch.Generator().manual_seed(1000 + seed))
     generator = torch.Generator().manual_seed(2000 + seed)
     chain = sdegen.discrete_elbo(sdegen.Exact(sdegen.VP(), RING), x, CHAIN, draws=4, generator=generator)
@@ -75,7 +83,9 @@ def by_hand(n: int, seed: int) -> Values:
 
 
 def identity(table: Table, n: int, seed: int) -> Values:
-    """Each term of a trained DDPM's chain of ten, and of the hierarchical VAE with its encoder; of both kinds of variance."""
+    """Return each term of a trained DDPM's chain of ten, and of the hierarchical VAE with its encoder, for both kinds of
+    variance.
+    """
     cells: Values = {}
     for label, name in (("posterior", "DDPM, inverse variance"), ("learned", "DDPM, learned variance")):
         model = of_the_kl_table(name, table, seed)[0].double()

@@ -1,4 +1,9 @@
-"""The likelihood table's processes: each trained on a mixture by the same `fit`, and judged by the density of its flow."""
+"""A block of the likelihood table, `benchmarks.likelihood_table`: models of every process, judged by the density of their flow.
+
+A row is a process and an objective, trained by the same `fit`, those of the KL table among them. Columns are KL and negative
+log-likelihood in nats; of the nonlinear process also the bound of its reversed SDE, by the true score on a grid, and what the
+target of short kernels is off by.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +41,14 @@ class Early(weightings.Weighting):
 
 
 def early(sde: Any, t: Tensor) -> Tensor:
-    """The density of times to go with it."""
+    """Return the density of times to go with `Early`."""
     return 1 / (t + 0.01)
 
 
 def double_well(objective: Any, steps: int, device: str) -> Callable[[int], tuple[Any, sdegen.Run]]:
-    """A model of the nonlinear process, by an objective of one's choice; beyond the score of the law at T."""
+    """Return a function that trains a model of the nonlinear process by an objective; the network adds to the score of the law
+    at T.
+    """
 
     def train(seed: int) -> tuple[Any, sdegen.Run]:
         torch.manual_seed(seed)
@@ -55,7 +62,7 @@ def double_well(objective: Any, steps: int, device: str) -> Callable[[int], tupl
 
 
 def damped(seed: int, steps: int, device: str) -> tuple[Any, sdegen.Run]:
-    """A model of critically damped Langevin dynamics: hybrid score matching, as the velocity at 0 is part of its noise."""
+    """Train a model of critically damped Langevin dynamics, by hybrid score matching: the velocity at 0 is part of its noise."""
     torch.manual_seed(seed)
     model = sdegen.Model(
         nets.MLP(4, width=96, depth=3),
@@ -102,7 +109,9 @@ def of_the_kl_table(name: str, table: Table, seed: int) -> tuple[Any, sdegen.Run
 
 
 def judged(process: Process, n: int, seed: int) -> Values:
-    """KL and NLL in nats by the flow; where the true score is known on a grid, the bound of the reversed SDE too."""
+    """Train a model, and return KL and NLL in nats by its flow; where the true score is known on a grid, the bound of the
+    reversed SDE too.
+    """
     model, run = process.train(seed)
     sde, law = model.sde, process.law
     x = law.sample(n, torch.Generator().manual_seed(1000 + seed))
@@ -125,7 +134,7 @@ def judged(process: Process, n: int, seed: int) -> Values:
 
 
 def score_error(model: Any, law: sdegen.GaussianMixture, seed: int) -> float:
-    """``½ ∫ E‖Gᵀ (s − ∇ log p_t)‖² dt`` in nats, with the truth from the Fokker–Planck equation."""
+    """Return ``½ ∫ E‖Gᵀ (s − ∇ log p_t)‖² dt`` in nats, with the truth from the Fokker–Planck equation."""
     sde = model.sde
     truth = sdegen.FokkerPlanck(sde, law)
     t = sde.T * torch.linspace(0, 1, 41, dtype=torch.float64).square()
@@ -135,7 +144,7 @@ def score_error(model: Any, law: sdegen.GaussianMixture, seed: int) -> float:
 def path_integral(
     sde: Any, law: sdegen.GaussianMixture, t: Tensor, error: Callable[[Tensor, Tensor], Tensor], seed: int
 ) -> float:
-    """``½ ∫ E‖Gᵀ error(x, t)‖² dt`` by the trapezoidal rule on the given times, over 2,000 states at each."""
+    """Return ``½ ∫ E‖Gᵀ error(x, t)‖² dt`` by the trapezoidal rule on the given times, over 2,000 states at each."""
     generator, values = torch.Generator().manual_seed(3000 + seed), []
     with torch.no_grad():
         for time in t:
@@ -145,7 +154,7 @@ def path_integral(
 
 
 def target_bias(sde: Any, law: sdegen.GaussianMixture, seed: int) -> float:
-    """What short-kernel denoising would be off by if its network learned the target: nats, as `score_error`.
+    """Return what short-kernel denoising would be off by if its network learned the target: nats, as `score_error`.
 
     The law that training sees is a chain of Heun's steps and one local kernel. Its density follows on a grid by quadrature,
     each step a matrix of transition densities; for a drift that does not depend on time.
@@ -180,7 +189,7 @@ def target_bias(sde: Any, law: sdegen.GaussianMixture, seed: int) -> float:
 
 
 def heun_densities(sde: Any, x: Tensor, h: float, g2: float) -> Tensor:
-    """Densities at each point of a grid (rows) of one step of Heun's method from each other (columns)."""
+    """Return the density at each point of a grid (rows) of one step of Heun's method from each point (columns)."""
 
     def f(y: Tensor) -> Tensor:
         return sde.drift(y, torch.zeros((), dtype=torch.float64))

@@ -4,6 +4,8 @@
     python -m benchmarks.likelihood_recipe --device cuda                   # the same steps in minutes
     python -m benchmarks.likelihood_recipe --quick
 
+A row is a set of images, in the first table, or in the others a change of the recipe or a short training that isolates a part
+of it.
 The network tells what byte it expects at each pixel (`nets.ByteMean`), and is trained by the likelihood's weighting, with times
 even in the log-SNR, from noise of a sixth of a step between bytes on. Test images are judged by the probability flow, from bytes
 with noise of that size, cut off at the edge of the cell (`noised_bits_per_dim`), with one probe; by a chain of `CHAIN` steps, the
@@ -67,7 +69,7 @@ def priced(recipe: Recipe) -> str:
 
 
 def cost(name: str, repeats: int, seed: int) -> Values:
-    """Seconds that a step of training takes of one core, the least of several runs, in single precision and with bfloat16."""
+    """Return the seconds that a training step takes of one core, the least of several, in single precision and with bfloat16."""
     recipe, found = RECIPES[name], {}
     seen = split_of(recipe.data)[0].without_labels().scaled(-1, 1)
     for column, kind in KINDS.items():

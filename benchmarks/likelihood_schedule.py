@@ -1,4 +1,8 @@
-"""What a learned noise schedule is worth to a chain of few states of bytes, its ends and its shape, on the digits."""
+"""A block of `benchmarks.likelihood_recipe`: what a learned noise schedule is worth to a chain of few states of bytes.
+
+A row says what of the schedule is learned with the network, nothing, its ends, its shape or both, on the digits; columns are
+the bound of test digits by the chain that was trained, and the log-SNR where the schedule begins, half way, and ends.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +42,7 @@ def schedule(learned: tuple[str, ...]) -> sdegen.LearnedSchedule:
 
 
 def judged(name: str, steps: int, n: int, seed: int) -> Values:
-    """Bounds of test digits by the chain that network and schedule were trained for, and where the schedule lies."""
+    """Train network and schedule on the bound of a chain, and return that bound of test digits and where the schedule lies."""
     torch.manual_seed(seed)
     net, parametrization = bytes_of(2)
     sde = schedule(KINDS[name]).in_units(Units())

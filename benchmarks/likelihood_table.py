@@ -39,7 +39,7 @@ TOLERANCES = (1e-4, 1e-5, 1e-6, 3e-7, 1e-7)
 
 
 def errors(value: Tensor, truth: Tensor, evaluations: int) -> Values:
-    """The columns of a way to integrate."""
+    """Return the columns of a way to integrate the flow."""
     gap = (value - truth).abs()
     return {
         "evaluations": [evaluations, None],
@@ -49,7 +49,7 @@ def errors(value: Tensor, truth: Tensor, evaluations: int) -> Values:
 
 
 def ours(name: str, tolerance: float, method: str | None, dtype: torch.dtype, n: int, seed: int) -> Values:
-    """`sdegen.log_prob` of points of the ring, from the true law at T."""
+    """Judge `sdegen.log_prob` on points of the ring, from the true law at T."""
     sde, ring = PROCESSES[name](), sdegen.data.gaussian_ring()
     x = ring.sample(n, torch.Generator().manual_seed(seed))
     u, rest = sde.complete(
@@ -63,7 +63,7 @@ def ours(name: str, tolerance: float, method: str | None, dtype: torch.dtype, n:
 
 
 def score_sde(tolerance: float, dtype: torch.dtype, n: int, seed: int) -> Values:
-    """RK45 of scipy on states and log-densities of the batch as one vector, on VP from ``t = 1e-5`` to T."""
+    """Judge RK45 of scipy on states and log-densities of the batch as one vector, on VP from ``t = 1e-5`` to T."""
     sde, ring, start = sdegen.VP(), sdegen.data.gaussian_ring(), 1e-5
     x = ring.sample(n, torch.Generator().manual_seed(seed))
     flow = sde.reverse(sdegen.Exact(sde, ring), eta=0.0)
@@ -81,7 +81,7 @@ def score_sde(tolerance: float, dtype: torch.dtype, n: int, seed: int) -> Values
 
 
 def spread_law() -> sdegen.GaussianMixture:
-    """Sixteen dimensions, of which two, not along the axes, carry most of the divergence of the flow."""
+    """Return a law in sixteen dimensions, two of which, not along the axes, carry most of the divergence of the flow."""
     U = torch.linalg.qr(torch.randn(16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(4)))[0]
     widths = torch.linspace(0.2, 3.0, 16, dtype=torch.float64)
     widths[:2] = 1e-3
@@ -91,7 +91,7 @@ def spread_law() -> sdegen.GaussianMixture:
 
 
 def estimated(divergence: Divergence, n: int, seed: int) -> Values:
-    """Root mean square error of an estimated divergence in log-densities, and that which it claims."""
+    """Return the root mean square error that an estimated divergence makes in log-densities, and the one that it states."""
     law = spread_law()
     x = law.sample(n, torch.Generator().manual_seed(seed))
     model = sdegen.Exact(sdegen.VP(), law)
@@ -108,7 +108,7 @@ def estimated(divergence: Divergence, n: int, seed: int) -> Values:
 
 
 def bounds(name: str, n: int, seed: int) -> Values:
-    """Nats by which the bounds are below the density, and standard deviations of a draw."""
+    """Return how many nats the bounds are below the density, and standard deviations of a draw."""
     sde, ring = PROCESSES[name](), sdegen.data.gaussian_ring()
     generator = torch.Generator().manual_seed(seed)
     x = ring.sample(n, generator)

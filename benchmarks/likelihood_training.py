@@ -1,4 +1,4 @@
-"""The recipe of models that are trained for bits: the network, the process, and the training."""
+"""What `benchmarks.likelihood_recipe` trains for bits: the network, the process, and the training with its curve."""
 
 from __future__ import annotations
 

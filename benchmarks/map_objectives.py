@@ -1,6 +1,4 @@
-"""Objectives of flow maps side by side, for the table of flow maps: those of the library, what each of their parts is worth, and
-Eulerian ones, which it does not offer.
-"""
+"""The objectives that `benchmarks.flow_map_table` compares: the library's, with and without their parts, and Eulerian ones."""
 
 from __future__ import annotations
 
@@ -82,7 +80,7 @@ class Sigmoids(training.PairTimes):
 
 
 def of_pairs(teacher: ScoreModel, times: training.PairTimes) -> ScoreLoss:
-    """The Lagrangian loss with a law of times."""
+    """Return the Lagrangian loss with a law of times."""
     return training.Lagrangian(teacher, times, diagonal=0.0)
 
 

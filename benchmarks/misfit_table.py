@@ -3,6 +3,7 @@
     python -m benchmarks.misfit_table --threads 1          # two minutes of one core
     python -m benchmarks.misfit_table --quick
 
+A row is a kind of measurement.
 The data are mixtures, of which a quarter of the dimensions is measured, and the measurements that are not linear of the table of
 posteriors. Of each of 50 measurements a seed, 64 samples are looked at by `guidance.find_misfit`: those of the exact posterior,
 then the same with errors. ``right`` is the share of measurements in which exact samples are found wrong or too narrow; the

@@ -39,12 +39,12 @@ class Recipe:
 
 
 def small() -> nn.Module:
-    """An encoder of two layers."""
+    """Return an encoder of two layers."""
     return nets.Perceptron(2, 8, 32, 0)
 
 
 def large() -> nn.Module:
-    """An encoder of two residual blocks."""
+    """Return an encoder of two residual blocks."""
     return nets.Perceptron(2, 8, 128, 2)
 
 

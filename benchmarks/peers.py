@@ -25,7 +25,7 @@ Solve = Callable[["Truth", Tensor, Tensor], Tensor]  # exact predictions, start,
 
 
 def k_diffusion(name: str) -> ModuleType:
-    """A module of k-diffusion, without its package's ``__init__`` and the image libraries that imports.
+    """Return a module of k-diffusion, without its package's ``__init__`` and the image libraries that imports.
 
     Its samplers need torch alone; some of its modules name torchvision without using it, so an empty one stands in for it.
 
@@ -60,12 +60,12 @@ class Truth:
         self.law = law
 
     def clean(self, y: Tensor, ratio: Tensor) -> Tensor:
-        """``E[x_0 | y]``."""
+        """Return ``E[x_0 | y]``."""
         phi = torch.as_tensor(ratio).double().flatten()[0].atan()
         return self.law.observed(y.double(), phi.cos(), phi.sin())[0]
 
     def noise(self, y: Tensor, ratio: Tensor) -> Tensor:
-        """``E[z | y]``."""
+        """Return ``E[z | y]``."""
         phi = ratio.double().atan()
         return -phi.sin() * self.law.observed(y.double(), phi.cos(), phi.sin())[1]
 
@@ -78,7 +78,7 @@ class Peer(NamedTuple):
 
 
 def in_diffusers(make: Callable[[], Any], truth: Truth, y: Tensor, ratios: Tensor) -> Tensor:
-    """A scheduler of diffusers."""
+    """Take states down the levels by a scheduler of diffusers."""
     n = len(ratios) - 1
     scheduler = make()
     scheduler.set_timesteps(n)
@@ -91,7 +91,7 @@ def in_diffusers(make: Callable[[], Any], truth: Truth, y: Tensor, ratios: Tenso
 
 
 def in_azula(make: Callable[..., Any], truth: Truth, y: Tensor, ratios: Tensor) -> Tensor:
-    """A sampler of azula, on a schedule that passes through the levels."""
+    """Take states down the levels by a sampler of azula, on a schedule that passes through them."""
     from azula.denoise import Denoiser, GaussianPosterior
     from azula.noise import Schedule
 
@@ -114,7 +114,7 @@ def in_azula(make: Callable[..., Any], truth: Truth, y: Tensor, ratios: Tensor) 
 
 
 def in_k_diffusion(make: Callable[..., Tensor], truth: Truth, y: Tensor, ratios: Tensor) -> Tensor:
-    """A sampler of k-diffusion, which moves ``x_0 + ratio z``."""
+    """Take states down the levels by a sampler of k-diffusion, which moves ``x_0 + ratio z``."""
     cos = ratios.atan().cos()
 
     def denoiser(u: Tensor, ratio: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def in_k_diffusion(make: Callable[..., Tensor], truth: Truth, y: Tensor, ratios:
 
 @cache
 def deterministic() -> dict[str, Peer]:
-    """Solvers of the probability flow."""
+    """Return the peers' solvers of the probability flow that are installed, by name."""
     found: dict[str, Peer] = {}
     try:
         import diffusers as D
@@ -168,7 +168,7 @@ def deterministic() -> dict[str, Peer]:
 
 @cache
 def stochastic() -> dict[str, Peer]:
-    """Solvers of the reverse SDE."""
+    """Return the peers' solvers of the reverse SDE that are installed, by name."""
     found: dict[str, Peer] = {}
     try:
         import diffusers as D

@@ -103,7 +103,7 @@ class Problem:
         self.unit = truth.moments().covariance.diagonal().mean().sqrt().item()
 
     def judged(self, x: Tensor, seed: int) -> Values:
-        """The columns of samples."""
+        """Return the columns of samples."""
         reference = self.truth.sample(len(x), torch.Generator().manual_seed(1000 + seed))
         w2 = metrics.sliced_wasserstein(x, reference, seed=seed)
         shares = self.truth.component_log_prob(x).softmax(1)

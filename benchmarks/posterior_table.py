@@ -3,6 +3,7 @@
     python -m benchmarks.posterior_table            # 3 measurements each, about forty minutes of one core
     python -m benchmarks.posterior_table --quick
 
+A row is a method; exact samples of the posterior are the floor.
 The data are a mixture, a quarter of its dimensions is measured by random directions with noise, and the posterior is again a
 mixture, known exactly. Every method has the true score of the data, so that what is wrong is the method. A seed is a
 measurement of another datum. Distances are in units of the posterior's own standard deviation; ``KL`` is KL(truth‖samples)
@@ -42,7 +43,7 @@ RECOMMENDED = 4  # particles for each sample
 
 
 def drawn(model: Callable[[Problem], Any], sampler: Any, problem: Problem, n: int, seed: int) -> tuple[Tensor, int]:
-    """Samples of a wrapped model that is told what was measured."""
+    """Draw samples of a wrapped model that is told what was measured."""
     x = sdegen.sample(model(problem), n, sampler=sampler, seed=seed, y=problem.y, progress=False)
     return x, sampler.steps
 
@@ -52,7 +53,7 @@ class Refused(Exception):
 
 
 def wrapped(wrapper: Callable[..., Any], problem: Problem) -> Any:
-    """The true model of the data in a wrapper; `Refused` if its sentence about the argument `measurement` says so."""
+    """Return the true model of the data in a wrapper; raise `Refused` where it does not take the measurement."""
     try:
         return wrapper(problem.model, problem.measurement)
     except TypeError as error:
@@ -62,7 +63,7 @@ def wrapped(wrapper: Callable[..., Any], problem: Problem) -> Any:
 
 
 def methods(quick: bool) -> dict[str, Draw]:
-    """Every row: how it draws."""
+    """Return the methods of all rows, by name."""
     few, many = (10, 30) if quick else (20, 100)
     found: dict[str, Draw] = {
         "exact samples (floor)": lambda p, n, seed: (p.truth.sample(n, torch.Generator().manual_seed(seed)), 0),
@@ -90,13 +91,13 @@ def methods(quick: bool) -> dict[str, Draw]:
 
 
 def by_truth(sampler: Any, problem: Problem, n: int, seed: int) -> tuple[Tensor, int]:
-    """Samples of the true score model of the posterior, which need not be told what was measured."""
+    """Draw samples of the true score model of the posterior, which need not be told what was measured."""
     model = sdegen.Exact(problem.model.sde, problem.truth)
     return sdegen.sample(model, n, sampler=sampler, seed=seed, progress=False), sampler.steps
 
 
 def repainted(problem: Problem, n: int, seed: int) -> tuple[Tensor, int]:
-    """Replacement that goes back and forth."""
+    """Draw samples by RePaint: replacement that goes back and forth between noise levels."""
     model = wrapped(guidance.Replacement, problem)
     sampler = guidance.repaint(model, samplers.ExponentialSDE(40), jump=4, repeats=8)
     times = sampler.times(problem.model.sde, True)
@@ -113,24 +114,24 @@ def by_turns(
 
 
 def twisted(wrapper: Callable[..., Any], steps: int, problem: Problem, n: int, seed: int) -> tuple[Tensor, int]:
-    """As many particles as samples."""
+    """Draw samples by twisted sequential Monte Carlo, as many particles as samples."""
     found = guidance.twisted_smc(wrapped(wrapper, problem), n, steps=steps, seed=seed, y=problem.y)
     return found.sample(n, torch.Generator().manual_seed(seed)), found.evaluations
 
 
 def annealed(each: int, problem: Problem, n: int, seed: int) -> tuple[Tensor, int]:
-    """So many particles for each sample, of which samples are drawn by the weights."""
+    """Draw samples by annealed sequential Monte Carlo of so many particles for each sample, by the weights of these."""
     found = particles(each, problem, n, seed)
     return found.sample(n, torch.Generator().manual_seed(seed)), each * found.evaluations
 
 
 def particles(each: int, problem: Problem, n: int, seed: int) -> guidance.Particles:
-    """Particles of the annealed sampler with its defaults."""
+    """Run the annealed sampler with its defaults, and return its particles."""
     return guidance.annealed_smc(problem.model, problem.measurement, each * n, y=problem.y, seed=seed, progress=False)
 
 
 def compute(draw: Draw, find: Callable[[int], Problem], n: int, seed: int) -> Values:
-    """A row of one measurement of the problems that `find` returns."""
+    """Judge a method on one measurement of the problems that `find` returns."""
     problem = find(seed)
     try:
         x, evaluations = draw(problem, n, seed)
@@ -144,7 +145,7 @@ def compute(draw: Draw, find: Callable[[int], Problem], n: int, seed: int) -> Va
 
 
 def compare(dim: int, noise: float, n: int, seed: int) -> Values:
-    """The recommended method beside exact samples on another measurement than those of the other tables."""
+    """Judge the recommended method and exact samples on a measurement that the other tables do not have."""
     seed = seed + 10
     problem = linear(dim, noise, seed)
     found = particles(RECOMMENDED, problem, n, seed)
@@ -173,7 +174,7 @@ def unseen_block(table: Table) -> str:
 
 
 def over(a: tuple[float, float | None], b: tuple[float, float | None]) -> tuple[float, None]:
-    """The ratio of two means, which are over the same measurements."""
+    """Return the ratio of two means, which are over the same measurements."""
     return a[0] / b[0], None
 
 

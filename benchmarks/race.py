@@ -3,6 +3,7 @@
     python -m benchmarks.race --threads 2                  # 75 minutes; pip install ".[peers]" first
     python -m benchmarks.race --threads 1 --minutes 60     # as many minutes of a core; contestants side by side by --only
 
+A row is a contestant: how long it trained, how many images it saw, and the FID of its samples, one column a sampler.
 All learn the images without their classes, by networks of 1.8 million parameters. Ours is the recipe of
 `benchmarks.train_images`; the peers' is the loop of their examples (`benchmarks.train_speed.ByHand`) with warm-up, cosine decay
 and averaged weights, in the precision that is faster for them. Then each draws 2,000 images three ways, which are compared with
@@ -52,7 +53,7 @@ class Peer(nn.Module, ScoreModel):
         self.net, self.mixed, self.sde = net, mixed, sdegen.DDPM()
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
-        """The network's noise as a score; its steps count from 0, the process's from 1."""
+        """Return the network's noise as a score; its steps count from 0, the process's from 1."""
         level = (torch.as_tensor(t) - 1 / self.sde.N).clamp_min(0).to(x).expand(len(x))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):
             noise = self.net(x, level)
@@ -60,7 +61,7 @@ class Peer(nn.Module, ScoreModel):
 
 
 def ours(images: Images, seconds: float) -> tuple[ScoreModel, int]:
-    """Our network after so many seconds, and the images it has seen."""
+    """Train our network for so many seconds, and return it with the number of images it has seen."""
     preset = PRESETS["shipped"]
     net = sdegen.nets.UNet.small(1, 28)
     model = sdegen.Model(net, sdegen.DDPM().in_units(Units()), preset.parametrization)
@@ -74,7 +75,7 @@ def ours(images: Images, seconds: float) -> tuple[ScoreModel, int]:
 
 
 def peer(make: Callable[[], nn.Module], half: bool, images: Images, seconds: float) -> tuple[ScoreModel, int]:
-    """A peer's network after so many seconds, and the images it has seen."""
+    """Train a peer's network for so many seconds, and return it with the number of images it has seen."""
     x = images.scaled(-1, 1).rows()
     loop = ByHand(make(), half)
     average = AveragedModel(loop.net, multi_avg_fn=get_ema_multi_avg_fn(0.999))

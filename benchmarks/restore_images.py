@@ -58,7 +58,7 @@ def tasks(shape: tuple[int, ...]) -> dict[str, LinearMeasurement]:
 
 
 def methods() -> dict[str, tuple[Callable[..., Any], samplers.Sampler, int]]:
-    """The wrapper, the sampler, and the evaluations of a sample."""
+    """Return the wrapper, the sampler and the evaluations of a sample of each method, by name."""
     few, many = samplers.ExponentialSDE(20, eta=0.8), samplers.ExponentialSDE(100)
     return {
         "ΠGDM, 20": (guidance.PiGDM, few, 20),
@@ -69,7 +69,7 @@ def methods() -> dict[str, tuple[Callable[..., Any], samplers.Sampler, int]]:
 
 
 def judged(x: Tensor, original: Tensor, y: Tensor, A: LinearMeasurement, net: Any) -> Values:
-    """The columns of restored images in [−1, 1]."""
+    """Return the columns of restored images in [−1, 1]."""
     shown, truth = ((v + 1) / 2 for v in (x.clamp(-1, 1), original))
     psnr = -10 * (shown - truth).square().flatten(1).mean(1).log10()
     agrees = (net.logits(shown).argmax(1) == net.logits(truth).argmax(1)).double()

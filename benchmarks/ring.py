@@ -1,4 +1,4 @@
-"""The ring that tables judge models on, and the models of it: processes and weightings, and how each is trained."""
+"""The ring that tables judge models on, and the models of the KL table: processes and weightings, and how each is trained."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def train(entry: Entry, steps: int, seed: int, device: str = "cpu") -> tuple[Any
 
 
 def near_the_data(weighting: Weighting, centre: float, sde: Any, t: Tensor) -> Tensor:
-    """A density of times: normal in ``log(sigma / alpha)`` around `centre`, times the row's own weight."""
+    """Return a density of times: normal in ``log(sigma / alpha)`` around `centre`, times the row's own weight."""
     ends = torch.cat([t[:1] * 0 + sde.t_min, 0.5 * (t[1:] + t[:-1]), t[-1:] * 0 + sde.t_max])
     level = -0.5 * sde.snr(ends).log()
     slope = (level[1:] - level[:-1]) / (ends[1:] - ends[:-1])

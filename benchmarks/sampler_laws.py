@@ -1,4 +1,9 @@
-"""The solver table's laws of stochastic samplers: how far what they draw is from the data, and in what."""
+"""A block of the solver table, `benchmarks.solver_table`: how far what stochastic samplers draw is from the data, and in what.
+
+A row is a sampler on a target, a column a measure at a number of evaluations (`Judge.cells`). The first row of a target is
+exact draws, the floor. Samplers without "own grid" in their name are on the best of three grids, chosen by other draws than
+those judged.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +58,7 @@ class Judge:
         self.exact, self.true, self.other = (self.law.sample(n, generator) for n in (POINTS, POINTS, CHOOSING))
 
     def distance(self, x: Tensor, y: Tensor) -> metrics.Estimate:
-        """Sliced W2, along the same directions for all samplers."""
+        """Return sliced W2, along the same directions for all samplers."""
         return metrics.sliced_wasserstein(x, y, projections=PROJECTIONS, seed=self.seed)
 
     def cells(self, x: Tensor, n: int) -> Values:
@@ -78,18 +83,18 @@ class Judge:
         return found
 
     def run(self, sampler: samplers.Sampler, x_T: Tensor, seed: int) -> Tensor:
-        """Where a sampler of ours takes states at T."""
+        """Return where a sampler of ours takes states at T."""
         return sdegen.sample(self.problem.model, x_T=x_T, sampler=sampler, seed=seed, final="sample", progress=False)
 
 
 @cache
 def judge(target: str, seed: int) -> Judge:
-    """The judge of a target, for all samplers."""
+    """Return the judge of a target, one for all samplers."""
     return Judge(target, seed)
 
 
 def ours() -> dict[str, Make]:
-    """Stochastic samplers of ours, on a grid."""
+    """Return our stochastic samplers, made of a number of evaluations and a grid, by name."""
     E, point = samplers.ExponentialSDE, samplers.PointMass()
     return {
         "ExponentialSDE 1, point mass": partial(E, order=1, reference=point),
@@ -104,7 +109,7 @@ def ours() -> dict[str, Make]:
 
 
 def law(target: str, name: str, seed: int) -> Values:
-    """What is wrong with a sampler's draws, by evaluations; "own" on its default grid, else on the best of the peers' grids.
+    """Judge a sampler's draws, by evaluations: with "own grid" on its default grid, else on the best of the peers' grids.
 
     The grid is chosen by the distance of other draws: the least of several noisy figures is below the truth.
     """
@@ -131,7 +136,7 @@ def law(target: str, name: str, seed: int) -> Values:
 
 
 def default(problem: Problem, n: int) -> samplers.Sampler:
-    """The default sampler with the noise of the reversed process, told where to stop."""
+    """Return the default sampler with the noise of the reversed process, told where to stop."""
     sampler = samplers.default(problem.model, n, eta=1.0)
     assert sampler.grid is not None
     sampler.grid.end = problem.end
@@ -139,21 +144,21 @@ def default(problem: Problem, n: int) -> samplers.Sampler:
 
 
 def own_grid(kind: str, problem: Problem) -> grids.Grid:
-    """The grid that a sampler of ours has where none is named: exponential ones that of the default under conditions."""
+    """Return the grid that a sampler of ours has where none is named: exponential ones that of the default under conditions."""
     if kind.startswith("Exponential"):
         return grids.Angle(end=problem.end, scale=level(problem.model.state_moments()), power=0.5)
     return getattr(samplers, kind.replace("–", "")).default_grid(end=problem.end)
 
 
 def drawn(judged: Judge, name: str, n: int, grid: grids.Grid, x_T: Tensor, seed: int) -> Tensor:
-    """What a sampler draws on a grid."""
+    """Draw states at the end by a sampler on a grid."""
     if name in peers.stochastic():
         return judged.problem.by_peer(peers.stochastic()[name], grid, n, x_T)
     return judged.run(ours()[name](n, grid), x_T, seed)
 
 
 def best_grid(judged: Judge, name: str, n: int, x_T: Tensor) -> grids.Grid | None:
-    """The grid of the peers' on which a sampler's draws are nearest to the law."""
+    """Return the grid of the peers' on which a sampler's draws are nearest to the law; None if no draw is finite."""
     found = []
     for label, make in GRIDS.items():
         x = drawn(judged, name, n, make(judged.problem.end), x_T, 50 + judged.seed)

@@ -42,7 +42,7 @@ JUDGED = {"mean": 3, "spread": 3, "CRPS": 3, "evaluations": 0, "seeds": 0}
 
 
 def covariance(weights: tuple[float, ...], length: int) -> Tensor:
-    """The covariance of an autoregressive process of unit variance, by the Yule–Walker equations."""
+    """Return the covariance of an autoregressive process of unit variance, by the Yule–Walker equations."""
     p = len(weights)
     system, known = torch.eye(p + 1, dtype=F64), torch.zeros(p + 1, dtype=F64)
     known[0] = 1
@@ -58,12 +58,12 @@ def covariance(weights: tuple[float, ...], length: int) -> Tensor:
 
 @cache
 def law(weights: tuple[float, ...], length: int) -> sdegen.GaussianMixture:
-    """The law of series."""
+    """Return the law of series."""
     return sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, length), covariance(weights, length)[None])
 
 
 def measured(task: str) -> measurements.Mask:
-    """What is measured of a series: the past, or all but two gaps."""
+    """Return what is measured of a series: the past, or all but two gaps."""
     seen = torch.ones(PLACES, dtype=torch.bool)
     for gap in ((PLACES // 2, PLACES),) if task == "forecast" else ((6, 14), (20, 26)):
         seen[slice(*gap)] = False
@@ -71,13 +71,13 @@ def measured(task: str) -> measurements.Mask:
 
 
 def true_model(law: sdegen.GaussianMixture, seed: int) -> sdegen.ScoreModel:
-    """The true score, whatever the seed."""
+    """Return the true score model, whatever the seed."""
     return sdegen.Exact(sdegen.VP(), law)
 
 
 @cache
 def unconditional(law: sdegen.GaussianMixture, steps: int, device: str, seed: int) -> sdegen.Model:
-    """A network of series."""
+    """Train a network on series, told nothing of what is measured."""
     torch.manual_seed(seed)
     model = sdegen.Model(nets.MLP(law.event_shape[0], width=128, depth=3), sdegen.VP())
     fit_on(device, model, law, steps=steps, batch_size=256, seed=seed, progress=False)
@@ -96,7 +96,9 @@ def seen_places(n: int, draws: torch.Generator) -> Tensor:
 
 @cache
 def conditional(steps: int, device: str, seed: int) -> sdegen.Model:
-    """A network of series, convolutional so that what it learns of one place serves at all, that is told what was measured."""
+    """Train a network on series with what was measured of them; it is convolutional, so that what it learns of one place serves
+    at all.
+    """
     draws = torch.Generator().manual_seed(7000 + seed)
     x = law(SMOOTH, PLACES).sample(40_000, draws).float()
     known = torch.where(seen_places(len(x), draws), x + NOISE * torch.randn(x.shape, generator=draws), torch.nan)
@@ -188,7 +190,7 @@ class Assumed(guidance.MomentMatching):
 
 @cache
 def stiff(length: int) -> sdegen.GaussianMixture:
-    """A smooth process, with a squared-exponential covariance of length 8 that is nearly singular."""
+    """Return the law of a smooth process, with a squared-exponential covariance of length 8 that is nearly singular."""
     place = torch.arange(length, dtype=F64)
     C = (-0.5 * ((place[:, None] - place) / 8).square()).exp() + 1e-6 * torch.eye(length)
     return sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, length), C[None])
@@ -252,7 +254,7 @@ class Middle(sdegen.ScoreModel):
 
 
 def exact_windows(weights: tuple[float, ...], width: int) -> sdegen.Exact:
-    """The true model of windows."""
+    """Return the true model of windows."""
     return sdegen.Exact(PLAIN, law(weights, width))
 
 
@@ -296,7 +298,7 @@ def composition_block(table: Table) -> str:
 
 @cache
 def trained_windows(steps: int, device: str, seed: int, width: int) -> sdegen.Model:
-    """A network of windows, in the units of the process."""
+    """Train a network on windows, in the units of the process."""
     torch.manual_seed(seed)
     model = sdegen.Model(nets.MLP(width, width=96, depth=3), PLAIN)
     fit_on(device, model, law(SMOOTH, width), steps=steps, batch_size=256, seed=seed, progress=False)

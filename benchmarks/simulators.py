@@ -53,7 +53,7 @@ def rejected(propose: Callable[[int], tuple[Tensor, Tensor]], n: int) -> Tensor:
 
 
 def linear() -> Task:
-    """Ten normal parameters with noise as large as they are."""
+    """Return the task of ten normal parameters with noise as large as they are."""
     std = 0.1**0.5
 
     def law(x: Tensor) -> D.Distribution:
@@ -73,7 +73,7 @@ WIDE, NARROW, SIDE = 1.0, 0.1, 10.0
 
 
 def mixture() -> Task:
-    """Two uniform parameters, with noise that is narrow half of the time."""
+    """Return the task of two uniform parameters with noise that is narrow half of the time."""
 
     def simulate(theta: Tensor) -> Tensor:
         wide = torch.rand(len(theta), 1) < 0.5
@@ -98,13 +98,13 @@ def mixture() -> Task:
 
 
 def crescent(n: int) -> Tensor:
-    """Points of a crescent."""
+    """Draw points of a crescent."""
     angle, radius = math.pi * (torch.rand(n) - 0.5), 0.1 + 0.01 * torch.randn(n)
     return torch.stack([radius * angle.cos() + 0.25, radius * angle.sin()], 1)
 
 
 def moons() -> Task:
-    """Two uniform parameters, which move a crescent; what moves it is the same for two of them."""
+    """Return the task of two uniform parameters that move a crescent; two values of them move it alike."""
 
     def simulate(theta: Tensor) -> Tensor:
         moved = torch.stack([-theta.sum(1).abs(), theta[:, 1] - theta[:, 0]], 1) / 2**0.5
@@ -120,7 +120,7 @@ def moons() -> Task:
 
 
 def box(dim: int, side: float) -> D.Distribution:
-    """The uniform law of numbers from ``−side`` to `side`."""
+    """Return the uniform law of numbers from ``−side`` to `side`."""
     return D.Independent(D.Uniform(-side * torch.ones(dim), side * torch.ones(dim)), 1)
 
 
@@ -195,7 +195,9 @@ def plane_likelihood(theta: Tensor, x: Tensor) -> Tensor:
 
 
 def slcp() -> Task:
-    """Five uniform parameters of a Gaussian in the plane, given four points of it: a simple likelihood, a complex posterior."""
+    """Return the task of five uniform parameters of a Gaussian in the plane, given four points of it: a simple likelihood, a
+    complex posterior.
+    """
     prior = box(5, 3.0)
 
     def simulate(theta: Tensor) -> Tensor:
@@ -209,7 +211,7 @@ def slcp() -> Task:
 
 
 def bernoulli() -> Task:
-    """Ten parameters of a logistic regression on a hundred rows, given the sums that tell all of the answers."""
+    """Return the task of ten parameters of a logistic regression on a hundred rows, given its sufficient statistics."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(100, 9, generator=generator)
     design = torch.cat([torch.ones(100, 1), noise], 1)
@@ -226,12 +228,12 @@ def bernoulli() -> Task:
 
 
 def sir() -> Task:
-    """Rates of infection and recovery, given how many of a thousand are infected at ten times."""
+    """Return the task of the rates of infection and recovery, given how many of a thousand are infected at ten times."""
     law = D.LogNormal(torch.tensor([math.log(0.4), math.log(0.125)]), torch.tensor([0.5, 0.2]))
     prior = D.Independent(law, 1)
 
     def shares(theta: Tensor) -> Tensor:
-        """Infected shares at ten times of 160 days, by the method of Runge and Kutta with half days."""
+        """Return infected shares at ten times of 160 days, by the method of Runge and Kutta with half days."""
         rate, recovery = theta.T
         y, found = torch.stack([torch.full_like(rate, 1 - 1e-6), torch.full_like(rate, 1e-6)]), []
 

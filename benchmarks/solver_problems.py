@@ -1,4 +1,4 @@
-"""The problems that solvers are compared on: targets under processes, with their paths and the exact ends of these."""
+"""Problems of the solver table and of that of drawn targets: laws under processes, their paths and the exact ends."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ class Problem:
         return sdegen.sample(self.model, x_T=self.x_T, sampler=flow, final="sample")
 
     def start(self, n: int, seed: int) -> Tensor:
-        """States at T."""
+        """Draw `n` states at T."""
         z = torch.randn(n, self.law.means.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         return self.R_T * z
 
     def errors(self, x: Tensor) -> tuple[float, float]:
-        """Root-mean-square and median distance from the solution."""
+        """Return the root-mean-square and the median distance from the solution."""
         distance = (x - self.solution).norm(dim=1)
         return distance.square().mean().sqrt().item(), distance.median().item()
 
     def by_peer(self, peer: peers.Peer, grid: grids.Grid, n: int, x_T: Tensor | None = None) -> Tensor:
-        """Where a peer takes the paths with `n` evaluations on a grid."""
+        """Return where a peer takes the paths with `n` evaluations on a grid."""
         ratios = self.sde.snr(grid(self.sde, n // peer.cost + 1)).rsqrt()
         return peer.solve(peers.Truth(self.law), (self.x_T if x_T is None else x_T) / self.r[0], ratios) * self.r[1]
 
@@ -73,5 +73,5 @@ GRIDS: dict[str, Callable[[float], grids.Grid]] = {
 
 
 def run(problem: Problem, sampler: samplers.Sampler) -> Tensor:
-    """Where a sampler of ours takes the paths."""
+    """Return where a sampler of ours takes the paths of a problem."""
     return sdegen.sample(problem.model, x_T=problem.x_T, sampler=sampler, final="sample", progress=False)

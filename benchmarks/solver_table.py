@@ -3,11 +3,13 @@
     python -m benchmarks.solver_table            # pip install ".[peers]" first, or the peers' rows stay empty
     python -m benchmarks.solver_table --quick
 
-Exact scores, one set of starting states, distance of the end points from an adaptive solution of the same equation at
-tolerance 1e-9 (1e-11 where orders are observed). The peers run in their own code on three grids each, and every cell is the
-best of them, chosen with hindsight; ours is the default of `sdegen.sample`, untouched, and what `samplers.fit_solver` makes of
-paths from other starts. Root-mean-square on the ring; in 8 and 64 dimensions, where single paths that end in another mode set the
-root-mean-square, the median too.
+A row is a target under a process and what is said of it, a column a number of evaluations of the network. Exact scores, one set
+of starting states, distance of the end points from an adaptive solution of the same equation at tolerance 1e-9 (1e-11 where
+orders are observed). The peers run in their own code on three grids each, and every cell is the best of them, chosen with
+hindsight; ours is the default of `sdegen.sample`, untouched, and what `samplers.fit_solver` makes of paths from other starts.
+Root-mean-square on the ring; in 8 and 64 dimensions, where single paths that end in another mode set the root-mean-square, the
+median too. "best peer is" names the peer and grid that were best on most mixtures, and on how many where not on all.
+
 A second block observes orders of convergence, a third the law of stochastic samplers, on their samples, a fourth times and
 judges a trained network.
 """
@@ -35,7 +37,7 @@ OURS: dict[str, Callable[[float], grids.Grid]] = {"share": lambda end: grids.Ang
 
 
 def default(problem: Problem, n: int) -> samplers.Sampler:
-    """The default sampler, told where to stop."""
+    """Return the default sampler, told where to stop."""
     sampler = samplers.default(problem.model, n)
     assert sampler.grid is not None
     sampler.grid.end = problem.end
@@ -43,7 +45,7 @@ def default(problem: Problem, n: int) -> samplers.Sampler:
 
 
 def compare(process: str, target: str, evaluations: tuple[int, ...], seed: int) -> Values:
-    """Errors of our default and of the best peer and grid, at every number of evaluations."""
+    """Return errors of our default and of the best peer and grid, at every number of evaluations."""
     problem = Problem(process, target, seed)
     which = 0 if target == "ring" else 1
     cells: Values = {}
@@ -62,7 +64,7 @@ def compare(process: str, target: str, evaluations: tuple[int, ...], seed: int) 
 def best_peer(
     problem: Problem, n: int, choices: dict[str, Callable[[float], grids.Grid]], which: int
 ) -> tuple[float, str, float] | None:
-    """The least error of any peer on any of the grids, whose it is, and the least root-mean-square."""
+    """Return the least error of any peer on any of the grids, the name of that peer, and the least root-mean-square error."""
     found = []
     for name, peer in peers.deterministic().items():
         for label, make in choices.items():
@@ -78,7 +80,7 @@ def best_peer(
 
 
 def fitted(process: str, target: str, evaluations: tuple[int, ...], seed: int) -> Values:
-    """Errors of fitted solvers, and the seconds their fitting took."""
+    """Return errors of fitted solvers, and the seconds their fitting took."""
     problem = Problem(process, target, seed)
     cells: Values = {}
     for n in evaluations:

@@ -85,7 +85,7 @@ def data_of(table: Table) -> str:
 
 
 def of_family(judge: Judge, name: str, seed: int) -> Values:
-    """A row: an autoencoder or an adversarial model."""
+    """Train an autoencoder or an adversarial model by the sources' recipe, and judge it."""
     table, row = judge.table, f"{judge.data}, {name}"
     stem = stem_of(table, row, seed)
     with locked(stem):
@@ -149,7 +149,7 @@ class Sampled(fid_images.Task):
 
 
 def of_ddpm(task: Sampled, name: str, way: fid_recipes.Recipe, seed: int) -> Values:
-    """A row: samples of a DDPM, drawn in one way."""
+    """Draw samples of a DDPM that is trained by the sources' recipe in one way, and judge them."""
     run = task.trained[1]
     assert PRESET.epochs is not None
     cells = fid_table.sampled(task, name, way, seed)

@@ -3,6 +3,8 @@
     python -m benchmarks.speed --threads 1       # 7 minutes; pip install ".[peers]" first, or the peers' rows stay empty
     python -m benchmarks.speed --threads 1 --quick
 
+A row is a sampler, ours or a peer's, or a source of noise; a column a shape of the states, or a measure.
+
 First a network that returns its input: what a step takes is the sampler's alone. Contestants take turns, a whole run each,
 for many rounds; medians over rounds with their standard errors, and the ratio to a hand-written DDIM loop of the same
 round. Ours pass through `Model`, which scales the network's input and output; the peers are given the network as the
@@ -58,7 +60,7 @@ class Echo(nn.Module):
 
 
 def contenders(net: nn.Module, x: Tensor, steps: int) -> dict[str, Callable[[], Run]]:
-    """All that is installed."""
+    """Return the contestants that are installed, set up for a network, and name the others."""
     found = {}
     for name, make in CONTESTANTS.items():
         try:
@@ -69,7 +71,7 @@ def contenders(net: nn.Module, x: Tensor, steps: int) -> dict[str, Callable[[], 
 
 
 def per_step(shape: tuple[int, ...], steps: int, rounds: int, seed: int) -> Values:
-    """Microseconds a step and for its set-up, and ratios to the hand-written loop of the same round."""
+    """Return microseconds a step and for its set-up, and ratios to the hand-written loop of the same round."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     setups, runs = in_turns(contenders(Echo(), x, steps), rounds)
     cells: Values = {}
@@ -80,7 +82,7 @@ def per_step(shape: tuple[int, ...], steps: int, rounds: int, seed: int) -> Valu
 
 
 def price_of_noise(shape: tuple[int, ...], calls: int, rounds: int, seed: int) -> Values:
-    """Microseconds a call of a run of so many, its source's making shared out, and ratios to `torch.randn`."""
+    """Return microseconds a draw in runs of so many, the making of the source shared out, and ratios to `torch.randn`."""
     x = torch.empty(shape)
     setups, runs = in_turns({name: draws(make, Echo(), x, calls) for name, make in NOISES.items()}, rounds)
     whole = {name: [a + b for a, b in zip(setups[name], runs[name], strict=True)] for name in NOISES}
@@ -105,7 +107,7 @@ class Timed(nn.Module):
 
 
 def with_unet(steps: int, rounds: int, seed: int) -> Values:
-    """The time of a run over the time inside the network, and the rest in milliseconds a step."""
+    """Return the time of a run over the time inside the network, and the rest in milliseconds a step."""
     net = Timed(seed)
     x = torch.randn(16, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
     found = {name: v for name, v in contenders(net, x, steps).items() if not name.startswith("noise")}

@@ -1,4 +1,4 @@
-"""The samplers whose own time is measured: ours and the peers', each set up for a network, states and a number of steps."""
+"""The contestants of the speed table, `benchmarks.speed`: samplers of ours and of the peers, set up to be timed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Contestant = Callable[[nn.Module, Tensor, int], Callable[[], Run]]  # network, s
 
 
 def by_hand(net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
-    """DDIM as one writes it down: ``x = a x + b net(x)`` with two numbers a step."""
+    """Return DDIM as one writes it down: ``x = a x + b net(x)`` with two numbers a step."""
 
     def set_up() -> Run:
         phi = torch.linspace(1.5, 0.01, steps + 1, dtype=torch.float64)
@@ -40,7 +40,7 @@ def by_hand(net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
 
 
 def ours(make: Callable[[int], Sampler], net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
-    """A sampler of ours, its steps as `sdegen.sample` makes them."""
+    """Return a sampler of ours, its steps as `sdegen.sample` makes them."""
     model = standardised(net, x)
     sampler = make(steps)
 
@@ -59,8 +59,9 @@ def ours(make: Callable[[int], Sampler], net: nn.Module, x: Tensor, steps: int) 
 
 
 def whole(eta: float | None, net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
-    """`sdegen.sample` with all its defaults, but for the noise: its plan, loop, checks and the last move to clean data are in the
-    run.
+    """Return `sdegen.sample` with all its defaults, but for the noise.
+
+    Its plan, loop, checks and the last move to clean data are in the run.
     """
     model = standardised(net, x)
     if eta is None:
@@ -69,14 +70,14 @@ def whole(eta: float | None, net: nn.Module, x: Tensor, steps: int) -> Callable[
 
 
 def standardised(net: nn.Module, x: Tensor) -> sdegen.Model:
-    """The network as a model of independent coordinates, each with a mean and a variance of its own, about 0 and 1."""
+    """Return the network as a model of independent coordinates, each with a mean and a variance of its own, about 0 and 1."""
     model, d = sdegen.Model(net, sdegen.VP()), x[0].numel()
     model.moments = sdegen.Moments(torch.linspace(-1, 1, d).reshape(x.shape[1:]), torch.linspace(0.5, 1.5, d))
     return model
 
 
 def in_diffusers(name: str, options: dict[str, Any], net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
-    """A scheduler of diffusers, in the loop of its pipelines."""
+    """Return a scheduler of diffusers, in the loop of its pipelines."""
     import diffusers
 
     diffusers.utils.logging.set_verbosity_error()
@@ -97,7 +98,7 @@ def in_diffusers(name: str, options: dict[str, Any], net: nn.Module, x: Tensor, 
 
 
 def in_azula(name: str, net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
-    """A sampler of azula."""
+    """Return a sampler of azula."""
     from azula import sample
     from azula.denoise import Denoiser, DiracPosterior
     from azula.noise import VPSchedule
@@ -120,21 +121,21 @@ def in_azula(name: str, net: nn.Module, x: Tensor, steps: int) -> Callable[[], R
 
 
 def in_k_diffusion(name: str, net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
-    """A sampler of k-diffusion; its ancestral ones with plain draws instead of a Brownian tree."""
+    """Return a sampler of k-diffusion; its ancestral ones with plain draws instead of a Brownian tree."""
     k = k_diffusion("sampling")
     solve = getattr(k, f"sample_{name}")
     return lambda: partial(solve, net, x, k.get_sigmas_karras(steps, 0.01, 50.0), disable=True)
 
 
 def sde_in_k_diffusion(net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
-    """Its stochastic second-order solver, with plain draws instead of a Brownian tree."""
+    """Return k-diffusion's stochastic second-order solver, with plain draws instead of a Brownian tree."""
     k = k_diffusion("sampling")
     solve = partial(k.sample_dpmpp_2m_sde, noise_sampler=lambda high, low: torch.randn_like(x))
     return lambda: partial(solve, net, x, k.get_sigmas_karras(steps, 0.01, 50.0), disable=True)
 
 
 def in_torchdiffeq(net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
-    """Euler's method of torchdiffeq, the network as the right-hand side."""
+    """Return Euler's method of torchdiffeq, with the network as the right-hand side."""
 
     def slope(t: Tensor, y: Tensor) -> Tensor:
         return net(y, t)
@@ -144,7 +145,7 @@ def in_torchdiffeq(net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
 
 
 def draws(make: Callable[[int], Source], net: nn.Module, x: Tensor, steps: int) -> Callable[[], Run]:
-    """Noise alone, none of it kept."""
+    """Return a run that draws noise and keeps none of it."""
 
     def set_up() -> Run:
         noise = make(steps)

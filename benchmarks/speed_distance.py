@@ -1,4 +1,7 @@
-"""The speed table's Fréchet distance, ours beside the peers'."""
+"""A block of the speed table, `benchmarks.speed`: the Fréchet distance of two laws, ours beside the peers'.
+
+A row is an implementation: its seconds, the ratio to ours of the same round, and how far its value is from ours.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ from sdegen.metrics import frechet_distance
 
 
 def torchmetrics(p: sdegen.Moments, q: sdegen.Moments) -> float:
-    """Eigenvalues of the product of the covariances."""
+    """Return the distance by torchmetrics, from eigenvalues of the product of the covariances."""
     from torchmetrics.image.fid import _compute_fid
 
     return _compute_fid(*p, *q).item()
 
 
 def torch_fidelity(p: sdegen.Moments, q: sdegen.Moments) -> float:
-    """Its own root, in numpy."""
+    """Return the distance by torch-fidelity, with a root of its own in numpy."""
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
     laws = ({"mu": law.mean.numpy(), "sigma": law.covariance.numpy()} for law in (p, q))
@@ -31,7 +34,7 @@ def torch_fidelity(p: sdegen.Moments, q: sdegen.Moments) -> float:
 
 
 def sqrtm(p: sdegen.Moments, q: sdegen.Moments) -> float:
-    """The root of a matrix by scipy, as pytorch-fid forms it."""
+    """Return the distance with the matrix root of scipy, as pytorch-fid forms it."""
     root = scipy.linalg.sqrtm((p.covariance @ q.covariance).numpy()).real.trace()
     gap = (p.mean - q.mean).square().sum()
     return float(gap + p.covariance.trace() + q.covariance.trace() - 2 * root)
@@ -46,7 +49,7 @@ DISTANCES: dict[str, Callable[[sdegen.Moments, sdegen.Moments], float]] = {
 
 
 def distances(d: int, rounds: int, seed: int) -> Values:
-    """Seconds of the distance of two laws, ratios to ours of the same round, and how far values are apart."""
+    """Return seconds of the distance of two laws, ratios to ours of the same round, and how far values are from ours."""
     generator = torch.Generator().manual_seed(seed)
     falls = torch.linspace(0, -5, d, dtype=torch.float64).exp()
     p, q = (

@@ -1,4 +1,4 @@
-"""Clocks: of one call, and of several contestants in turns."""
+"""Clocks of the tables of speed: of one call, and of several contestants in turns, with medians and their errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from benchmarks.speed_contestants import Run
 
 
 def seconds(call: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
-    """How long a call takes, and what it returns; in one thread of a CPU the time it has the processor, whoever else wants it."""
+    """Return how long a call takes, and what it returns; one thread of a CPU is timed by what it has of the processor, whoever
+    else wants it.
+    """
     alone = device == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter
     collecting = gc.isenabled()
@@ -28,14 +30,14 @@ def seconds(call: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
 
 
 def median(values: list[float]) -> list[float]:
-    """The median, and its standard error from the interquartile range, as for a normal law."""
+    """Return the median, and its standard error from the interquartile range, as for a normal law."""
     v = torch.tensor(values, dtype=torch.float64)
     spread = (v.quantile(0.75) - v.quantile(0.25)).item() / 1.349
     return [v.median().item(), 1.2533 * spread / len(v) ** 0.5]
 
 
 def in_turns(found: dict[str, Callable[[], Run]], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of every set-up and of every run, in each round."""
+    """Return the seconds of every set-up and of every run, in each round."""
     setups: dict[str, list[float]] = {name: [] for name in found}
     runs: dict[str, list[float]] = {name: [] for name in found}
     with torch.no_grad():
@@ -51,10 +53,10 @@ def in_turns(found: dict[str, Callable[[], Run]], rounds: int) -> tuple[dict[str
 
 
 def each(values: list[float], steps: int) -> list[float]:
-    """The median of runs in microseconds a step."""
+    """Return the median of runs in microseconds a step."""
     return median([1e6 * v / steps for v in values])
 
 
 def ratio(values: list[float], others: list[float]) -> list[float]:
-    """The median of ratios of the same round."""
+    """Return the median of ratios of the same round."""
     return median([v / other for v, other in zip(values, others, strict=True)])

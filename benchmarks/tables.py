@@ -6,6 +6,7 @@ import argparse
 import csv
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -180,7 +181,7 @@ class Table:
         return changes is not None and self.evidence.covers(self.folder, changes)
 
     def chosen(self, name: str) -> bool:
-        """Whether `only` lets a row be computed."""
+        """Tell whether ``--only`` lets a row be computed."""
         return self.args.only in name
 
     def value(self, key: Key, compute: Callable[[int], Values], device: str | None = None) -> Values:
@@ -204,11 +205,11 @@ class Table:
         device = self.device if device is None else device
         where = {} if device == "cpu" else {"device": called(device)}
         self.rows.add(
-            key, values, commit=commit(), torch=torch.__version__, **where, **source, seconds=round(seconds, 1)
+            key, values, commit=find_commit(), torch=torch.__version__, **where, **source, seconds=round(seconds, 1)
         )
         self.computed.add(who)
         left = f"{len(self.tickets)} more to begin" if len(self.tickets) else "the last to begin"
-        since = f"; {moved(before['values'], values)}" if before else ""
+        since = f"; {describe_moves(before['values'], values)}" if before else ""
         print(f"{key.block}: {key.name}, seed {key.seed}: {seconds:.0f} s, {left}{since}", file=sys.stderr, flush=True)
         return values
 
@@ -224,7 +225,7 @@ class Table:
         """Write the rows as CSV and Markdown and return the Markdown; `columns` maps each to its digits."""
         lines = ["| row | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         for name, cells in rows.items():
-            lines.append(f"| {name} | " + " | ".join(text(cells.get(c), d) for c, d in columns.items()) + " |")
+            lines.append(f"| {name} | " + " | ".join(format_cell(cells.get(c), d) for c, d in columns.items()) + " |")
         markdown = "\n".join(lines) + "\n"
         if self.written:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -247,7 +248,7 @@ def write_csv(path: Path, columns: dict[str, int], rows: dict[str, Values]) -> N
 
 
 @cache
-def commit() -> str | None:
+def find_commit() -> str | None:
     """Return the commit that the code is of, with a mark where it was changed since; None where git does not know."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"]
     try:
@@ -260,35 +261,47 @@ def combine(rows: list[Values]) -> Values:
     """Return means over seeds, as (value, standard error): over seeds where there are several, else the estimate's own.
 
     Rows that are empty are left out; ``seeds`` counts the others. Every value is a text, a number, or a pair of a number and
-    its standard error.
+    its standard error; of texts see `combine_texts`.
     """
     rows = [r for r in rows if r]
     combined: Values = {"seeds": (float(len(rows)), None)} if rows else {}
     for key in dict.fromkeys(key for r in rows for key in r):
         cells = [r[key] for r in rows if r.get(key) is not None]
-        if not cells:
-            continue
-        if isinstance(cells[0], str):
-            combined[key] = cells[0]
-            continue
-        pairs = [c if isinstance(c, list) else [c, None] for c in cells]
-        values = torch.tensor([p[0] for p in pairs], dtype=torch.float64)
-        own = [p[1] for p in pairs if p[1] is not None]
-        stderr = values.std().item() / len(values) ** 0.5 if len(values) > 1 else (own[0] if own else None)
-        combined[key] = (values.mean().item(), stderr)
+        if any(isinstance(cell, str) for cell in cells):
+            combined[key] = combine_texts(cells)
+        elif cells:
+            combined[key] = combine_numbers([c if isinstance(c, list) else [c, None] for c in cells])
     return combined
 
 
-def moved(before: Values, now: Values) -> str:
+def combine_texts(cells: list[Any]) -> str:
+    """Return what most seeds have, and how many where not all have it; beside a text no mean of the numbers is left."""
+    texts = Counter(cell for cell in cells if isinstance(cell, str))
+    text, count = texts.most_common(1)[0]
+    return text if count == len(cells) else f"{text} ({count} of {len(cells)})"
+
+
+def combine_numbers(pairs: list[list[Any]]) -> tuple[float, float | None]:
+    """Return the mean of numbers, each with its own standard error or None, and the standard error of the mean."""
+    values = torch.tensor([value for value, _ in pairs], dtype=torch.float64)
+    own = [stderr for _, stderr in pairs if stderr is not None]
+    stderr = values.std().item() / len(values) ** 0.5 if len(values) > 1 else (own[0] if own else None)
+    return values.mean().item(), stderr
+
+
+def describe_moves(before: Values, now: Values) -> str:
     """Say which values of a row that is computed again are others than before, each beside what it was."""
     others = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if not others:
         return "all values as before"
-    shown = [f"{name} {text(now.get(name), DIGITS)}, before {text(before.get(name), DIGITS)}" for name in others]
+    shown = [
+        f"{name} {format_cell(now.get(name), DIGITS)}, before {format_cell(before.get(name), DIGITS)}"
+        for name in others
+    ]
     return f"{len(others)} of {len(now)} values moved: {'; '.join(shown)}"
 
 
-def text(cell: Any, digits: int) -> str:
+def format_cell(cell: Any, digits: int) -> str:
     """Return a cell as it is printed: ``value ± stderr``."""
     if cell is None:
         return "–"

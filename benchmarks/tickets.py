@@ -33,7 +33,7 @@ class Tickets:
             self.ticket(*who).touch()
 
     def take(self, table: Path, key: Key) -> bool:
-        """Whether the row is still to be computed; asked once, it no longer is."""
+        """Take the file of a row away, and tell whether it was there: the row is then this process's to compute."""
         try:
             self.ticket(table, key).unlink()
         except FileNotFoundError:

@@ -59,7 +59,7 @@ PLANS = {"mnist": Plan(5600), "fashion_mnist": Plan(5600), "sprites": Plan(30_00
 
 
 def traced(teacher: sdegen.Model, images: Images, plan: Plan, device: str) -> Paths:
-    """Trajectories under the labels of images, one in ten without."""
+    """Return trajectories under the labels of images, one in ten without."""
     assert images.labels is not None
     generator = torch.Generator().manual_seed(1)
     label = images.labels[torch.randint(len(images), (plan.paths,), generator=generator)]
@@ -76,7 +76,7 @@ def kept(paths: Paths, path: Path) -> None:
 
 
 def read(path: Path, device: str) -> Paths:
-    """Read them again."""
+    """Read trajectories from a file."""
     found = load_file(path, device)
     return Paths(found["states"], found["velocities"], found["angles"].cpu(), {"label": found["label"]})
 
@@ -84,7 +84,7 @@ def read(path: Path, device: str) -> Paths:
 def train(
     name: str, plan: Plan, state: Path, seconds: float | None = None, device: str = "cpu", **more: Any
 ) -> tuple[FlowMap, sdegen.Run]:
-    """A map, and the record of its training."""
+    """Train a map of a shipped model, and return it with the record of its training."""
     teacher, images = sdegen.pretrained(name), SPLITS[name]().train
     file = made(state / "paths.safetensors", lambda path: kept(traced(teacher, images, plan, device), path))
     paths = read(file, device)
@@ -94,7 +94,7 @@ def train(
 def fitted(
     teacher: sdegen.Model, paths: Paths, images: Images, plan: Plan, seconds: float | None, device: str, **more: Any
 ) -> tuple[FlowMap, sdegen.Run]:
-    """A map that begins as its teacher and learns from trajectories, and the record of its training."""
+    """Train a map that begins as its teacher and learns from trajectories, and return it with the record of its training."""
     torch.manual_seed(0)
     model = FlowMap.of(teacher)
     run = fit_on(
@@ -106,7 +106,7 @@ def fitted(
 
 
 def hours(name: str, spent: Card) -> dict[str, float]:
-    """What a run takes on one core of a CPU: the least time of a few trajectories and steps, times their numbers."""
+    """Return what a run takes on one core of a CPU: the least time of a few trajectories and steps, times their numbers."""
     teacher, images, plan, marks = sdegen.pretrained(name), SPLITS[name]().train, PLANS[name], list[float]()
     few = plan._replace(steps=6, batch=64, paths=64)
     began = time.process_time()

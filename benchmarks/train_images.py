@@ -92,7 +92,7 @@ PRESETS = {
 def build(
     images: Images, preset: Preset = PRESETS["shipped"], learned: bool = False, sde: sdegen.LinearSDE | None = None
 ) -> sdegen.Model:
-    """An untrained model of a set of images, of a DDPM where no process is given."""
+    """Return an untrained model of a set of images, of a DDPM where no process is given."""
     channels, size = images.x.shape[1:3]
     net = sdegen.nets.UNet.small(channels, size, len(images.label_names), 2 * channels if learned else None)
     kind = sdegen.LearnedVariance if learned else sdegen.Model
@@ -105,7 +105,7 @@ def build(
 def train(
     name: str, steps: int, preset: Preset = PRESETS["shipped"], folder: Path | None = None, **more: Any
 ) -> tuple[sdegen.Model, sdegen.Run]:
-    """A model of the training split, and the record of its training."""
+    """Train a model on the training split of a set, and return it with the record of its training."""
     return train_on(SPLITS[name]().train, steps, preset, folder, **more)
 
 
@@ -113,7 +113,9 @@ def train_on(
     images: Images, steps: int, preset: Preset = PRESETS["shipped"], folder: Path | None = None,
     sde: sdegen.LinearSDE | None = None, device: str = "cpu", **more: Any,
 ) -> tuple[sdegen.Model, sdegen.Run]:  # fmt: skip
-    """A model of any images, conditional on their labels if they have some, and the record of its training."""
+    """Train a model on any images, conditional on their labels if they have some, and return it with the record of its
+    training.
+    """
     torch.manual_seed(0)
     model = build(images, preset, sde=sde)
     run = fit_on(
@@ -125,7 +127,7 @@ def train_on(
 
 
 def of_digits(steps: int, path: Path, device: str = "cpu") -> Any:
-    """A model of the digits, of which none is shipped: trained where the file is not there yet."""
+    """Return a model of the digits, of which none is shipped: trained where the file is not there yet."""
     return sdegen.load(
         made(path, lambda path: sdegen.save(train("digits", steps, device=device, progress=False)[0], path))
     )

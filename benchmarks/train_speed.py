@@ -2,6 +2,7 @@
 
     python -m benchmarks.train_speed --threads 2       # pip install ".[peers]" first, or the peers' rows stay empty
 
+A row is a network and its loop; the first is the machine's own matrix product.
 One step of a DDPM on 64 images 1×28×28: noise, network, loss, backward, AdamW. Ours is `sdegen.fit` as users call it, averages
 of the weights and all; the peers' is the loop of their examples around their own network, in float32 and in bfloat16 with
 channels last. Contestants take turns, for several laps; medians of steps, and the standard error over laps. Operations are
@@ -41,7 +42,7 @@ class Asked(nn.Module):
 
 
 def diffusers_unet() -> nn.Module:
-    """UNet2DModel of 1.8 million parameters."""
+    """Return UNet2DModel of diffusers, of 1.8 million parameters."""
     import diffusers
 
     net = diffusers.UNet2DModel(
@@ -53,7 +54,7 @@ def diffusers_unet() -> nn.Module:
 
 
 def azula_unet(widths: tuple[int, ...] = (64, 96, 128)) -> nn.Module:
-    """UNet of azula, of 1.7 million parameters."""
+    """Return UNet of azula, of 1.7 million parameters."""
     from azula.nn.unet import UNet
 
     net = UNet(1, 1, hid_channels=widths, hid_blocks=(1, 1, 1), mod_features=64, norm="group")
@@ -78,7 +79,7 @@ class ByHand:
         self.alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
 
     def step(self, x_0: Tensor) -> None:
-        """One step on a batch."""
+        """Take one step on a batch."""
         k, z = torch.randint(1000, (len(x_0),)), torch.randn_like(x_0)
         a = self.alpha_bar[k][:, None, None, None]
         x = a.sqrt() * x_0 + (1 - a).sqrt() * z
@@ -93,7 +94,7 @@ class ByHand:
 
 
 def by_hand(net: nn.Module, half: bool) -> Lap:
-    """Steps of the peers' loop."""
+    """Return a lap of steps of the peers' loop."""
     loop = ByHand(net, half)
     data = torch.randn(4096, *SHAPE)
 
@@ -109,7 +110,7 @@ def by_hand(net: nn.Module, half: bool) -> Lap:
 
 
 def by_fit(net: nn.Module, half: bool) -> Lap:
-    """Steps of `sdegen.fit`."""
+    """Return a lap of steps of `sdegen.fit`."""
     model = sdegen.Model(net, sdegen.DDPM())
     data = torch.randn(4096, *SHAPE)
 
@@ -137,14 +138,14 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 
 
 def operations(net: nn.Module) -> float:
-    """Of a forward and a backward pass over a batch."""
+    """Count the operations of a forward and a backward pass over a batch."""
     with FlopCounterMode(display=False) as counter:
         net(torch.randn(BATCH, *SHAPE), torch.rand(BATCH)).square().mean().backward()
     return float(counter.get_total_flops())
 
 
 def peak(dtype: torch.dtype, n: int = 2048) -> float:
-    """Operations per second of a square matrix product, the median of some."""
+    """Return the operations per second of a square matrix product, the median of ten."""
     a, b = (torch.randn(n, n).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(12):
@@ -155,7 +156,7 @@ def peak(dtype: torch.dtype, n: int = 2048) -> float:
 
 
 def race(laps: int, seed: int) -> Values:
-    """All contestants in turns: cells by name and column."""
+    """Time all contestants in turns, and return their cells by name and column."""
     torch.manual_seed(seed)
     nets: dict[str, nn.Module] = {}
     for name, make in NETS.items():
@@ -191,7 +192,7 @@ def race(laps: int, seed: int) -> Values:
 
 
 def mean(values: list[float]) -> list[float | None]:
-    """The mean and its standard error."""
+    """Return the mean of laps and its standard error."""
     v = torch.tensor(values, dtype=torch.float64)
     return [v.mean().item(), v.std().item() / len(v) ** 0.5 if len(v) > 1 else None]
 

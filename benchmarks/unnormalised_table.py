@@ -3,6 +3,7 @@
     python -m benchmarks.unnormalised_table            # with --own one to two hours of one core
     python -m benchmarks.unnormalised_table --quick
 
+A row is a law and a method.
 The ring, Neal's funnel in ten dimensions and many wells in 32 have known normalisers. A network begins with a Gaussian and
 learns by adjoint matching, or by the log-variance of its paths, which is the loss of denoising diffusion samplers without slopes,
 or by the divergence of its paths, with slopes through the whole run: on VP as these samplers (DDS), and with the pinned Brownian
@@ -85,7 +86,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 
 def judged(problem: Problem, found: guidance.Particles, evaluations: int, began: float) -> Values:
-    """What weighted samples say, beside what is known; the law's density is normalised."""
+    """Return what weighted samples say, beside what is known; the law's density is normalised."""
     assert found.log_evidence is not None and found.evidence_error is not None
     row: Values = {
         "log Z off": [found.log_evidence, None],
@@ -101,7 +102,7 @@ def judged(problem: Problem, found: guidance.Particles, evaluations: int, began:
 
 
 def budget(problem: Problem, steps: int) -> int:
-    """Evaluations of the density and of its slope in a training."""
+    """Return how often a training evaluates the density and its slope."""
     return 2 * BATCH * steps
 
 
@@ -109,14 +110,14 @@ fit_quietly = partial(fit_on, threads=1, progress=False)
 
 
 def network(problem: Problem, seed: int, sde: sdegen.LinearSDE | None = None) -> sdegen.Model:
-    """A network of the law's width, of VP by default."""
+    """Return an untrained network of the law's width, of VP where no process is given."""
     torch.manual_seed(seed)
     net = nets.MLP(problem.law.event_shape[0], width=problem.width, depth=2)
     return sdegen.Model(net, sdegen.VP() if sde is None else sde)
 
 
 def learned(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
-    """A network that learns the law, and weighted samples of it."""
+    """Train a network on the law by adjoint matching, and judge weighted samples of it."""
     problem, began = PROBLEMS[name](), time.process_time()
     steps, model = 60 if quick else problem.steps, network(problem, seed)
     loss = AdjointMatching(problem.law.log_prob)
@@ -126,7 +127,7 @@ def learned(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
 
 
 def by_paths(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
-    """A network that learns the weights of its own paths, without slopes, sampled by as many steps."""
+    """Train a network by the log-variance of its own paths, without slopes, and judge samples of as many steps."""
     problem, began = PROBLEMS[name](), time.process_time()
     steps, model = 30 if quick else problem.paths, network(problem, seed)
     loss = LogVariance(problem.law.log_prob, steps=STEPS // 2)
@@ -156,7 +157,7 @@ CHAINS: dict[str, tuple[sdegen.LinearSDE, grids.Grid]] = {
 
 
 def through_paths(name: str, chain: str, quick: bool, n: int, device: str, seed: int) -> Values:
-    """A network that learns by slopes through its own paths, sampled by as many steps."""
+    """Train a network by slopes through its own paths, and judge samples of as many steps."""
     problem, began, (sde, grid) = PROBLEMS[name](), time.process_time(), CHAINS[chain]
     steps, model = 10 if quick else problem.steps, network(problem, seed, sde)
     sampler = samplers.ExponentialSDE(RECORDED, grid, order=1, reference=samplers.Matched())
@@ -167,7 +168,7 @@ def through_paths(name: str, chain: str, quick: bool, n: int, device: str, seed:
 
 
 def taught(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
-    """A network that learns particles which were annealed and have settled in the law."""
+    """Train a network on particles that were annealed and have settled in the law, and judge weighted samples of it."""
     problem, began = PROBLEMS[name](), time.process_time()
     log_prob, draws = problem.law.log_prob, torch.Generator().manual_seed(seed)
     particles, levels, fitted = (500, 60, 100) if quick else (problem.particles, problem.levels, problem.fitted)
@@ -189,7 +190,7 @@ def taught(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
 
 
 def annealed(name: str, quick: bool, n: int, threshold: float, longer: bool, seed: int) -> Values:
-    """Annealed importance sampling, or with a threshold sequential Monte Carlo, from the Gaussian to the law."""
+    """Judge annealed importance sampling, or with a threshold sequential Monte Carlo, from the Gaussian to the law."""
     problem, began = PROBLEMS[name](), time.process_time()
     as_many = 2 * problem.particles * (2 * problem.levels + 1) if longer else budget(problem, problem.steps)
     levels = (budget(problem, 60) if quick else as_many) // (2 * n)
@@ -207,7 +208,7 @@ def annealed(name: str, quick: bool, n: int, threshold: float, longer: bool, see
 
 
 def tilted_ring() -> tuple[GaussianMixture, float]:
-    """The ring times ``exp(x_1 / TAU)``, normalised, and the logarithm of the normaliser."""
+    """Return the ring times ``exp(x_1 / TAU)``, normalised, and the logarithm of the normaliser."""
     ring, by = sdegen.data.gaussian_ring(), torch.tensor([1 / TAU, 0.0], dtype=torch.float64)
     v = ring.covariances[:, None] if ring.covariances.ndim == 1 else ring.covariances
     log_weights = ring.weights.log() + ring.means @ by + 0.5 * (v * by.square()).sum(1)
@@ -216,7 +217,7 @@ def tilted_ring() -> tuple[GaussianMixture, float]:
 
 
 def policy(quick: bool, n: int, device: str, seed: int) -> Values:
-    """A model of the ring tilted by a reward along its own paths."""
+    """Tilt a model of the ring by a reward along its own paths, and judge it."""
     torch.manual_seed(seed)
     law, log_normaliser = tilted_ring()
     base = sdegen.Model(nets.MLP(2, width=64, depth=2), sdegen.VP())
@@ -243,7 +244,7 @@ def policy(quick: bool, n: int, device: str, seed: int) -> Values:
 
 
 def rated(quick: bool, seed: int) -> Callable[[Tensor], Tensor]:
-    """A network that has learned the reward, over `TAU`, from ratings of the ring's data."""
+    """Return a network that has learned the reward, over `TAU`, from ratings of the ring's data."""
     draws = torch.Generator().manual_seed(seed)
     x = sdegen.data.gaussian_ring().sample(1000, draws).float()
     ratings = x[:, :1] / TAU + 0.3 * torch.randn(1000, 1, generator=draws)
@@ -258,7 +259,7 @@ def rated(quick: bool, seed: int) -> Callable[[Tensor], Tensor]:
 
 
 def particles(learned: bool, quick: bool, n: int, seed: int) -> Values:
-    """Particles of the exact ring, weighted by the reward or by a network that has learned it."""
+    """Judge particles of the exact ring, weighted by the reward or by a network that has learned it."""
     law, log_normaliser = tilted_ring()
     began, reward = time.process_time(), rated(quick, seed) if learned else (lambda x: x[:, 0] / TAU)
     model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
@@ -279,7 +280,7 @@ def particles(learned: bool, quick: bool, n: int, seed: int) -> Values:
 
 
 def untilted(n: int, seed: int) -> Values:
-    """The ring as it is, and the tilted law itself, beside the tilted law."""
+    """Judge the ring as it is, beside the tilted law."""
     law, ring = tilted_ring()[0], sdegen.data.gaussian_ring()
     exact = law.sample(n, torch.Generator().manual_seed(1000 + seed))
     apart = metrics.knn_kl(ring.sample(n, torch.Generator().manual_seed(seed)), exact)
@@ -287,7 +288,7 @@ def untilted(n: int, seed: int) -> Values:
 
 
 def floor(n: int, seed: int) -> Values:
-    """As many exact samples of the tilted law."""
+    """Judge as many exact samples of the tilted law."""
     law = tilted_ring()[0]
     exact, again = (law.sample(n, torch.Generator().manual_seed(k + seed)) for k in (1000, 2000))
     apart = metrics.knn_kl(again, exact)

@@ -3,6 +3,7 @@
     python -m benchmarks.weighted_digits --threads 1        # MNIST, the shipped model: with --own half an hour to an hour
     python -m benchmarks.weighted_digits --data digits      # scikit-learn's, with a model trained for it
 
+A row is a scale of guidance, with weights or without; the first is as many training images, the floor.
 A class is one run: as many particles as images of it, guided by ``p(x | c)^w p(x)^(1 − w)``, in reversed steps that end where the
 model's default sampler does. `plain` images come of the same steps without weights, `weighted` ones are the particles of a run,
 drawn by their weights. They are judged against images held back.
@@ -41,44 +42,44 @@ EACH, STEPS, SCALES = 25, 25, (1.25, 1.5, 2.0)
 
 
 def guided(model: Any, label: int, w: float) -> guidance.Product:
-    """The product that guidance along a class states."""
+    """Return the product that guidance along a class states."""
     alone = guidance.Without(model, label=torch.tensor(label))
     return guidance.Product([(alone, w), (guidance.Without(model), 1 - w)])
 
 
 def plain(model: Any, label: int, w: float, n: int, steps: int, seed: int) -> Tensor:
-    """Images of a class by the steps of a weighted run, without weights."""
+    """Draw images of a class by the steps of a weighted run, without weights."""
     sampler = samplers.ExponentialSDE(steps, grids.Angle(end=model.end))
     return sdegen.sample(guided(model, label, w), n, sampler=sampler, seed=seed, progress=False)
 
 
 def weigh(model: Any, label: int, w: float, n: int, steps: int, seed: int) -> guidance.Particles:
-    """A weighted run of a class."""
+    """Run weighted particles of a class."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a run says of itself is in its row
         return guidance.corrected(guided(model, label, w), n, steps=steps, seed=seed, progress=False)
 
 
 def size(table: Table) -> tuple[int, int]:
-    """Images of a class, and steps."""
+    """Return how many images a class has, and how many steps a run."""
     return (4, 5) if table.quick else (EACH, STEPS)
 
 
 def judged(task: Task, x: Tensor, labels: Tensor) -> Values:
-    """The columns of images in [0, 1]."""
+    """Return the columns of images in [0, 1]."""
     found = task.judged(x, labels)
     return {column: found[column] for column in JUDGED}
 
 
 def unweighted(task: Task, w: float, seed: int) -> Values:
-    """Images of all classes without weights."""
+    """Judge images of all classes without weights."""
     (n, steps), classes, model = size(task.table), len(task.right), task.model.to(task.table.device)
     x = torch.cat([plain(model, c, w, n, steps, classes * seed + c) for c in range(classes)])
     return judged(task, as_images(x, SCALING), torch.arange(classes).repeat_interleave(n))
 
 
 def weighted(task: Task, w: float, seed: int) -> Values:
-    """Images of all classes by weighted runs, and what these say of themselves."""
+    """Judge images of all classes by weighted runs, and return what these say of themselves too."""
     (n, steps), classes, model = size(task.table), len(task.right), task.model.to(task.table.device)
     runs = [weigh(model, c, w, n, steps, classes * seed + c) for c in range(classes)]
     draws = torch.Generator().manual_seed(seed)
@@ -97,7 +98,7 @@ def weighted(task: Task, w: float, seed: int) -> Values:
 
 
 def floor(task: Task, seed: int) -> Values:
-    """Training images in place of samples, as many."""
+    """Judge as many training images in place of samples."""
     images = SPLITS[task.data]().train
     some = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
     some = some[: size(task.table)[0] * len(task.right)]

@@ -1,8 +1,9 @@
-"""How often the error that a run of a product states covers what the normaliser is off by.
+"""A block of `benchmarks.weighted_table`: how often the errors that weighted runs state cover what their normaliser is off by.
 
-The share of runs whose normaliser is within one and two of their own stated errors, for which 0.68 and 0.95 are nominal: of
-guidance along a mode of the ring, of random mixtures, another for each run, which nothing was chosen on, and of posteriors
-given several observations.
+A row is a kind of product: guidance along a mode of the ring, or of random mixtures, another for each run, which nothing was
+chosen on, or posteriors given several observations. ``within one`` and ``within two`` are the shares of runs whose normaliser
+is within so many of their own stated errors, nominally 0.68 and 0.95; ``bias`` and ``spread`` are mean and standard deviation
+of what it is off by, and ``stated`` is the median of the stated errors.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ RUNS, DEAR = 100, 25  # of a row, and of one in eight dimensions
 
 
 def one_mode(w: float, run: int) -> Stated:
-    """Guidance along a mode of the ring."""
+    """Return guidance along a mode of the ring."""
     return _along(Guided(mixture_of(2), w))
 
 
 def of_random(dim: int, w: float, run: int) -> Stated:
-    """Guidance along a mode of a random mixture, another one for each run."""
+    """Return guidance along a mode of a random mixture, another one for each run."""
     return _along(Guided(sdegen.data.random_mixture(dim, modes=6, seed=2000 + run), w))
 
 
@@ -52,13 +53,13 @@ def _along(problem: Guided) -> Stated:
 
 
 def observed(number: int, dim: int, run: int) -> Stated:
-    """The posterior given so many observations of one datum, others for each run."""
+    """Return the posterior given so many observations of one datum, others for each run."""
     found = posterior(number, dim, run)
     return Stated(found.product, multiply_laws(found.factors).log_normaliser)
 
 
 def covered(problem: Problem, n: int, runs: int, run_of: Weighted, seed: int) -> Values:
-    """How often the stated error of a kind of run covers what the normaliser is off by."""
+    """Return how often the stated error of a kind of run covers what the normaliser is off by."""
     off, stated = [], []
     for run in range(1000 * seed, 1000 * seed + runs):
         product, log_normaliser = problem(run)

@@ -1,11 +1,11 @@
-"""Guidance along one mode of a mixture by weighted runs, beside the law that it states.
+"""Two blocks of `benchmarks.weighted_table`: guidance along a mode of a mixture by weighted runs, beside the law it states.
 
-With exact scores, ``p(x | c)^w p(x)^(1 − w)`` is the mode, thinned by the probability of the class to the power ``w − 1``, which
-rejection samples in any dimension, and whose mean is the normaliser. Distances are sliced W2 over the mode's standard deviation;
-the first column is that of as many exact samples. `ancestors` is the effective share of the first particles that have
-descendants, by which a run is judged; ``log Z`` is off by the column of that name, beside the error that the run states, which
-is left out where a run says that too few ancestors are left to know it. A seed is another run. Runs have 2,000 particles and a
-hundred steps, or what the name of the row says.
+With exact scores, ``p(x | c)^w p(x)^(1 − w)`` is the mode, thinned by the probability of the class to the power ``w − 1``,
+which rejection samples in any dimension, and whose mean is the normaliser. Distances are sliced W2 over the mode's standard
+deviation; the first column is that of as many exact samples. `ancestors` is the effective share of the first particles that
+have descendants, by which a run is judged; ``log Z`` is off by the column of that name, beside the error that the run states:
+the mean over the runs that know it, as some say that too few ancestors are left to know it. A seed is another run. Runs have
+2,000 particles and a hundred steps, or what the name of the row says.
 
 Where members know their densities, `anneal_product` has exact weights, in half the steps, each of two evaluations. The
 mixtures there are others than those its default was chosen on, in more than two dimensions another one for each seed.
@@ -44,7 +44,7 @@ STEPS, SCALES = 100, (2.0, 3.0, 5.0)
 
 
 def mixture_of(dim: int, seed: int = 0, std: float = 0.5) -> GaussianMixture:
-    """The ring in the plane, a random mixture in more dimensions."""
+    """Return the ring in the plane, a random mixture in more dimensions."""
     return sdegen.data.gaussian_ring(std=std) if dim == 2 else sdegen.data.random_mixture(dim, modes=8, seed=seed)
 
 
@@ -61,11 +61,11 @@ class Guided:
         self.unit = self.mode.moments().variance().sqrt().item()
 
     def _odds(self, x: Tensor) -> Tensor:
-        """The probability of the class to the power ``w − 1``."""
+        """Return the probability of the class to the power ``w − 1``."""
         return self.law.component_log_prob(x).softmax(1)[:, 0] ** (self.w - 1)
 
     def sample(self, n: int, seed: int) -> Tensor:
-        """`n` exact samples, by rejection."""
+        """Draw `n` exact samples, by rejection."""
         draws, found = torch.Generator().manual_seed(seed), torch.empty(0, *self.law.event_shape, dtype=torch.float64)
         while len(found) < n:
             x = self.mode.sample(4 * n, draws)
@@ -77,17 +77,17 @@ Weighted = Callable[[guidance.Product, int, int], guidance.Particles]
 
 
 def correct(product: guidance.Product, n: int, seed: int, steps: int = STEPS) -> guidance.Particles:
-    """A run by scores alone."""
+    """Run particles that are weighted by scores alone."""
     return guidance.corrected(product, n, steps=steps, seed=seed, progress=False)
 
 
 def anneal(product: guidance.Product, n: int, seed: int) -> guidance.Particles:
-    """A run by densities of half the steps, and so of as many evaluations, as each step has a move."""
+    """Run particles that are weighted by densities, in half the steps, each of two evaluations, as it has a move."""
     return guidance.anneal_product(product, n, steps=STEPS // 2, seed=seed, progress=False)
 
 
 def guided(dim: int, w: float, n: int, seed: int, steps: int = STEPS) -> Values:
-    """A run of guidance, corrected and not."""
+    """Judge a run of guidance by scores, weighted and not."""
     problem = Guided(mixture_of(dim), w)
     exact = problem.sample(n, 10_000 + seed)
 
@@ -112,7 +112,7 @@ def guided(dim: int, w: float, n: int, seed: int, steps: int = STEPS) -> Values:
 
 
 def annealed(dim: int, w: float, n: int, seed: int) -> Values:
-    """A run of guidance whose members know their densities; in more than two dimensions a seed is another mixture."""
+    """Judge a run of guidance whose members know their densities; in more than two dimensions a seed is another mixture."""
     problem = Guided(mixture_of(dim, 1 + seed), w)
     exact = problem.sample(n, 10_000 + seed)
 
@@ -131,13 +131,13 @@ def annealed(dim: int, w: float, n: int, seed: int) -> Values:
 
 
 def known(value: float | None) -> float:
-    """A number that a run has estimated."""
+    """Return a number that a run has estimated, which is not None."""
     assert value is not None
     return value
 
 
 def stated(found: guidance.Particles) -> list[float | None] | None:
-    """The error that a run states; None where it says that it cannot know it."""
+    """Return the error that a run states; None where it says that it cannot know it."""
     error = known(found.evidence_error)
     return [error, None] if math.isfinite(error) else None
 

@@ -1,4 +1,9 @@
-"""Weighted runs of products of several observations of one datum, ``∏ p(x | y_i) p(x)^(1 − n)``: the posterior is known."""
+"""A block of `benchmarks.weighted_table`: posteriors given several observations of one datum, ``∏ p(x | y_i) p(x)^(1 − n)``.
+
+A row is a number of observations and of dimensions. ``width`` is the spread of the weighted particles over that of the
+posterior, ``mean off`` the distance of their mean from its mean, in standard errors of as many exact draws, whose own would be
+1, and ``log Z off`` what the logarithm of the normaliser is off by, beside the error that the run states.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +31,7 @@ class Observed(NamedTuple):
 
 
 def posterior(number: int, dim: int, seed: int) -> Observed:
-    """The posterior of a Gaussian datum given so many observations, which a seed draws."""
+    """Return the posterior of a Gaussian datum given so many observations, which a seed draws."""
     prior = GaussianMixture(torch.ones(1), torch.zeros(1, dim), torch.linspace(0.5, 2.0, dim)[None])
     measured = measurements.Linear(torch.eye(dim) + 0.5 * torch.ones(dim, dim).triu(1), 1.0)
     draws = torch.Generator().manual_seed(seed)
@@ -41,7 +46,7 @@ def posterior(number: int, dim: int, seed: int) -> Observed:
 
 
 def several(number: int, dim: int, n: int, seed: int) -> Values:
-    """A run of the posterior given so many observations of one datum."""
+    """Judge a run of the posterior given so many observations of one datum."""
     problem = posterior(number, dim, seed)
     found, (mean, C) = correct(problem.product, n, seed), problem.law.moments()
     variances = C.diagonal()

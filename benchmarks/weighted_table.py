@@ -46,7 +46,9 @@ PLANAR: dict[str, tuple[tuple[GaussianMixture, float], ...]] = {
 
 
 def planar(name: str, n: int, seed: int) -> Values:
-    """A product in the plane that has no closed form, by exact weights, beside the law by quadrature."""
+    """Judge runs of a product in the plane that has no closed form, by exact weights and unweighted, beside the law by
+    quadrature.
+    """
     factors = PLANAR[name]
     law = PlanarLaw(
         lambda x: sum((power * p.log_prob(x) for p, power in factors), torch.zeros(len(x))), (-14, -14), (14, 14), 200

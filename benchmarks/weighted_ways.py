@@ -1,7 +1,8 @@
-"""Published ways of guidance, by the flow in as many steps, beside the law that guidance states.
+"""A block of `benchmarks.weighted_table`: published ways of guidance, in as many steps, beside the law that guidance states.
 
-Sliced W2 in multiples of the floor, also for modes that overlap, of three times the width. Autoguidance has the mode blurred to
-twice its variance for its weaker model, and states another law than the others.
+A row is a way on a target, a column the scale of guidance: sliced W2 in multiples of the floor, also for modes that overlap,
+of three times the width. Autoguidance has the mode blurred to twice its variance for its weaker model, and states another law
+than the others.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ Labelled = Callable[[sdegen.ExactConditional, float, Guided], sdegen.models.Scor
 
 
 def interval_of(sde: sdegen.LinearSDE) -> tuple[float, float]:
-    """The times between whose levels guidance acts, ``σ / α`` from .3 to 5 in units of the process."""
+    """Return the times between whose levels guidance acts, ``σ / α`` from .3 to 5 in units of the process."""
     low, high = (float(sde.time(torch.tensor(level, dtype=torch.float64) ** -2)) for level in (0.3, 5.0))
     return low, high
 
 
 def blurred(m: sdegen.ExactConditional, w: float, problem: Guided) -> guidance.Autoguidance:
-    """Guidance of the mode away from the mode with twice the variance."""
+    """Return guidance of the mode away from the mode with twice the variance."""
     weak = GaussianMixture(torch.ones(1), problem.mode.means, 2 * problem.mode.covariances)
     return guidance.Autoguidance(guidance.Without(m, label=torch.tensor(0)), sdegen.Exact(m.sde, weak), w)
 
@@ -53,7 +54,7 @@ WAYS: dict[str, Labelled] = {
 
 
 def flow(way: Labelled, w: float, problem: Guided, n: int, seed: int) -> Tensor:
-    """Samples of a way of guidance by the flow."""
+    """Draw samples of a way of guidance by the flow."""
     labelled = sdegen.ExactConditional(sdegen.VP(), [problem.mode], problem.law)
     model, sampler = way(labelled, w, problem), samplers.DDIM(STEPS)
     if way is blurred:
@@ -62,7 +63,7 @@ def flow(way: Labelled, w: float, problem: Guided, n: int, seed: int) -> Tensor:
 
 
 def weighted(run_of: Weighted, w: float, problem: Guided, n: int, seed: int) -> Tensor:
-    """Samples of a weighted run, drawn by their weights."""
+    """Draw samples of a weighted run, by their weights."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `guided` says what such runs are worth
         found = run_of(problem.product, n, seed)
@@ -86,7 +87,7 @@ PLACES = {
 
 
 def named(place: str, case: str, n: int, seed: int) -> Values:
-    """Samples beside the law that guidance states, at each scale, in multiples of the floor."""
+    """Return the distance of samples from the law that guidance states, at each scale, in multiples of the floor."""
     row: Values = {}
     for w in SCALES:
         dim, std = PLACES[place]

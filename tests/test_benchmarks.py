@@ -472,10 +472,21 @@ def test_rows_whose_changes_moved_no_row_are_not_computed_again(place: Place, mo
     assert "5 of the rows read are of earlier code, or" in place.run("--stale", "--draw", "3", seeds=4)
 
 
+def test_texts_of_seeds_that_differ_are_counted_and_go_before_numbers() -> None:
+    """What one seed says does not stand for all of them."""
+    rows = [
+        {"by": "a", "all": "x", "some": [1.0, None]},
+        {"by": "b", "all": "x", "some": "diverges"},
+        {"by": "b", "all": "x"},
+    ]
+    found = tables.combine(cast(list[Values], rows))
+    assert found == {"seeds": (3.0, None), "by": "b (2 of 3)", "all": "x", "some": "diverges (1 of 2)"}
+
+
 def test_a_row_that_is_computed_again_says_which_of_its_values_moved() -> None:
-    assert tables.moved({"a": [1.0, 0.5], "b": "x"}, {"a": [1.0, 0.5], "b": "x"}) == "all values as before"
-    assert tables.moved({"a": 1.0}, {"a": 0.5}) == "1 of 1 values moved: a 0.5000, before 1.0000"
-    said = tables.moved({"a": [1.0, None], "b": [2.0, 0.1]}, {"a": [1.0, None], "b": [2.5, 0.1], "c": "new"})
+    assert tables.describe_moves({"a": [1.0, 0.5], "b": "x"}, {"a": [1.0, 0.5], "b": "x"}) == "all values as before"
+    assert tables.describe_moves({"a": 1.0}, {"a": 0.5}) == "1 of 1 values moved: a 0.5000, before 1.0000"
+    said = tables.describe_moves({"a": [1.0, None], "b": [2.0, 0.1]}, {"a": [1.0, None], "b": [2.5, 0.1], "c": "new"})
     assert said == "2 of 3 values moved: b 2.5000 ± 0.1000, before 2.0000 ± 0.1000; c new, before –"
 
 
