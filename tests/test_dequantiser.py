@@ -195,6 +195,8 @@ def test_learned_noise_is_saved_with_its_cells(scaling: Scaling, tmp_path: Path)
 def test_bytes_and_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shape = \(3, 4\); give \(D,\) for vectors"):
         Dequantiser((3, 4))
+    with pytest.raises(ValueError, match=r"a side of shape = 0"):
+        Dequantiser((1, 0, 2))
     for shape in ((1,), (1, 3, 4)):
         with pytest.raises(ValueError, match="cannot be halved; give couplings=0"):
             Dequantiser(shape)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import guidance, losses
+from sdegen.laws import products
 from sdegen.laws.derivatives import (
     Divergence,
     ExactDivergence,
@@ -342,3 +345,26 @@ def test_threads_take_forward_derivatives_without_meddling_with_each_other() -> 
 
     with ThreadPoolExecutor(4) as threads:
         assert max(threads.map(take, range(1, 5))) < 1e-12
+
+
+def test_reverse_mode_is_tried_at_the_second_call_of_a_run_and_taken_from_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    for name in ("value_and_slopes", "value_and_slopes_back"):
+
+        def watched(name: str, function: Any, *args: Any) -> Any:
+            asked.append(name)
+            return function(*args)
+
+        monkeypatch.setattr(products, name, partial(watched, name, getattr(products, name)))
+    run, x = products.Products(), torch.randn(2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        for want in (
+            ["value_and_slopes"],
+            ["value_and_slopes", *2 * ["value_and_slopes_back"]],
+            ["value_and_slopes_back"],
+        ):
+            asked.clear()
+            run(torch.sin, x, torch.ones(1, 2, 3, dtype=torch.float64), either=True)
+            assert asked == want

@@ -118,7 +118,7 @@ class Products:
 
     def __init__(self) -> None:
         self.forward = True
-        self._calls = 0  # by forward mode
+        self._called = False  # by forward mode
         self._backward: bool | None = None  # whether reverse mode does as well, once that was tried
         self._width = 0  # numbers in the largest tensor that the field makes of a state, once it is known
 
@@ -142,7 +142,7 @@ class Products:
                 try:
                     if either and few and self._take_back(field, x, directions):
                         return value_and_slopes_back(field, x, directions)
-                    self._calls += 1
+                    self._called = True
                     return value_and_slopes(field, x, directions)
                 except torch.OutOfMemoryError:
                     raise
@@ -155,7 +155,7 @@ class Products:
 
         Only forward mode passes what a network computes under ``no_grad``. A single call is not worth the trial.
         """
-        if self._calls and self._backward is None:
+        if self._called and self._backward is None:
             ahead = dot(v, value_and_slopes(field, x, v)[1], axes=2)
             try:
                 back = dot(v, value_and_slopes_back(field, x, v)[1], axes=2)

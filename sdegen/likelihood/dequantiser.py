@@ -86,10 +86,12 @@ class Dequantiser(nn.Module):
     ) -> None:
         super().__init__()
         shape = tuple(shape)
-        if len(shape) not in (1, 3) or any(check_count("a side of shape", side) < 1 for side in shape):
+        if len(shape) not in (1, 3):
             raise ValueError(
                 f"shape = {shape}; give (D,) for vectors, (C, H, W) for images, and flatten what is neither."
             )
+        for side in shape:
+            check_count("a side of shape", side)
         check_count("couplings", couplings, 0), check_count("width", width), check_count("depth", depth)
         self.shape, self.scaling = shape, Scaling(-1, 1) if scaling is None else scaling
         self.couplings, self.width, self.depth = couplings, width, depth
