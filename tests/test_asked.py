@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import sdegen
 from sdegen import models, processes
+from sdegen.identity import differing_constants
 from sdegen.laws import Units
 from sdegen.laws.coordinates import Log, SoftplusInverse
 from sdegen.models import Trainable
@@ -91,6 +92,12 @@ def test_weights_for_other_constants_are_refused(a: float, b: float, factor: flo
     model, other = (sdegen.Model(net(), sdegen.VP(*ends)) for ends in (given_, changed))
     with pytest.raises(ValueError, match=rf"trained with sde\.beta_{'min' if which == 0 else 'max'} = "):
         other.load_state_dict(model.state_dict())
+
+
+@settings(max_examples=50, deadline=None)
+@given(a=st.floats(1e-3, 1e3), part=st.floats(0.0, 0.9e-6) | st.floats(1.1e-6, 1e-3))
+def test_constants_of_one_number_differ_by_a_millionth_at_most(a: float, part: float) -> None:
+    assert bool(differing_constants({"a": a}, {"a": a * (1 + part)})) == (part > 1e-6)
 
 
 def test_weights_of_a_classifier_of_other_states_are_refused() -> None:

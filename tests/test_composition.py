@@ -199,3 +199,12 @@ def test_what_is_no_row_for_each_observation_is_refused(x: Tensor) -> None:
     model = sdegen.Model(nets.MLP(2, width=8, depth=1, conditions={"seen": nets.Vector(2)}), sdegen.VP())
     with pytest.raises(ValueError, match="x "):
         ComposedPosterior(AmortisedPosterior(model, PRIOR)).sample(3, x)
+
+
+@pytest.mark.parametrize(
+    ("theta", "error"),
+    [(torch.zeros(3), ValueError), (torch.zeros(2, 3), ValueError), (torch.zeros(2, 2).int(), TypeError)],
+)
+def test_parameters_of_another_kind_have_no_density(theta: Tensor, error: type[Exception]) -> None:
+    with pytest.raises(error, match="theta"):
+        ComposedPosterior(single(), draws=3).log_prob(theta, X)

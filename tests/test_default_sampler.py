@@ -103,6 +103,42 @@ def test_processes_that_are_not_scalar_are_followed_around_the_data_s_gaussian_w
     assert isinstance(around, samplers.Multistep) and isinstance(around.reference, samplers.PointMass)
 
 
+MASK = sdegen.measurements.Mask(torch.tensor([True, False]), std=0.3)
+MODELS: dict[str, sdegen.ScoreModel] = {
+    "matrix, known": sdegen.Exact(sdegen.CLD(), RING),
+    "matrix, unknown": sdegen.Model(sdegen.nets.MLP(4), sdegen.CLD()),
+    "measured": sdegen.Conditioned(guidance.PiGDM(sdegen.Exact(sdegen.VP(), RING), MASK), y=torch.tensor([0.5])),
+    "told, unknown": sdegen.Conditioned(
+        sdegen.Model(sdegen.nets.MLP(2, conditions={"seen": sdegen.nets.Vector(1)}), sdegen.VP()), seen=torch.zeros(1)
+    ),
+    "labelled": sdegen.Conditioned(sdegen.ExactConditional(sdegen.VP(), [RING], RING), label=0),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "eta", "orders"),
+    [
+        ("matrix, known", 0.0, {1: 2, 9: 2, 10: 3, 29: 3, 30: 3}),
+        ("matrix, known", 0.5, {1: 2, 8: 2, 9: 3, 29: 3, 30: 3}),
+        ("matrix, unknown", 0.0, {1: 1, 12: 1, 13: 2, 29: 2, 30: 3, 50: 3}),
+        ("measured", 0.0, {1: 2, 12: 2, 13: 3, 50: 3}),
+        ("measured", 0.5, {1: 2, 8: 2, 9: 3, 50: 3}),
+        ("labelled", 0.0, {1: 2, 12: 2, 13: 3, 50: 3}),
+        ("labelled", 0.5, {1: 2, 8: 2, 9: 3, 50: 3}),
+        ("told, unknown", 0.0, {1: 2, 12: 2, 13: 3, 50: 3}),
+        ("told, unknown", 0.5, {1: 2, 50: 2}),
+    ],
+    ids=str,
+)
+def test_the_order_and_the_power_of_the_grid_are_those_of_the_docstring(kind: str, eta: float, orders: Any) -> None:
+    for steps, order in orders.items():
+        chosen: Any = samplers.default(MODELS[kind], steps, eta)
+        assert (type(chosen), chosen.eta) == (samplers.ExponentialSDE if eta else samplers.Multistep, eta)
+        assert (chosen.steps, chosen.order) == (steps, order) and (eta or chosen.corrector)
+        late = (2 / 3, 0.3) if steps >= 30 else (1.0, 0.0)
+        assert (chosen.grid.power, chosen.grid.time) == (late if "matrix" in kind else (0.5, 0.0))
+
+
 class _Nowhere(sdegen.ScoreModel):
     def __init__(self, sde: Any) -> None:
         self.sde = sde

@@ -248,6 +248,12 @@ def test_chains_of_given_times(generator: torch.Generator) -> None:
     assert torch.equal(found.times, times) and found.terms.shape == (11, 20)
     assert not found.times.requires_grad and not found.terms.requires_grad
     assert found.stderr.isnan().all()  # one chain cannot tell
+    coarse = times.float()  # they stand for the numbers that they are
+    one, same = (
+        discrete_elbo(model, x, t, generator=torch.Generator().manual_seed(0)) for t in (coarse, coarse.double())
+    )
+    assert one.times.dtype == torch.float64 and torch.equal(one.times, coarse.double())
+    assert torch.equal(one.terms, same.terms)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from sdegen.samplers import (
 )
 from sdegen.samplers.moves import Asked
 from sdegen.samplers.polynomials import Polynomials
+from sdegen.samplers.references import ReferenceLaw
 from sdegen.testing import gaussian_data
 
 RING = sdegen.data.gaussian_ring(radius=4.0, std=0.8)
@@ -178,6 +179,32 @@ def test_matched_reference_takes_diagonal_moments_and_any_shape() -> None:
     want = sdegen.sample(model, x_T=x_T, sampler=ProbabilityFlow(rtol=1e-10, atol=1e-10), final="sample")
     got = sdegen.sample(model, x_T=x_T, sampler=Multistep(2, grids.Angle(), 2), final="sample")
     torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+
+
+class OneLaw(Reference):
+    """A law that is the same for every model."""
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        self.given = ReferenceLaw(mean, covariance, 1.0)
+
+    def law(self, model: sdegen.ScoreModel) -> ReferenceLaw:
+        return self.given
+
+
+@pytest.mark.parametrize(
+    "sde", [sdegen.VP(), sdegen.Blurring((1, 2, 2)), sdegen.CLD()], ids=lambda sde: type(sde).__name__
+)
+def test_one_variance_a_row_of_them_and_their_matrix_are_one_reference(sde: sdegen.LinearSDE) -> None:
+    mean, variance = torch.linspace(-1.0, 2.0, 4, dtype=torch.float64).reshape(1, 2, 2), torch.tensor(0.7).double()
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1, 2, 2, dtype=torch.float64), torch.tensor([0.3]))
+    model = sdegen.Exact(sde, law)
+    variances = [variance, variance.expand(4), variance.expand(4).diag()]
+    found = [
+        sdegen.sample(model, 3, sampler=Multistep(2, reference=OneLaw(mean, c)), seed=0, final="sample")
+        for c in variances
+    ]
+    for one in found[1:]:
+        torch.testing.assert_close(one, found[0], rtol=0, atol=1e-9)
 
 
 def test_two_step_data_prediction_is_dpm_solver_plus_plus() -> None:

@@ -18,7 +18,7 @@ from sdegen.samplers import Fitted, Multistep, ProbabilityFlow, default, share
 from sdegen.samplers.parameters import Parameters
 from sdegen.samplers.robust import cut_weights
 from sdegen.samplers.search import Search
-from sdegen.samplers.student import robust_least_squares
+from sdegen.samplers.student import Student, robust_least_squares
 from sdegen.testing import gaussian_data
 
 RING = sdegen.data.gaussian_ring(modes=8, radius=4.0, std=0.3)
@@ -119,6 +119,13 @@ def test_least_squares_that_few_rows_do_not_move(dtype: torch.dtype) -> None:
     assert_close(
         robust_least_squares(1e6 * features, 1e6 * target), robust_least_squares(features, target), rtol=1e-5, atol=1e-8
     )
+
+
+@pytest.mark.parametrize("number", [2, 3, 6])
+def test_a_student_steps_from_each_of_its_stops_to_the_next(number: int) -> None:
+    stops = torch.linspace(1.0, 0.1, number, dtype=torch.float64)
+    student = Student(stops, 2, samplers.Normal(), {})
+    assert student.steps == number - 1 and torch.equal(student.times(sdegen.VP(), False), stops)
 
 
 def test_where_fitting_does_not_help_the_default_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

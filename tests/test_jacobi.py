@@ -15,7 +15,7 @@ from torch import distributions as D
 
 from sdegen.laws.circle import log_wrapped, wrap
 from sdegen.laws.jacobi import LEAST_CLOCK, JacobiLaw
-from sdegen.laws.jacobi_series import orthonormal_jacobi, terms_needed
+from sdegen.laws.jacobi_series import JacobiSeries, orthonormal_jacobi, terms_needed
 from sdegen.laws.jacobi_short import _mean_without_pole, _slope_without_pole, angle_of, log_density_and_slope
 from sdegen.laws.mixtures import Moments
 from sdegen.laws.reflected import ReflectedGaussian
@@ -243,6 +243,19 @@ def test_a_sample_is_the_quantile_of_its_noise(a: float, b: float, clock: float)
             at = u.sigmoid()
             density = (law_of(real(x_s).expand(200), a, b, clock).log_prob(at) + at.log() + (-u).sigmoid().log()).exp()
             assert abs((density @ WEIGHTS) * (edges[k + 1] - edges[k]) - shares[k]) < 1e-9
+
+
+def test_after_a_long_time_quantiles_are_those_of_the_beta_law() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (3.0 * torch.rand(2, 300, dtype=d64, generator=generator) + math.log(0.02)).exp()
+    z, start = (torch.randn(300, dtype=d64, generator=generator) for _ in range(2))
+    x = JacobiSeries(start.sigmoid(), a, b, 80 / (a + b), 4).quantile(z)
+    p = special.ndtr(z.numpy())
+    want = torch.from_numpy(special.betaincinv(a.numpy(), b.numpy(), p))
+    beyond = torch.from_numpy(special.betaincinv(b.numpy(), a.numpy(), special.ndtr(-z.numpy())))
+    held = (want > 1e-290) & (beyond > 1e-10)  # where float64 has the logit to six digits
+    assert held.double().mean() > 0.8
+    torch.testing.assert_close(x[held].logit(), (want.log() - beyond.log())[held], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("a", "b"), PAIRS)

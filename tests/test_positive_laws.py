@@ -368,9 +368,9 @@ def moments_of_rows(data: Tensor) -> Moments:
 
 
 @every_process
-@pytest.mark.parametrize("spread", [0.3, 1.2])
-def test_priors_have_the_means_and_variances_of_the_state_at_the_end(sde: Any, spread: float) -> None:
-    data = draws_of(1.3, spread)
+@pytest.mark.parametrize(("middle", "spread"), [(1.3, 0.3), (1.3, 1.2), (0.01, 0.3)])
+def test_priors_have_the_means_and_variances_of_the_state_at_the_end(sde: Any, middle: float, spread: float) -> None:
+    data = draws_of(middle, spread)
     prior = sde.prior(moments_of_rows(data))
     mean, covariance = law_at_the_end(sde, data)
     if isinstance(sde, GeometricBrownianMotion):  # by the known moments of a log-normal law, correlations included
@@ -507,14 +507,14 @@ for sde in PROCESSES:
     for name in ("score", "log_prob"):
         call = lambda w, s=sde, name=name: getattr(s.kernel(ONE, 1.0, 1.0), name)(ONE)
         bad(f"{who}, {name} without noise", ValueError, call, "without noise", "sde.t_min")
-    moments = Moments(torch.tensor([-0.5]), torch.ones(1))
-    bad(
-        f"{who}, a prior for a negative mean",
-        ValueError,
-        lambda w, s=sde, m=moments: s.prior(m),
-        "mean of the data = -0.5",
-        "positive",
-    )
+    for mean in (-0.5, 0.0, math.nan):
+        bad(
+            f"{who}, a prior for a mean of {mean}",
+            ValueError,
+            lambda w, s=sde, m=mean: s.prior(Moments(torch.tensor([1.0, m]), torch.ones(2))),
+            f"mean of the data = {mean}",
+            f"since data of {who} are positive",
+        )
 bad(
     "geometric Brownian motion from 0",
     ValueError,

@@ -13,6 +13,7 @@ import torch
 from faults import ShrunkData, TooShort
 from quiet import quietly
 from torch import Tensor
+from torch.distributions import constraints
 
 import sdegen
 from sdegen import CLD, DDPM, EDM, OU, VE, VP, Cosine, DoubleWell, Rectified, SubVP
@@ -20,6 +21,7 @@ from sdegen.laws.mixtures import Moments
 from sdegen.processes.double_well import Stationary
 from sdegen.processes.tables import constant_betas, cosine_betas, sigmoid_betas
 from sdegen.testing import Report, check_sde, laws, sde_cases
+from sdegen.testing.laws import probes
 from sdegen.testing.sde import laws_of, left_out
 
 # --- what is right passes -----------------------------------------------------------------------------------------
@@ -335,6 +337,30 @@ def test_laws_are_checked_on_data_of_a_shape() -> None:
     assert "; state of shape (5,); if it takes data of one shape, check_sde(sde, shape=(2,))" in str(untold)
     with pytest.raises(ValueError, match="data and shape were both given"):
         check_sde(Lorenz(), data=torch.randn(4, 3), shape=(3,))
+
+
+DOMAINS = {
+    "line": (constraints.real, lambda x: x),
+    "half-line": (constraints.greater_than(-1.5), lambda x: -1.5 + (0.5 * x).exp()),
+    "interval": (constraints.interval(2.0, 5.0), lambda x: 3.5 + 1.5 * (0.25 * x).tanh()),
+}
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("units", [None, sdegen.laws.Units(0.7, 1.7)], ids=["plain", "in units"])
+def test_made_up_data_lie_in_the_domain_in_any_units(domain: str, units: sdegen.laws.Units | None) -> None:
+    within, want = DOMAINS[domain]
+    with probes.on_data(None, within, units):
+        x = probes.data(500, 3)
+        given = torch.arange(6.0).reshape(2, 3)
+        with probes.on_data(given):
+            assert torch.equal(probes.data(3, 7), given[[0, 1, 0]].double()) and probes.shapes() == ((3,),)
+        assert torch.equal(probes.data(500, 3), x) and probes.shapes() == probes.SHAPES
+    normal = probes.data(500, 3)
+    assert torch.equal(normal, torch.randn(500, 3, dtype=torch.float64, generator=probes.generator()))
+    if units is not None and domain != "line":
+        x = units.standardise(x)
+    torch.testing.assert_close(x, want(normal), rtol=1e-12, atol=1e-12)
 
 
 def test_unknown_law_is_refused() -> None:

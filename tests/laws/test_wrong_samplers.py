@@ -12,8 +12,9 @@ from torch import Tensor
 
 import sdegen
 from sdegen.samplers import DDIM, Ancestral, Heun, Langevin, Multistep, Sampler
-from sdegen.testing import check_sampler, response, sampler_cases
+from sdegen.testing import check_sampler, gaussian_data, response, sampler_cases
 from sdegen.testing.report import Violation
+from sdegen.testing.samplers import Case
 
 
 class LosesAMove(DDIM):
@@ -159,9 +160,20 @@ def test_numbers_of_a_broken_order_are_printed() -> None:
     assert "observed order 1.98 with error" in str(report) and "claimed 3" in str(report)
 
 
+def test_runs_begin_with_the_law_at_the_first_time_and_are_held_to_the_law_at_the_last() -> None:
+    sde = sdegen.VE()
+    case = Case(DDIM, sde, None, (2, 4), 0.1, False)
+    x, (mean, covariance) = case.states(case.few, 4000).flatten(1), case.truth(case.few)
+    of_data = gaussian_data().covariances[0]
+    first, last = (of_data + sde.sigma(t).square() * torch.eye(2) for t in case.few.times(sde, False)[[0, -1]])
+    torch.testing.assert_close(covariance, last)
+    torch.testing.assert_close(mean, gaussian_data().means[0])
+    assert (x.T.cov() - first).norm() < 5 * (2 / 4000) ** 0.5 * first.norm()
+
+
 def test_a_run_that_is_not_affine_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="Clamps is not affine in its start"):
-        response(Clamps(4), sdegen.Exact(sdegen.VP(), sdegen.testing.gaussian_data()))
+        response(Clamps(4), sdegen.Exact(sdegen.VP(), gaussian_data()))
 
 
 def test_what_is_no_sampler_and_no_linear_process_is_refused() -> None:
