@@ -17,6 +17,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_iter
 
 from .show import show_value
 from .signatures import Overridable
@@ -137,12 +139,50 @@ def _making(init: Callable[..., None]) -> Callable[..., None]:
 def isolated() -> Iterator[None]:
     """Compute within a ``with`` block as if the caller were in no transformation of functions (``torch.func``), no inference mode
     and under no default device: what is kept must bear no trace of who first asked for it.
+
+    Raises
+    ------
+    RuntimeError
+        If the block computes with a tensor of such a transformation, as of a closure: its derivatives would be lost.
     """
     cpu, grad = torch.device("cpu"), torch.is_grad_enabled()
-    # Within a device's context every operation passes through Python, so it is entered where another device is the default alone.
+    # Within either context every operation passes through Python, so each is entered where it may change anything alone.
     home = nullcontext() if torch.get_default_device() == cpu else cpu
-    with torch._C._DisableFuncTorch(), torch.inference_mode(False), torch.set_grad_enabled(grad), home:
+    transform = torch._C._functorch.peek_interpreter_stack()
+    watch = nullcontext() if transform is None else _Watch(transform.level())
+    with torch._C._DisableFuncTorch(), torch.inference_mode(False), torch.set_grad_enabled(grad), home, watch:
         yield
+
+
+class _Watch(TorchFunctionMode):
+    """A context that refuses to compute with tensors of the transformations of functions around it (``torch.func``).
+
+    Parameters
+    ----------
+    level
+        How many of these there are; tensors of those within the block have a higher one.
+    """
+
+    def __init__(self, level: int) -> None:
+        super().__init__()
+        self.level = level
+
+    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        read = func.__name__ not in _OF_SHAPE and any(map(self._transformed, tree_iter((args, kwargs))))
+        if read:
+            raise RuntimeError(
+                "a tensor that torch.func transforms is used where what is computed is kept beyond the transformation, as a "
+                "tensor in a closure of a process's coefficients is; let the process have it as an attribute "
+                "(self.beta = beta), where it is seen, or differentiate by torch.autograd.grad."
+            )
+        return func(*args, **(kwargs or {}))
+
+    def _transformed(self, value: Any) -> bool:
+        """Tell whether a value is a tensor of a transformation around the block."""
+        return isinstance(value, Tensor) and 0 < torch._C._functorch.maybe_get_level(value) <= self.level
+
+
+_OF_SHAPE = {"__get__", "size", "dim", "numel", "__len__", "is_floating_point", "is_complex"}  # what reads no numbers
 
 
 def isolated_for(thing: Any) -> AbstractContextManager[None]:

@@ -4,6 +4,7 @@ another default device."""
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -102,3 +103,108 @@ def test_nor_do_matrix_processes_and_rules_of_quadrature(first: str) -> None:
     copy.deepcopy([sde, *(rule(7) for rule in rules)])
     ask_all(t.requires_grad_()).sum().backward()
     assert torch.equal(t.grad, torch.full_like(t, ask_all(torch.ones_like(t))[0].item()))
+
+
+class Held:
+    """An object that nothing looks into."""
+
+    def __init__(self, rate: Tensor) -> None:
+        self.kept = [{"rate": rate}]
+
+
+# Where a coefficient has its rate from, where the process itself shows none of it.
+HIDDEN: dict[str, Callable[[Tensor], Callable[[], Tensor]]] = {
+    "closure": lambda rate: lambda: rate,
+    "function in a closure": lambda rate: (lambda inner: lambda: 1.0 * inner())(lambda: rate),
+    "default": lambda rate: lambda given=rate: given,
+    "object": lambda rate: (lambda held: lambda: held.kept[0]["rate"])(Held(rate)),
+}
+ALONG: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
+    "grad": lambda f, rate: torch.func.grad(f)(rate),
+    "vjp": lambda f, rate: torch.func.vjp(f, rate)[1](torch.ones_like(rate))[0],
+    "jvp": lambda f, rate: torch.func.jvp(f, (rate,), (torch.ones_like(rate),))[1],
+    "jacfwd": lambda f, rate: torch.func.jacfwd(f)(rate),
+}
+NOISE = torch.tensor([[1.0, 0.3], [0.0, 0.8]], dtype=torch.float64)
+
+
+def of_rate(process: str, rate: Callable[[], Tensor]) -> sdegen.LinearSDE:
+    """Make a process whose coefficients read a rate."""
+
+    class Scalar(sdegen.ScalarSDE):
+        def f(self, t: Tensor) -> Tensor:
+            return -rate() * t
+
+        def g(self, t: Tensor) -> Tensor:
+            return (1 + rate() * t).sqrt()
+
+    class Schedule(sdegen.ScheduleSDE):
+        def alpha(self, t: Tensor) -> Tensor:
+            return (-rate() * t).exp()
+
+        def sigma(self, t: Tensor) -> Tensor:
+            return (-torch.expm1(-2 * rate() * t)).sqrt()
+
+    class ByRates(sdegen.CoordinateSDE):
+        def f(self, t: Tensor) -> Tensor:
+            return -t[..., None] * rate() * RATES
+
+        def g(self, t: Tensor) -> Tensor:
+            return (1 + t[..., None] * RATES).sqrt()
+
+    class Correlated(sdegen.CorrelatedSDE):
+        def F(self, t: Tensor) -> Tensor:
+            return -rate() * torch.eye(2, dtype=torch.float64)
+
+        def G(self, t: Tensor) -> Tensor:
+            return NOISE
+
+    return {"scalar": Scalar, "schedule": Schedule, "coordinates": ByRates, "correlated": Correlated}[process]()
+
+
+ASKED: dict[str, Callable[[sdegen.LinearSDE], Tensor]] = {
+    "score": lambda sde: sdegen.Exact(sde, WIDE).score(torch.ones(1, 2, dtype=torch.float64), 0.4).sum(),
+    "signal": lambda sde: sde.marginal(torch.tensor([0.4]).double()).Phi(torch.ones(1, 2).double()).sum(),
+    "time": lambda sde: sde.time(torch.tensor(0.7, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("process", ["scalar", "schedule", "coordinates", "correlated"])
+def test_derivatives_by_what_a_coefficient_hides_are_right_or_refused(process: str, asked: str) -> None:
+    """What is kept is computed outside of a transformation, which takes hidden tensors of it for constants."""
+    draw = random.Random(f"{process} {asked}")
+    rate, step = torch.tensor(draw.uniform(0.8, 3.0), dtype=torch.float64), 1e-4
+    place, along = HIDDEN[draw.choice([*HIDDEN])], ALONG[draw.choice([*ALONG])]
+
+    def value(rate: Tensor) -> Tensor:
+        return ASKED[asked](of_rate(process, place(rate)))
+
+    want = (value(rate + step) - value(rate - step)) / (2 * step)
+    try:
+        found = along(value, rate)
+    except RuntimeError as failure:
+        found, refused = None, str(failure)
+    if found is None:
+        assert "a tensor that torch.func transforms" in refused
+    else:
+        torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("along", ["grad", "vjp", "jvp"])
+def test_an_attribute_is_seen(along: str) -> None:
+    """What a refusal proposes."""
+
+    class Own(sdegen.ScalarSDE):
+        def __init__(self, rate: Tensor) -> None:
+            self.rate = rate
+
+        def f(self, t: Tensor) -> Tensor:
+            return -self.rate * torch.ones_like(t)
+
+        def g(self, t: Tensor) -> Tensor:
+            return torch.ones_like(t)
+
+    rate, t = torch.tensor(1.3, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    found = ALONG[along](lambda rate: Own(rate).alpha(t), rate)
+    torch.testing.assert_close(found, -t * (-rate * t).exp())

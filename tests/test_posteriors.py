@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import random
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from scipy.special import dawsn
 
 import sdegen
 from sdegen import grids, metrics, samplers
@@ -373,6 +376,26 @@ def test_dps_stays_with_the_data_however_few_the_steps_and_precise_the_measureme
     x = sdegen.sample(DPS(sdegen.Exact(sdegen.VP(), law), A), 200, sampler=sampler, seed=0, y=y)
     away = (x - law.moments().mean).square().sum(1) / law.moments().covariance.trace()
     assert away.max() < 10
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_dps_draws_from_the_law_that_it_states_for_gaussian_data(seed: int) -> None:
+    draw, n = random.Random(seed), 4000
+    sde, d = PROCESSES[draw.randrange(4)], draw.randint(1, 3)
+    v = draw.uniform(0.6, 1.4)
+    r = draw.uniform(0.3, 1.2) / d  # of which no guidance meets its bound
+    s, y = (v / r) ** 0.5, torch.tensor([draw.uniform(-1.5, 1.5) * v**0.5 for _ in range(d)], dtype=torch.float64)
+    law = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, d + 1), torch.tensor([v]))
+    model = DPS(sdegen.Exact(sde, law), Mask([True] * d + [False], s))
+    square_root = (2 * r) ** 0.5
+    stated = {
+        samplers.ExponentialSDE(150): (1 - math.exp(-r), s * ((1 - math.exp(-2 * r)) / 2) ** 0.5),
+        samplers.Multistep(60): (square_root * float(dawsn(square_root / 2)), v**0.5 * math.exp(-r / 2)),
+    }
+    for sampler, (share, std) in stated.items():
+        x = sdegen.sample(model, n, sampler=sampler, seed=seed, y=y)[:, :d].double()
+        assert ((x.mean(0) - share * y).abs() < 4 * std / n**0.5 + 0.01).all()
+        assert ((x.std(0) / std - 1).abs() < 4 / (2 * n) ** 0.5 + 0.01).all()
 
 
 @pytest.mark.parametrize("sampler", [samplers.DDIM(12), samplers.Ancestral(12), samplers.Multistep(12)], ids=name)

@@ -12,10 +12,11 @@ from .clean import Clipped, DynamicThreshold
 from .conjugate_gradients import conjugate_gradients, minimal_residuals
 from .contrast import Rescaled, RescaledGuidance, contrast
 from .densities import anneal_density
+from .dps import DPS
 from .feynman_kac import corrected
 from .free import Autoguidance, ClassifierFree, Extrapolated, Without
 from .kalman import KalmanUpdate
-from .measured import DPS, MeasurementGuidance, MomentMatching, PiGDM
+from .measured import MeasurementGuidance, MomentMatching, PiGDM
 from .misfit import Misfit, find_misfit
 from .mixed import Mixed
 from .particles import Particles

@@ -9,7 +9,7 @@ how much; `measurements.mixture_posterior` is the truth.
 
 from __future__ import annotations
 
-__all__ = ["CovarianceGuidance", "DPS", "GivenMeasurement", "MeasurementGuidance", "MomentMatching", "PiGDM"]
+__all__ = ["CovarianceGuidance", "GivenMeasurement", "MeasurementGuidance", "MomentMatching", "PiGDM"]
 
 from abc import abstractmethod
 from typing import Any
@@ -179,37 +179,6 @@ class MeasurementGuidance(GivenMeasurement, Tilted):
     def limit(self, slope: Tensor, m: int, t: Tensor | float) -> Tensor:
         """Return the slope, shortened to what `m` measured numbers can make at most; by default as it is."""
         return slope
-
-
-class DPS(MeasurementGuidance):
-    """Diffusion posterior sampling (DPS): a measurement model with ``Q = std²``, which ignores the uncertainty of the
-    predicted data, and whose guidance is shortened where it is longer than true guidance can be.
-
-    H. Chung et al., *Diffusion posterior sampling for general noisy inverse problems*, 2022, arXiv:2209.14687. At large noise
-    the slope is too steep by orders of magnitude, so that any step is too long; the paper gives the guidance a fixed length, one
-    for each step. Here the length has a bound. The true change of the predicted noise,
-    ``Rᵀ ∇ log p(y | x_t) = E[z | x_t] − E[z | x_t, y]``, has as its mean square what `y` takes from the variance of `z`: for
-    Gaussian data at most the number of measured numbers, or that of a datum's numbers if they are fewer. Guidance longer
-    than twice the root of that number is shortened to it. So a run cannot diverge: states are moved by multiples of the noise
-    that is left. Where steps are few or the measurement is precise, DPS is a coarse approximation all the same.
-
-    Parameters
-    ----------
-    model, measurement, scale, interval
-        As for `MeasurementGuidance`.
-    """
-
-    def apply_precision(
-        self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
-    ) -> Tensor:
-        """Return ``residual / std²``: the slope of the log-likelihood."""
-        return residual / std**2
-
-    def limit(self, slope: Tensor, m: int, t: Tensor | float) -> Tensor:
-        """Return the slope, shortened to ``|scale Rᵀ slope|² = 4 min(m, d)`` where it is longer; a datum has `d` numbers."""
-        push = self.scale * self._marginal(t).R.T(slope)
-        most = 4.0 * min(m, self.sde.project(slope)[0].numel())
-        return slope * rows((most / dot(push, push).clamp_min(most)).sqrt(), slope)
 
 
 class CovarianceGuidance(MeasurementGuidance):
