@@ -16,10 +16,10 @@ from functools import lru_cache
 from types import MappingProxyType, MethodType
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .precision import with_all_digits
 from .show import show_call
 from .waiting import at_hand
 
@@ -342,7 +342,6 @@ def check_numbers(
 def _as_numbers(name: str, value: Any, what: str) -> Tensor:
     """Return numbers as a tensor, those of Python with all their digits."""
     try:
-        known = isinstance(value, (Tensor, np.ndarray, np.generic))
-        return torch.as_tensor(value if known else np.asarray(value))
+        return with_all_digits(value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} is a {type(value).__name__}; {what}.") from None

@@ -200,6 +200,10 @@ OTHERS: dict[str, Callable[[], Any]] = {
     "log-variance": lambda: training.LogVariance(sdegen.data.gaussian_ring().log_prob),
     "path divergence": lambda: training.PathDivergence(sdegen.data.gaussian_ring().log_prob),
     "adjoint matching": lambda: training.AdjointMatching(sdegen.data.gaussian_ring().log_prob),
+    "units": lambda: sdegen.Units(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])),
+    "plane": lambda: sdegen.laws.PlanarLaw(lambda x: -x.square().sum(1), (-4, -4), (4, 4)),
+    "stationary": lambda: sdegen.processes.DoubleWell().prior(sdegen.Moments(torch.zeros(1), torch.ones(1))),
+    "wells": data.ManyWell, "moons": data.Moons,
 }  # fmt: skip
 
 
@@ -211,6 +215,15 @@ def test_nothing_that_remembers_can_be_set(name: str) -> None:
     for attribute in names:
         with pytest.raises(AttributeError, match=rf"{attribute} = .* cannot be set"):
             setattr(thing, attribute, 3)
+
+
+def test_units_are_of_the_numbers_that_they_were_made_of() -> None:
+    mean, std = torch.tensor([1.0, -2.0], dtype=torch.float64), torch.tensor([0.5, 3.0], dtype=torch.float64)
+    units, x = sdegen.Units(mean, std), torch.tensor([[2.0, 1.0]], dtype=torch.float64)
+    mean += 5
+    std *= 2
+    want = torch.tensor([[2.0, 1.0]], dtype=torch.float64)
+    assert torch.equal(units.standardise(x), want) and torch.equal(units.restore(want), x)
 
 
 def test_a_table_that_was_given_may_change_and_the_process_does_not() -> None:

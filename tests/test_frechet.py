@@ -172,7 +172,7 @@ def test_moments_keep_a_uniform_sample_of_rows():
 
 def test_moments_refuse_what_does_not_fit():
     moments = FeatureMoments("mine", "f00d")
-    with pytest.raises(ValueError, match="0 features so far"):
+    with pytest.raises(ValueError, match="0 images so far"):
         moments.mean  # noqa: B018
     moments.update(torch.zeros(0, 3))
     moments.update(torch.rand(5, 3))
@@ -329,9 +329,9 @@ def test_fid_warns_of_few_samples_and_refuses_others():
         fid(x[:, :9], y[:, :9])
     with pytest.warns(UserWarning, match="5 samples of 6 features"):
         fid_infinity(x[:, :6], y[:, :6])
-    with pytest.raises(ValueError, match="1 features so far"):
+    with pytest.raises(ValueError, match="1 images so far"):
         fid(x[:1, :1], y[:, :1])
-    with pytest.raises(ValueError, match="halves need at least 2"):
+    with pytest.raises(ValueError, match="each half of both needs 2: give at least 4"):
         fid_infinity(x[:3], y)
     with pytest.raises(ValueError, match="generated has features of dimension 12, real of 11"):
         fid(x, y[:, 1:])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
+import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 import sdegen
+from sdegen import guidance, measurements, metrics
 from sdegen.laws.empirical import Empirical
 from sdegen.laws.mixtures import GaussianMixture, Moments
 from sdegen.metrics import (
@@ -610,3 +614,62 @@ def test_points_of_a_kernel_estimate_are_counted_before_they_are_drawn(n: float)
 
     with pytest.raises(ValueError, match=rf"^n = {n}; it must be a whole number"):
         sdegen.metrics.kde_kl(draw, sdegen.data.gaussian_ring(), n=n)  # type: ignore[arg-type]
+
+
+RING = sdegen.data.gaussian_ring()
+
+
+def rows(n: int) -> torch.Tensor:
+    return RING.sample(n, torch.Generator().manual_seed(0))
+
+
+def images(n: int) -> torch.Tensor:
+    return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+EXACT, SUM = sdegen.Exact(sdegen.VP(), RING), measurements.Linear(torch.ones(1, 2, dtype=torch.float64), 0.5)
+PRODUCT, FLAT = guidance.Product([(EXACT, 0.5), (EXACT, 0.5)]), torch.nn.Flatten().eval()
+SEEN, CLOUD = torch.ones(1, dtype=torch.float64), gaussian([0.0, 0.0], 9.0)
+# What a standard error, or a weight, is made of, by the largest number that is too small for it.
+TOO_FEW: dict[str, tuple[int, Callable[[int], Any]]] = {
+    "kl, n": (1, lambda n: kl(RING, RING, n)),
+    "kl, x": (1, lambda n: kl(RING, RING, x=rows(n))),
+    "kl, densities": (1, lambda n: metrics.kl_from_log_ratio(torch.zeros(n), torch.zeros(n))),
+    "prior_gap": (1, lambda n: metrics.prior_gap(sdegen.VP(), RING, n=n)),
+    "kde_kl": (1, lambda n: metrics.kde_kl(RING.sample, RING, n=20, draws=n)),
+    "knn_kl": (119, lambda n: metrics.knn_kl(rows(n), rows(n))),
+    "mmd": (2, lambda n: metrics.mmd(rows(n), rows(n))),
+    "sliced": (1, lambda n: metrics.sliced_wasserstein(rows(n), rows(n))),
+    "projections": (1, lambda n: metrics.sliced_wasserstein(rows(9), rows(9), projections=n)),
+    "classifier": (3, lambda n: metrics.classifier_test(rows(n), rows(n))),
+    "crps": (1, lambda n: metrics.crps(torch.randn(n, 5), torch.randn(5))),
+    "shares": (1, lambda n: metrics.effective_share(torch.zeros(n))),
+    "fid": (1, lambda n: metrics.fid(images(n), images(n), FLAT)),
+    "fid_infinity": (3, lambda n: metrics.fid_infinity(images(n), images(n), FLAT)),
+    "kid": (2, lambda n: metrics.kid(images(n), images(n), FLAT)),
+    "precision": (7, lambda n: metrics.precision_recall(images(n), images(n), FLAT)),
+    "coverage": (11, lambda n: metrics.density_coverage(images(n), images(n), FLAT)),
+    "estimate": (1, lambda n: metrics.Estimate.of([1.0] * n)),
+    "twisted": (1, lambda n: guidance.twisted_smc(guidance.PiGDM(EXACT, SUM), n, steps=3, y=SEEN)),
+    "tilted": (1, lambda n: guidance.tilted_smc(EXACT, lambda x: x.sum(1), n, steps=3)),
+    "corrected": (1, lambda n: guidance.corrected(PRODUCT, n, steps=3)),
+    "product": (1, lambda n: guidance.anneal_product(PRODUCT, n, steps=3)),
+    "density": (1, lambda n: guidance.anneal_density(RING.log_prob, CLOUD, n)),
+    "importance": (1, lambda n: guidance.importance_sample(EXACT, RING.log_prob, n)),
+    "robustness": (1, lambda n: sdegen.baselines.robustness(lambda x: x, rows(n), torch.zeros(n).long(), [0.1])),
+    "diagnose": (63, lambda n: sdegen.diagnose(EXACT, RING, n=n)),
+    "validation": (1, lambda n: sdegen.fit(
+        sdegen.Model(sdegen.nets.MLP(2, width=8), sdegen.VP()), rows(9), steps=1, validation=rows(n), progress=False)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOO_FEW)
+def test_too_few_numbers_for_an_error_are_named_with_how_many_would_do(name: str) -> None:
+    largest, call = TOO_FEW[name]
+    n = random.Random(name).randint(1, largest)
+    with pytest.raises(ValueError, match=r"at least \d+") as refused:
+        call(n)
+    said = str(refused.value)
+    enough = int(re.search(r"at least (\d+)", said)[1])
+    assert n < enough == largest + 1
+    assert "values has" not in said or name == "estimate"  # it names what the caller gave

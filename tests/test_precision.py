@@ -5,6 +5,7 @@ What a half-precision run is held to is the same run in float64, from the same s
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import sdegen
-from sdegen import baselines, guidance, metrics, samplers
+from sdegen import baselines, guidance, metrics, processes, samplers
 from sdegen.guidance import measurements
 from sdegen.laws.coordinates import Whitening
 from sdegen.laws.empirical import pooled
@@ -24,6 +25,7 @@ from sdegen.laws.operators import Scale
 from sdegen.models.wrapper import Conditioned
 from sdegen.nets.plain import Perceptron
 from sdegen.precision import at_least_single, is_finer, narrowed, widened
+from sdegen.processes import times
 from sdegen.processes.grids import Angle
 from sdegen.samplers import Sampler
 from sdegen.training.averages import PowerEMA
@@ -839,3 +841,92 @@ def test_measures_of_half_precision_data_are_those_of_float64(name: str, dtype: 
     torch.manual_seed(0)
     want = numbers(MEASURES[name](x.double(), y.double()))
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+# What is made of numbers of Python alone: a float64 result takes nothing from torch's default dtype.
+LAW = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([0.7], dtype=torch.float64))
+LEVELS = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([0.5], dtype=torch.float64))
+TWO = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+Number = Callable[[], float]
+
+
+def toys(u: Number) -> list[Any]:
+    data = sdegen.data
+    return [
+        data.Moons(0.1 * u()),
+        data.Banana(u(), u()),
+        data.Funnel(3, u()),
+        data.Rings((u(), 1 + u())),
+        data.ManyWell(2),
+    ]
+
+
+def on(law: times.TimeLaw) -> Tensor:
+    return torch.stack([*law.draw(sdegen.VP(), 50, torch.Generator().manual_seed(0))])
+
+
+def clock(sde: sdegen.LinearSDE) -> Tensor:
+    t = torch.tensor([0.1, 0.7], dtype=torch.float64) * sde.T
+    return torch.cat(
+        [sde.log_snr(t), sde.time_of_log_snr(sde.log_snr(t)), torch.tensor([sde.t_min, sde.T], dtype=torch.float64)]
+    )
+
+
+FROM_NUMBERS: dict[str, Callable[[Number], Any]] = {
+    "clock of VP": lambda u: clock(sdegen.VP(u(), 20 * u())),
+    "clock of VE": lambda u: clock(sdegen.VE(0.01 * u(), 30 * u())),
+    "clock of CLD": lambda u: clock(sdegen.CLD(u(), u())),
+    "clock of OU": lambda u: clock(sdegen.OU(T=3 * u())),
+    "t_min of Jacobi": lambda u: processes.Jacobi(1 + u(), 1 + u(), speed=9 * u(), T=u()).t_min,
+    "kernel of Jacobi": lambda u: processes.Jacobi(1 + u(), 1 + u(), speed=9 * u()).law_after(TWO / 9, TWO[0]).log_prob(TWO / 7),
+    "t_min of CIR": lambda u: processes.CIR().t_min,
+    "lift": lambda u: clock(Lifted([[1.0 + u()], [u()]])),
+    "log-normal times": lambda u: on(times.LogNormalTimes(-u(), 1 + u())),
+    "importance times": lambda u: on(times.ImportanceTimes()),
+    "angle times": lambda u: on(times.AngleTimes()),
+    "log times": lambda u: on(times.LogTimes()),
+    "discrete times": lambda u: on(times.DiscreteTimes(30)),
+    "Karras": lambda u: sdegen.grids.Karras(20 * u(), 0.01 * u(), rho=7 * u())(sdegen.EDM(), 9),
+    "LogSNR": lambda u: sdegen.grids.LogSNR(end=1e-3 * u())(sdegen.VP(), 9),
+    "Angle": lambda u: sdegen.grids.Angle(0.5 * u(), 1e-3 * u())(sdegen.VP(), 9),
+    "Quadratic": lambda u: sdegen.grids.Quadratic(1e-3 * u())(sdegen.VP(), 9),
+    "estimate": lambda u: metrics.Estimate.of([u(), u(), u()]),
+    "units": lambda u: sdegen.Units(u(), u()).standardise(torch.tensor([0.3], dtype=torch.float64)),
+    "plane": lambda u: sdegen.laws.PlanarLaw(lambda x: -x.square().sum(1), (-3 - u(), -4), (3 + u(), 4), 20).moments().covariance,
+    "measurement": lambda u: seen(u()).score(torch.ones(1, 2, dtype=torch.float64), 0.3, y=[u(), u()]),
+    "prior gap": lambda u: metrics.prior_gap(sdegen.OU(T=u()), LEVELS),
+    "moments of toys": lambda u: [toy.moments().covariance.sum() for toy in toys(u)],
+    "draws of toys": lambda u: [toy.sample(9, torch.Generator().manual_seed(0)).sum() for toy in toys(u)],
+}  # fmt: skip
+
+
+def seen(std: float) -> guidance.PiGDM:
+    return guidance.PiGDM(sdegen.Exact(sdegen.VP(), LAW), measurements.Linear(torch.eye(2, dtype=torch.float64), std))
+
+
+class Lifted(processes.LiftedSDE):
+    """Two numbers of one, by a lift that is a list."""
+
+    def __init__(self, E: list[list[float]]) -> None:
+        self.E = E
+
+    def F(self, t: Tensor) -> Tensor:
+        return -torch.eye(2, dtype=torch.float64)
+
+    def G(self, t: Tensor) -> Tensor:
+        return torch.eye(2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", FROM_NUMBERS)
+def test_numbers_of_python_keep_their_digits_under_every_default_dtype(name: str) -> None:
+    found = []
+    for default in (torch.float64, torch.float32, torch.bfloat16):
+        draw = random.Random(name)
+        torch.set_default_dtype(default)
+        try:
+            found.append(FROM_NUMBERS[name](lambda draw=draw: draw.uniform(0.5, 1.5)))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    first, *others = [torch.as_tensor(v, dtype=torch.float64).flatten() for v in found]
+    for other in others:
+        assert torch.equal(other, first)

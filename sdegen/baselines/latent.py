@@ -15,7 +15,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_number, check_tensor
 from ..conditions import check_labels
 from ..laws.interpolation import slerp
-from ..metrics import Estimate
+from ..metrics.estimate import SPREAD, Estimate
 
 
 @check_arguments
@@ -232,6 +232,8 @@ def robustness(
     ValueError
         As for `fgsm`, or if there are fewer than two data.
     """
+    if len(x) < 2:
+        raise ValueError(f"x has {len(x)} rows; give at least 2{SPREAD}.")
     found = []
     for epsilon in epsilons:
         with torch.no_grad():

@@ -287,7 +287,9 @@ class ResidualFlow(NormalizingFlow):
             If there are fewer than two probes.
         """
         if probes < 2:
-            raise ValueError(f"probes = {probes}; a standard error needs two.")
+            raise ValueError(
+                f"probes = {probes}; a standard error is made of the spread of two or more: give at least 2."
+            )
         values = torch.stack([self._draw_estimate(x, generator, batch).detach() for _ in range(probes)])
         return values.mean(0), values.std(0) / math.sqrt(probes)
 

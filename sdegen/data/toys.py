@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number, check_tensor
-from ..fixed import kept_property
+from ..fixed import Fixed, kept_property
 from ..laws.interpolation import gauss
 from ..laws.mixtures import Moments
 from ..show import show_call
@@ -23,7 +23,7 @@ from ..show import show_call
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-class Toy(ABC):
+class Toy(Fixed, ABC):
     """The base class of toy laws of vectors.
 
     Attributes

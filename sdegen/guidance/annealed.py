@@ -17,7 +17,6 @@ from ..models.named import read_conditions
 from ..models.score import ScoreModel
 from ..progress import show_bar
 from ..samplers.noise import as_seed
-from ..samplers.start import check_conditions
 from .coupling import AcceptedNoise, CoupledCopy, WeighedData
 from .measuring import LinearMeasurement, Measurement
 from .particles import Particles, draw_indices, effective_size, refuse_rows
@@ -106,7 +105,6 @@ def annealed_smc(
     check_count("particles", particles), check_count("steps", steps), check_count("moves", moves)
     check_number("threshold", threshold, at_least=0, at_most=1)
     check_batch(batch)
-    check_conditions(model, cond)
     cond = read_conditions(model, cond, annealed_smc)
     draws = torch.Generator().manual_seed(as_seed(seed, generator))
     kind = CoupledCopy if isinstance(measurement, LinearMeasurement) else AcceptedNoise

@@ -25,7 +25,7 @@ from ..processes.grids import Grid
 from ..processes.linear import LinearSDE
 from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed, draw
-from ..samplers.start import check_conditions, check_known
+from ..samplers.start import check_known
 from .base import require_clean_means
 from .improper import refuse_improper
 from .members import MembersInBatches
@@ -33,6 +33,7 @@ from .particles import (
     ChainStep,
     Particles,
     chain_times,
+    check_particles,
     log_mean_exp,
     refuse_rows,
     resample,
@@ -128,10 +129,9 @@ def anneal_product(
     >>> abs(found.log_evidence - exact.log_normaliser) < 0.1
     True
     """
-    check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
+    check_particles(particles, threshold)
     check_number("late", late, at_least=0), check_count("moves", moves, at_least=0)
     check_batch(batch)
-    check_conditions(model, cond)
     cond = read_conditions(model, cond, anneal_product)
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     if abs(model.power - 1) > 1e-9:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_tensor
 from ..laws.draws import noise_like
 from ..laws.vectors import over_rows
 from ..models.score import ScoreModel
@@ -26,7 +27,6 @@ from ..processes.scalar import ScalarSDE, as_scalar
 from ..samplers.base import Sampler
 from ..samplers.exponential_sde import ExponentialSDE
 from ..samplers.run import sample
-from ..samplers.start import check_conditions
 from .measuring import LinearMeasurement, Measurement, as_measured, check_measured
 
 MOST = 2**13  # measured numbers, of which a square matrix is decomposed
@@ -81,7 +81,7 @@ class NoisedData(ABC):
         self.model, self.measurement, self.y = model, measurement, as_measured(y)
         self.generator, self.steps, self.batch, self.cond = generator, steps, batch, cond
         self.sde = _require_plain(model)
-        check_conditions(model, {"y": self.y})
+        check_tensor("y", self.y)
         measurement.refuse_mixing(model)
         self.evaluations = 0  # evaluations of the model so far, of each sample
 

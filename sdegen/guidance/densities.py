@@ -23,7 +23,7 @@ from ..progress import show_bar
 from ..samplers.noise import as_seed
 from ..warning import warn_caller
 from .near import data_near
-from .particles import Particles, log_mean_exp, resample
+from .particles import Particles, check_particles, log_mean_exp, resample
 
 ACCEPTED = 0.5  # share of the proposals that is to be accepted, by which the largest step is set
 WIDER = 4.0  # the mean square distance from the middle of the Gaussian, by its variance, beyond which it covers no law
@@ -98,7 +98,7 @@ def anneal_density(
     >>> abs(found.log_evidence - 3.0) < 4 * found.evidence_error
     True
     """
-    check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
+    check_particles(particles, threshold)
     check_count("levels", levels), check_count("settle", settle, at_least=0), check_number("spread", spread, at_least=0)
     draws = torch.Generator().manual_seed(as_seed(seed, generator))
     check_unmixed("log_prob", lambda x: _evaluate(log_prob, gaussian, x).log_f, data_near(gaussian.moments()))

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from ..arguments import check_arguments
-from ..checks import check_count, check_number
 from ..data.parts import check_batch
 from ..laws.powers import Normalised, multiply_components
 from ..models.modes import evaluating
@@ -29,11 +28,19 @@ from ..processes.linear import LinearSDE
 from ..progress import show_bar
 from ..samplers.exponential_sde import ExponentialSDE
 from ..samplers.noise import SampleNoise, as_seed, draw
-from ..samplers.start import check_conditions, check_known
+from ..samplers.start import check_known
 from ..warning import warn_caller
 from .base import require_clean_means
 from .improper import noised_members, refuse_improper
-from .particles import Particles, chain_times, log_mean_exp, refuse_early_end, refuse_rows, void_error_if_few
+from .particles import (
+    Particles,
+    chain_times,
+    check_particles,
+    log_mean_exp,
+    refuse_early_end,
+    refuse_rows,
+    void_error_if_few,
+)
 from .product import Product
 from .swarm import Precomputed, Stage, Swarm, stages_of
 
@@ -123,9 +130,8 @@ def corrected(
     >>> abs(found.log_evidence - exact.log_normaliser) < 0.01
     True
     """
-    check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
+    check_particles(particles, threshold)
     check_batch(batch)
-    check_conditions(model, cond)
     cond = read_conditions(model, cond, corrected)
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     eta_of_mean = _check_eta(model, eta)

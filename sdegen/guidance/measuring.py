@@ -26,7 +26,7 @@ from ..checks import kind_of
 from ..fixed import Fixed, is_unknown
 from ..laws.products import pull_back, value_and_slope
 from ..models.score import ScoreModel
-from ..precision import dtype_of, uncast
+from ..precision import dtype_of, uncast, with_all_digits
 from ..show import show_call
 from .conjugate_gradients import Map
 from .near import refuse_mixing
@@ -242,7 +242,7 @@ def as_measured(y: Any) -> Tensor:
         If it is no real numbers.
     """
     try:
-        given = torch.as_tensor(y)
+        given = with_all_digits(y)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"y {kind_of(y)}; give a tensor of what was measured, or numbers.") from None
     if given.is_complex():

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "ChainStep",
     "Particles",
+    "check_particles",
     "chain_times",
     "draw_indices",
     "effective_size",
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..checks import check_count, check_number
 from ..laws.draws import resample_systematically
 from ..laws.kernels import posterior
 from ..models.score import ScoreModel
@@ -272,6 +274,12 @@ def refuse_rows(model: ScoreModel, cond: dict[str, Any], x: Tensor) -> None:
         )
     if len(x) > 1 and model.part(slice(0, 1), x[:1], len(x)) is not model:
         raise ValueError("a condition fixed in the model has a row for each particle; give one without rows for all.")
+
+
+def check_particles(particles: int, threshold: float) -> None:
+    """Refuse a number of particles, or an effective share below which they are resampled, that means nothing."""
+    check_count("particles", particles, 2, ": each is weighed beside others; give hundreds for a law")
+    check_number("threshold", threshold, at_least=0, at_most=1)
 
 
 def effective_size(weights: Tensor) -> float:

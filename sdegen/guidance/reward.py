@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..answers import ask, check_answer
 from ..arguments import check_arguments
-from ..checks import check_count, check_number
+from ..checks import check_number
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..models.score import ScoreModel
@@ -21,9 +21,18 @@ from ..processes.grids import Grid
 from ..processes.linear import as_linear
 from ..progress import show_bar
 from ..samplers.noise import SampleNoise, as_seed
-from ..samplers.start import check_conditions, check_known, start
+from ..samplers.start import check_known, start
 from .near import refuse_mixing
-from .particles import ChainStep, Particles, chain_times, log_mean_exp, refuse_early_end, refuse_rows, resample
+from .particles import (
+    ChainStep,
+    Particles,
+    chain_times,
+    check_particles,
+    log_mean_exp,
+    refuse_early_end,
+    refuse_rows,
+    resample,
+)
 
 FORBIDDEN = 2.0  # nats that a forbidden prediction is below the least of the others
 
@@ -95,9 +104,8 @@ def tilted_smc(
     >>> abs(found.mean()[0] - truth.law.moments().mean[0]).item() < 0.2
     True
     """
-    check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
+    check_particles(particles, threshold)
     temperature = check_number("temperature", temperature, above=0)
-    check_conditions(model, cond)
     cond = read_conditions(model, cond, tilted_smc)
     sde = as_linear(model.sde, ": its reversed steps are no Gaussians; take a linear process such as VP.")
     seed = as_seed(seed, generator)

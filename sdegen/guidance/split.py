@@ -18,7 +18,6 @@ from ..models.score import ScoreModel
 from ..progress import show_bar
 from ..samplers.multistep import Multistep
 from ..samplers.noise import as_seed
-from ..samplers.start import check_conditions
 from .coupling import CopiedData, CoupledCopy
 from .langevin import LangevinCopy
 from .measuring import LinearMeasurement, Measurement
@@ -176,7 +175,6 @@ def _couple(
     """Return the coupling of a call, whose conditions are checked."""
     check_count("steps", steps)
     check_batch(batch)
-    check_conditions(model, cond)
     cond = read_conditions(model, cond, door)
     draws = torch.Generator().manual_seed(as_seed(*source))
     kind = CoupledCopy if isinstance(measurement, LinearMeasurement) else LangevinCopy

@@ -10,18 +10,26 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..checks import check_count, check_number
 from ..laws.draws import noise_like
 from ..laws.vectors import as_vectors
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..processes.grids import Grid
 from ..samplers.noise import as_seed
-from ..samplers.start import check_conditions, check_known, start
+from ..samplers.start import check_known, start
 from .base import require_clean_means
 from .measured import MeasurementGuidance
 from .measuring import require_measured
-from .particles import ChainStep, Particles, chain_times, log_mean_exp, refuse_early_end, refuse_rows, resample
+from .particles import (
+    ChainStep,
+    Particles,
+    chain_times,
+    check_particles,
+    log_mean_exp,
+    refuse_early_end,
+    refuse_rows,
+    resample,
+)
 
 
 @check_arguments
@@ -79,8 +87,7 @@ def twisted_smc(
         raise TypeError(
             f"{type(model).__name__} proposes nothing that can be weighed; give a PiGDM, MomentMatching or DPS."
         )
-    check_conditions(model, cond)
-    check_count("particles", particles, at_least=2), check_number("threshold", threshold, at_least=0, at_most=1)
+    check_particles(particles, threshold)
     cond = read_conditions(model, cond, twisted_smc)
     sde, seed = require_clean_means(model), as_seed(seed, generator)
     times = chain_times(model, sde, grid, steps)

@@ -233,7 +233,8 @@ def importance_sample(
     (True, True)
     """
     check_sampler_given(steps, sampler)
-    n, steps = check_count("n", n, at_least=2), STEPS if steps is None else check_count("steps", steps)
+    n = check_count("n", n, 2, ": each path is weighed beside others")
+    steps = STEPS if steps is None else check_count("steps", steps)
     target = PathTarget(log_prob, base, sampler, steps)
     run = target.draw(model, n, generator, seed, batch)
     log_weights = target.log_weights(model, run).cpu()

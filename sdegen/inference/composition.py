@@ -16,6 +16,7 @@ from ..laws import GaussianMixture, Moments, NormalRanks, Units
 from ..laws.outside import as_law
 from ..likelihood import log_prob
 from ..models import Exact, ScoreModel
+from ..precision import with_all_digits
 from ..processes.linear import LinearSDE, as_linear
 from ..samplers import Sampler, sample
 from ..samplers.noise import as_seed
@@ -90,7 +91,7 @@ class ComposedScore(ScoreModel):
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return the composed clean state and noise."""
-        number, t = len(self.x), torch.as_tensor(t)
+        number, t = len(self.x), with_all_digits(t)
         times = t.repeat_interleave(number) if t.ndim and len(t) > 1 else t
         shifts = self.shifts.to(x).repeat(len(x), 1)
         states = x.repeat_interleave(number, 0) - self.sde.marginal(times).Phi(shifts)

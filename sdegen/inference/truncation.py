@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_number
+from ..fixed import Fixed
 from ..laws.draws import check_draws
 from ..laws.outside import as_law
 from ..show import show_call
@@ -19,7 +20,7 @@ BLOCK = 2**17  # draws of the prior at a time
 TRIES = 500  # blocks after which the region is taken to be too small
 
 
-class Truncated:
+class Truncated(Fixed):
     """A prior cut down to the region of highest posterior density given one datum, for a further round of simulations.
 
     Within the region draws have the prior's density up to a constant, so that the posterior given this datum stays the same, and

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..answers import ask_numbers
 from ..arguments import check_arguments
 from ..checks import check_count, check_number, check_tensor
+from ..fixed import Fixed
 from ..show import show_call
 from .mixtures import Moments
 
@@ -20,7 +21,7 @@ OUTSIDE = 1e-6  # share of the mass in the outermost cells, beyond which a law i
 HIGHER = 1.05  # times its largest value at the points of a cell, that a density may have between them
 
 
-class PlanarLaw:
+class PlanarLaw(Fixed):
     """The law in the plane with a density known up to a constant, such as a product, a power or a tilt without closed form.
 
     The constant and the moments are sums over a grid of ``2 cells + 1`` points a side, the trapezoidal rule, whose error falls
@@ -78,7 +79,10 @@ class PlanarLaw:
         if len(self.low) != 2 or len(self.high) != 2 or not all(a < b for a, b in zip(self.low, self.high)):
             raise ValueError(f"low = {self.low}, high = {self.high}; give two numbers each, the lower ends first.")
         sides = [torch.linspace(a, b, 2 * cells + 1, dtype=torch.float64) for a, b in zip(self.low, self.high)]
-        self._corner, self._size = torch.tensor(self.low).double(), torch.stack([v[2] - v[0] for v in sides])
+        self._corner, self._size = (
+            torch.tensor(self.low, dtype=torch.float64),
+            torch.stack([v[2] - v[0] for v in sides]),
+        )
         self._points = torch.cartesian_prod(*sides)
         values = self._values(self._points).reshape(2 * cells + 1, -1)
         if not (values > -torch.inf).any():

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
-from ..fixed import isolated_for
+from ..fixed import Fixed, isolated_for
+from ..precision import with_all_digits
 from ..show import show_call
 
 APART = 0.03  # largest distance of neighbouring numbers of a dtype at the mean, over the spread: rounding costs 1 % of the spread
@@ -29,7 +30,7 @@ def dtype_that_tells(dtype: torch.dtype, device: torch.device, offset: float) ->
     return next(told, finer[-1] if device.type == "mps" else torch.float64)  # mps has no float64
 
 
-class Units:
+class Units(Fixed):
     """Units of measurement for data, ``u = (x − mean) / std``, for each coordinate or for all alike.
 
     The mean is subtracted in two parts, the second what rounding to the dtype of the data leaves of the first: where it is a
@@ -58,7 +59,7 @@ class Units:
 
     @check_arguments
     def __init__(self, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> None:
-        mean, std = (torch.as_tensor(v).detach().double().cpu() for v in (mean, std))
+        mean, std = (with_all_digits(v).detach().cpu().to(torch.float64, copy=True) for v in (mean, std))
         if mean.shape != std.shape:
             raise ValueError(f"mean has shape {tuple(mean.shape)} and std {tuple(std.shape)}; give them of one shape.")
         if not mean.isfinite().all() or not ((std > 0) & std.isfinite()).all():

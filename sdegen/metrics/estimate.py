@@ -7,6 +7,7 @@ by the number of samples, its own docstring says so.
 from __future__ import annotations
 
 __all__ = [
+    "SPREAD",
     "Estimate",
     "as_generator",
     "as_pair",
@@ -23,7 +24,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..precision import with_all_digits
 from ..show import show_call
+
+SPREAD = ": a standard error is made of the spread of draws"  # why one is too few
 
 
 class Estimate(NamedTuple):
@@ -69,9 +73,12 @@ class Estimate(NamedTuple):
         >>> print(Estimate.of([1.0, 2.0, 3.0]))
         2.0 ± 0.6
         """
-        values = torch.as_tensor(values).detach().cpu().double()
+        values = with_all_digits(values).detach().cpu().double()
         if values.ndim != 1 or len(values) < 2:
-            raise ValueError(f"values has shape {tuple(values.shape)}; a standard error needs (N,) with N >= 2.")
+            raise ValueError(
+                f"values has shape {tuple(values.shape)}; a standard error is made of the spread of values: give (N,), N at "
+                "least 2."
+            )
         return cls(values.mean().item(), values.std().item() / math.sqrt(len(values)))
 
     def __str__(self) -> str:

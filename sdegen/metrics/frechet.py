@@ -215,7 +215,7 @@ def fid_infinity(
     """
     p, q = _moments_of_both(generated, real, net, batch_size)
     if min(p.n, q.n) < 4:
-        raise ValueError(f"{p.n} and {q.n} samples; halves need at least 2 each.")
+        raise ValueError(f"{p.n} and {q.n} samples; each half of both needs 2: give at least 4 of either.")
     _warn_if_singular(p, q, 2)
     value, stderr = _distance_with_error(p, q)
     halves = [frechet_distance(a, b) for a in p.halves() for b in q.halves()]

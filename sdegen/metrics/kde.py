@@ -18,7 +18,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.outside import as_law
 from ..show import show_call
-from .estimate import Estimate, as_generator, as_points
+from .estimate import SPREAD, Estimate, as_generator, as_points
 from .kl import KnownDensity
 
 PAIRS = 2**18  # distances held at once, of a point and a sample
@@ -70,7 +70,7 @@ def kde_kl(
     """
     check_count("n", n)
     if draws < 2:
-        raise ValueError(f"draws = {draws}; a standard error needs at least 2 (kde_kl_once measures one set).")
+        raise ValueError(f"draws = {draws}; it must be at least 2{SPREAD}; kde_kl_once measures one set.")
     generator = as_generator(generator, seed)
     sample: Any = getattr(as_law(draw), "sample", draw)
     return Estimate.of([kde_kl_once(sample(n, generator), distribution, h) for _ in range(draws)])

@@ -21,7 +21,7 @@ from ..checks import check_count, check_tensor
 from ..laws.mixtures import GaussianMixture
 from ..laws.outside import ClosedLaw, as_closed, as_law
 from ..processes.linear import LinearSDE
-from .estimate import Estimate, as_generator, check_samples
+from .estimate import SPREAD, Estimate, as_generator, check_samples
 
 
 @asked_as("an object with log_prob: sdegen.Density(model) of a score model; of samples alone there is knn_kl")
@@ -85,10 +85,12 @@ def kl(
                 "take sdegen.Density(model), of samples alone knn_kl."
             )
         check_law(name, law, "log_prob")
-    check_count("n", n)
+    check_count("n", n, 2, SPREAD)
     if x is None:
         x = ask_draws(real, n, as_generator(generator, seed))
     check_samples(x, "x")
+    if len(x) < 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}; give at least 2 draws{SPREAD}.")
     x = x.detach()
     return kl_from_log_ratio(ask_log_prob(real, x), ask_log_prob(generated, x), control)
 
@@ -124,10 +126,10 @@ def kl_from_log_ratio(log_p: Tensor, log_q: Tensor, control: bool = True) -> Est
     """
     check_tensor("log_p", log_p, finite=False), check_tensor("log_q", log_q, finite=False)
     log_p, log_q = (v.detach().cpu().double() for v in (log_p, log_q))
-    if log_p.shape != log_q.shape or log_p.ndim != 1:
+    if log_p.shape != log_q.shape or log_p.ndim != 1 or len(log_p) < 2:
         raise ValueError(
             f"log_p has shape {tuple(log_p.shape)} and log_q {tuple(log_q.shape)}; expected one log-density per "
-            "sample, (B,)."
+            f"sample, (B,), B at least 2{SPREAD}."
         )
     for name, value, bad in (
         ("log_p", log_p, ~log_p.isfinite()),
@@ -189,7 +191,7 @@ def prior_gap(
     >>> [f"{prior_gap(OU(T=T), pair).value:.1e}" for T in (1.0, 2.0, 3.0)]
     ['2.4e-03', '1.9e-06', '7.8e-10']
     """
-    check_count("n", n, 2)
+    check_count("n", n, 2, SPREAD)
     known = as_closed(distribution)
     law = sde.diffused(known, sde.T)
     prior = as_law(sde.prior(known.moments().in_units(sde.units)))

@@ -50,7 +50,7 @@ def knn_kl(generated: Tensor, real: Tensor, k: int = 5, *, folds: int = 20) -> E
         If points coincide, the dimensions differ, or a fold has no k + 1 points.
     """
     if k < 1 or folds < 2:
-        raise ValueError(f"k = {k}, folds = {folds}; expected k >= 1 and folds >= 2.")
+        raise ValueError(f"k = {k}, folds = {folds}; give k at least 1, and at least 2 folds.")
     y, x = (v.cpu() for v in as_pair(generated, real, folds * (k + 1)))
     value = _knn_kl(x, y, k)
     return Estimate(value, Estimate.of([_knn_kl(x[i::folds], y[i::folds], k) for i in range(folds)]).stderr)

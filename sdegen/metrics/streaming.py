@@ -56,7 +56,7 @@ class FeatureMoments:
     @check_arguments
     def __init__(self, extractor: str = "features", hash: str = "", *, keep: int = 4_096) -> None:
         if keep < 2:
-            raise ValueError(f"keep = {keep}; a standard error needs at least 2 rows.")
+            raise ValueError(f"keep = {keep}; it must be at least 2: a standard error is made of the spread of rows.")
         self.extractor, self.hash, self.keep = extractor, hash, keep
         self.extent = Extent()  # of the images that the features are of
         self.rows = torch.empty(0, 0)
@@ -137,7 +137,7 @@ class FeatureMoments:
     def _whole(self) -> RunningMoments:
         """Return the moments of both halves together."""
         if self.n < 2:
-            raise ValueError(f"{self.n} features so far; a covariance needs at least 2.")
+            raise ValueError(f"{self.n} images so far; a covariance needs at least 2: add more.")
         first, second = self._halves
         whole = RunningMoments(len(first.mean), first.mean.device)
         for half in (first, second):

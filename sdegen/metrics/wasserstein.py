@@ -67,7 +67,7 @@ def sliced_wasserstein(
     True
     """
     if projections < 2 or not p >= 1:
-        raise ValueError(f"projections = {projections}, p = {p}; expected projections >= 2 and p >= 1.")
+        raise ValueError(f"projections = {projections}, p = {p}; give at least 2 directions, and p at least 1.")
     x, y = as_pair(generated, real, 2)
     check_equal_counts(x, y, "sorted samples are matched one to one")
     n, d = x.shape

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..conditions import Condition
 from ..dense import check_held
+from ..precision import with_all_digits
 from .score import ScoreModel
 
 
@@ -38,9 +39,14 @@ def read_conditions(model: ScoreModel, cond: dict[str, Any], door: Callable[...,
     Raises
     ------
     TypeError, ValueError
-        As for `read_named`; and whatever `ScoreModel.check_run` raises.
+        As for `read_named`; if a condition is not finite, of which a model might make samples all the same; and whatever
+        `ScoreModel.check_run` raises.
     """
     read = read_named(model, cond, door)
+    kinds = model.conditions.kinds if read else {}
+    for name, value in read.items():  # where a network declares what a condition is, that has been done
+        if name not in kinds and isinstance(value, (Tensor, float)) and not torch.as_tensor(value).isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinite values; remove or replace them.")
     model.check_run(**read)
     return read
 
@@ -129,7 +135,7 @@ def _as_tensor(value: Any, like: Tensor | None) -> Any:
     array = isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufc"
     if not (numbers or array):
         return value
-    tensor = torch.as_tensor(value)
+    tensor = with_all_digits(value)
     return tensor if like is None or not tensor.is_floating_point() else tensor.to(like.dtype)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_number
+from ..fixed import Fixed
 from ..laws.mixtures import Moments
 from ..laws.operators import Scale
 from ..show import show_call
@@ -62,7 +63,7 @@ class DoubleWell(SDE):
         return Stationary(self.stiffness, self.g, moments.mean.shape)
 
 
-class Stationary:
+class Stationary(Fixed):
     """The stationary law of `DoubleWell`: independent coordinates with density ``∝ exp(−2 U / g²)``.
 
     Parameters

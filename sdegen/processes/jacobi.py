@@ -18,6 +18,7 @@ from ..laws.mixtures import Moments
 from ..laws.operators import Operator, rows
 from ..laws.reflected import fold_into
 from ..laws.sticks import StickFractions
+from ..precision import with_all_digits
 from ..warning import warn_caller
 from .bounded import FORGOTTEN, BoundedSDE
 from .dynamics import as_time
@@ -75,14 +76,14 @@ class Jacobi(BoundedSDE):
         self.a, self.b = _positive("a", a, LARGEST), _positive("b", b, LARGEST)
         default = -2 * math.log(FORGOTTEN) / ((self.a + self.b) * T)
         self.speed = default if speed is None else _positive("speed", speed)
-        least = 1.25 * LEAST_CLOCK / (torch.as_tensor(self.speed).min().item() * T)
+        least = 1.25 * LEAST_CLOCK / (with_all_digits(self.speed).min().item() * T)
         if least >= 1:
             raise ValueError(
                 f"speed × T = {1.25 * LEAST_CLOCK / least:.3g}, which is too little noise for an exact kernel; give at least "
                 f"{2 * LEAST_CLOCK:g}, or no speed for one at which the data are forgotten."
             )
         self.t_min = T * least ** (0.5 / power)
-        lowest = min(torch.as_tensor(v).min().item() for v in (self.a, self.b))
+        lowest = min(with_all_digits(v).min().item() for v in (self.a, self.b))
         if lowest < 1:
             warn_caller(
                 f"min(a, b) = {lowest:.6g} is below 1: paths come to that end of the interval, where the score is not "

@@ -12,6 +12,7 @@ from ..fixed import kept_property
 from ..laws.embedding import Embedding, Lift, Wide
 from ..laws.kernels import Kernel
 from ..laws.matrices import Matrix
+from ..precision import with_all_digits
 from .matrix import CoupledSDE
 from .quadrature import psd_cholesky
 
@@ -56,7 +57,7 @@ class LiftedSDE(CoupledSDE):
     @property
     def _E(self) -> Tensor:
         """The lift, float64."""
-        E = torch.as_tensor(self.E)
+        E = with_all_digits(self.E)
         E = E if E.is_complex() else E.double()
         if E.is_complex() or E.ndim != 2 or torch.linalg.matrix_rank(E) < E.shape[1]:
             raise ValueError(

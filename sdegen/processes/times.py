@@ -198,8 +198,7 @@ class LogNormalTimes(TimeLaw):
     def _ends(self, sde: LinearSDE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return ``log snr`` at `t_min` and at `T`, and the quantiles of the normal law there."""
         best, worst = sde.log_snr(torch.tensor([sde.t_min, sde.T], dtype=torch.float64))
-        normal = torch.distributions.Normal(self.mean, self.std)
-        low, high = normal.cdf(-0.5 * torch.stack([best, worst]))
+        low, high = torch.special.ndtr((-0.5 * torch.stack([best, worst]) - self.mean) / self.std)
         if not high - low > 1e-12:
             raise ValueError(
                 f"N({self.mean}, {self.std}²) gives log(sigma / alpha) no chance between the {-0.5 * best.item():.4g} at t_min "

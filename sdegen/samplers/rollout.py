@@ -27,7 +27,6 @@ from ..processes.base import SDE
 from ..recall import recall
 from ..show import show_call
 from .base import Noise, Sampler
-from .start import check_conditions
 from .steps import take_steps
 
 
@@ -147,7 +146,6 @@ def log_prob_of_steps(model: ScoreModel, path: Tensor, times: Tensor, *, sampler
     True
     """
     cond, model = read_conditions(model, cond, log_prob_of_steps), in_free_coordinates(model)
-    check_conditions(model, cond)
     check_no_ends(model.sde)
     check_tensor("times", times, ndim=1)
     check_tensor("path", path)

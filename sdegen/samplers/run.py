@@ -29,7 +29,6 @@ from .picard import Picard
 from .rollout import Rollout, Weigher, check_densities, check_no_ends
 from .runner import Callback, Runner
 from .start import (
-    check_conditions,
     check_known,
     check_sampler_given,
     check_states,
@@ -179,7 +178,6 @@ def sample(
     if (n is None) == (x_T is None):
         raise ValueError("give either n, a number of samples, or x_T, states to start from.")
     check_batch(batch)
-    check_conditions(model, cond)
     if parallel is not None and grad:
         raise ValueError("grad=True and parallel were both given; guesses have no derivatives: leave one of them out.")
     _check_seeded(part, seed, generator)

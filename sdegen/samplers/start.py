@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = [
     "check_sampler_given",
-    "check_conditions",
     "check_known",
     "check_states",
     "chunks",
@@ -55,21 +54,6 @@ def check_sampler_given(steps: int | None, sampler: Sampler | None) -> None:
     """
     if steps is not None and sampler is not None:
         raise ValueError(f"steps = {steps} and a sampler were both given; set the steps in the sampler.")
-
-
-def check_conditions(model: ScoreModel, cond: dict[str, Any]) -> None:
-    """Refuse conditions that are not finite, of which a model might make samples all the same; where a network declares what they
-    are, that has been done.
-
-    Raises
-    ------
-    ValueError
-        Naming the condition.
-    """
-    kinds = model.conditions.kinds
-    for name, value in cond.items():
-        if name not in kinds and isinstance(value, (Tensor, float)) and not torch.as_tensor(value).isfinite().all():
-            raise ValueError(f"{name} holds NaN or infinite values; remove or replace them.")
 
 
 def chunks(

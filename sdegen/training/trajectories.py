@@ -29,7 +29,6 @@ from ..processes.scalar import ScalarSDE, as_scalar
 from ..samplers.flow_map import land
 from ..samplers.noise import as_seed, draw
 from ..samplers.priors import prior_of
-from ..samplers.start import check_conditions
 from ..show import show_call
 from .finite import finite
 from .map_losses import SHORTEST, adaptively_weighted, as_map
@@ -114,7 +113,6 @@ def trace(
     check_count("n", n), check_count("nodes", nodes), check_count("between", between), check_count("batch", batch)
     sde = as_scalar(model.sde, ", and its flow turns by no one angle; take Semigroup(teacher).")
     given = read_conditions(model, cond or {}, trace)
-    check_conditions(model, given)
     for name, value in given.items():
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != n:
             raise ValueError(f"{name} has not a row for each of {n} trajectories; give a tensor ({n}, ...).")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments, check_law
-from ..metrics.estimate import Estimate
+from ..metrics.estimate import SPREAD, Estimate
 from ..models.score import ScoreModel
 from .dropping import check_taken
 from .finite import NonFiniteLoss
@@ -77,6 +77,8 @@ class Validation(Keeping):
                     raise NonFiniteLoss(f"in the validation after step {training.run.steps}, {error}") from None
                 found.append(values.detach())
         losses = torch.cat(found)
+        if len(losses) < 2:
+            raise ValueError(f"validation holds {len(losses)} datum; give at least 2{SPREAD}.")
         bad = int((~losses.isfinite()).sum())  # on an accelerator, and in a loss of the user, nothing has looked before
         if bad:
             raise NonFiniteLoss(
