@@ -172,7 +172,7 @@ def _check_of(hint: Any, default: Any = None) -> Check:
     if kind in CHECKS:
         return CHECKS[kind]
     if kind in (dict, Mapping) and parts:
-        example = f"a dict {{{' : '.join(_named(part) for part in parts)}}}".replace(" : ", ": ")
+        example = f"a dict {{{': '.join(map(_named, parts))}}}"
         return lambda name, value: check_kind(name, value, kind, example)
     if kind is float:
         infinite = default is inspect.Parameter.empty or (isinstance(default, float) and math.isinf(default))

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..data.parts import check_batch
+from ..laws.kernels import Transition
 from ..laws.marginals import Marginal
 from ..laws.matrices import single_matrix
 from ..laws.mixtures import GaussianMixture
@@ -155,7 +156,7 @@ def anneal_product(
                     members, sde.marginal(t), population, estimates, powers[i], h, noise, draws
                 )
                 h *= math.exp(accepted - ACCEPTED)
-            population, left = _step(members, sde, population, estimates, s, t, powers[i + 1], left, noise)
+            population, left = _step(members, ChainStep(sde, s, t), population, estimates, powers[i + 1], left, noise)
             bar.update()
         population = _finish(members, sde, population, powers[-1], times[-1])
     evidence, evaluations = log_mean_exp(population.log_weights).item(), len(times) + moves * (len(times) - 1)
@@ -280,20 +281,19 @@ def _move(
 
 def _step(
     members: MembersInBatches,
-    sde: LinearSDE,
+    step: ChainStep,
     population: _Population,
     estimates: tuple[Tensor, Tensor],
-    s: Tensor,
-    t: Tensor,
     powers: Tensor,
     before: Tensor,
     noise: SampleNoise,
 ) -> tuple[_Population, Tensor]:
-    """Take the step that `_propose` says, weigh it, and return the particles and the covariance of clean states."""
-    mean, root, left = _propose(sde, population, estimates, s, t, powers, before)
-    z = noise(population.x)
+    """Take a step as `_propose` says, weigh it, and return the particles and the covariance of clean states."""
+    clean, eps = (_combine(powers, v) for v in estimates)
+    mean, (root, left) = step.mean(clean, eps), _propose(step, clean, population.log_weights.softmax(0), before)
+    z, s = noise(population.x), step.at_s.t
     moved = mean + (as_vectors(z).double() @ root.T.to(z.device)).reshape(mean.shape)
-    change = _log_ratio(sde, population.x, moved, s, t, z, root)
+    change = _log_ratio(step.forward, population.x, moved, z, root)
     moved = members.model.cast_states(moved)
     return population.reweighted(moved, members.log_densities(moved, s.item()), powers, change, s), left
 
@@ -308,21 +308,11 @@ def _finish(
     return population.reweighted(x, members.log_densities(x, 0.0), powers, volume.expand(len(x)), t)
 
 
-def _propose(
-    sde: LinearSDE,
-    population: _Population,
-    estimates: tuple[Tensor, Tensor],
-    s: Tensor,
-    t: Tensor,
-    powers: Tensor,
-    before: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean and root of the covariance of the step from `t` to `s`, and the covariance of clean states given a state at
-    `t`; `before` is that at the time before `t`.
+def _propose(step: ChainStep, clean: Tensor, weights: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the root of the covariance of a step, and the covariance of clean states given a state where it begins, by the clean
+    states and weights of all particles; `before` is that of the step before.
     """
-    clean, eps = (_combine(powers, v) for v in estimates)
-    step, d = ChainStep(sde, s, t), clean[0].numel()
-    weights, flat = population.log_weights.softmax(0), as_vectors(clean).cpu()
+    d, flat = clean[0].numel(), as_vectors(clean).cpu()
     apart = flat - weights @ flat
     whole = apart.T @ (weights[:, None] * apart) + before  # of clean states, by the law of total variance
     Phi, Sigma = single_matrix(step.at_t.Phi, d), single_matrix(step.at_t.covariance, d)
@@ -332,13 +322,12 @@ def _propose(
     K = single_matrix(step.law.K, d)
     carry = single_matrix(step.at_s.Phi, d) - K @ Phi
     covariance = single_matrix(step.law.covariance, d) + carry @ left @ carry.T
-    return step.mean(clean, eps), torch.linalg.cholesky(0.5 * (covariance + covariance.T)), left
+    return torch.linalg.cholesky(0.5 * (covariance + covariance.T)), left
 
 
-def _log_ratio(sde: LinearSDE, x: Tensor, moved: Tensor, s: Tensor, t: Tensor, z: Tensor, root: Tensor) -> Tensor:
+def _log_ratio(forward: Transition, x: Tensor, moved: Tensor, z: Tensor, root: Tensor) -> Tensor:
     """Return ``log p(x_t | x_s) − log q(x_s | x_t)``, ``(n,)``."""
-    forward, d = sde.transition(s, t), moved[0].numel()
-    R = torch.linalg.cholesky(single_matrix(forward.covariance, d))
+    R = torch.linalg.cholesky(single_matrix(forward.covariance, moved[0].numel()))
     off = as_vectors(x.double() - forward.Phi(moved)).cpu()
     back = torch.linalg.solve_triangular(R, off.T, upper=False)
     own = 0.5 * as_vectors(z).double().square().sum(1).cpu() + root.diagonal().log().sum()

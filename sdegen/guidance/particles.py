@@ -246,13 +246,16 @@ class ChainStep:
     ----------
     at_s, at_t
         The marginals of the times, given clean data.
+    forward
+        The transition from `s` to `t`.
     law
         The `Posterior` of the step, whose covariance it has.
     """
 
     def __init__(self, sde: LinearSDE, s: Tensor, t: Tensor) -> None:
         self.at_s, self.at_t = sde.marginal(s), sde.marginal(t)
-        self.law = posterior(self.at_s, self.at_t, sde.transition(s, t))
+        self.forward = sde.transition(s, t)
+        self.law = posterior(self.at_s, self.at_t, self.forward)
         self._gain = self.law.K @ self.at_t.R
 
     def mean(self, x_0: Tensor, eps: Tensor) -> Tensor:

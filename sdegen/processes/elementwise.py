@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..fixed import is_unknown, isolated_for, remembered, weights_of
+from ..fixed import is_unknown, remembered, weights_of
 from ..laws.kernels import Transition
 from ..laws.operators import Elementwise, Operator
 from ..laws.products import value_and_slope
@@ -98,22 +98,14 @@ class ElementwiseSDE(Tabulated):
         return self.state, isinstance(self, nn.Module) and torch.is_grad_enabled()
 
     def _known_panels(self) -> Panels:
-        """Return the panels of the coefficients, kept while these stay the same. Panels that carry gradients are made at every
-        call, since the graph of one is used up by a backward pass.
-        """
-        state = self._quadrature_state
-        if self._panels is None or self._panels[0] != state:
-            number = 1024 if self.piece is None else max(1, min(round(self.T / self.piece), 4096))
-            # Panels do not depend on the times that are asked about: these may be differentiated, and panels are not.
-            with isolated_for(self):
-                f, g = (partial(at_times, self, name) for name in ("f", "g"))
-                panels = Panels(f, g, 0.0, self.T, number, self.piece is not None, self.coefficient_shape)
-            if panels.drift.requires_grad or panels.log_noise.requires_grad:
-                return panels
-            self._panels = (state, panels)
-        return self._panels[1]
+        """Return the panels of the coefficients."""
 
-    _panels: tuple[Any, Panels] | None = None
+        def make() -> Panels:
+            number = 1024 if self.piece is None else max(1, min(round(self.T / self.piece), 4096))
+            f, g = (partial(at_times, self, name) for name in ("f", "g"))
+            return Panels(f, g, 0.0, self.T, number, self.piece is not None, self.coefficient_shape)
+
+        return self._kept_panels(self._quadrature_state, make)
 
     def alpha(self, t: Tensor) -> Tensor:
         """Return the signal coefficient ``alpha(t) = exp ∫_0^t f``."""

@@ -9,12 +9,16 @@ __all__ = ["InverseTable", "Tabulated"]
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..fixed import remembered
+from ..fixed import isolated_for, remembered
 from .linear import LinearSDE
+from .panels import Refined
+
+P = TypeVar("P", bound=Refined[Any])
 
 NODES = 1025  # so that a guess has six to nine digits, and one step of Newton's method all
 FIRST = 1e-10  # of T: earlier times are left to bisection
@@ -82,7 +86,26 @@ class InverseTable:
 
 
 class Tabulated(LinearSDE):
-    """The part of a linear process that finds times by an `InverseTable`: subclasses give ``log snr`` with its derivative."""
+    """The part of a linear process that finds times by an `InverseTable`, and keeps panels of its coefficients: subclasses give
+    ``log snr`` with its derivative.
+    """
+
+    _panels: tuple[Any, Any] | None = None  # the last, with the state of the coefficients
+
+    def _kept_panels(self, state: Any, make: Callable[[], P]) -> P:
+        """Return panels of the coefficients, kept while the state of these stays the same. Panels that carry gradients are made
+        at every call, since the graph of one is used up by a backward pass.
+        """
+        if self._panels is None or self._panels[0] != state:
+            with isolated_for(
+                self
+            ):  # panels do not depend on the times that are asked about, which may be differentiated
+                panels = make()
+            if panels.learns:
+                return panels
+            self._panels = state, panels
+        found: P = self._panels[1]
+        return found
 
     @abstractmethod
     def _log_snr_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,19 +71,9 @@ class CoupledSDE(Tabulated):
         return self._known_panels()(s, t)
 
     def _known_panels(self) -> MatrixPanels:
-        """Return the panels of the coefficients, kept while these stay the same. Panels that carry gradients are made at every
-        call, since the graph of one is used up by a backward pass.
-        """
+        """Return the panels of the coefficients."""
         state = weights_of(self), isinstance(self, nn.Module) and torch.is_grad_enabled()
-        if self._panels is None or self._panels[0] != state:
-            with isolated_for(self):  # panels do not depend on the times that are asked about
-                panels = MatrixPanels(self._checked_F, self._checked_G, 0.0, self.T)
-            if panels.Phi.requires_grad or panels.Sigma.requires_grad:
-                return panels
-            self._panels = (state, panels)
-        return self._panels[1]
-
-    _panels: tuple[Any, MatrixPanels] | None = None
+        return self._kept_panels(state, lambda: MatrixPanels(self._checked_F, self._checked_G, 0.0, self.T))
 
     @kept_property
     def datum(self) -> Matrix:

@@ -74,6 +74,11 @@ class Refined(ABC, Generic[P]):
 
     edges: Tensor
 
+    @property
+    def learns(self) -> bool:
+        """Whether derivatives by parameters of the coefficients go through the integrals."""
+        return any(isinstance(value, Tensor) and value.requires_grad for value in vars(self).values())
+
     @abstractmethod
     def _integrate(self, a: Tensor, b: Tensor) -> P:
         """Integrate over panels from `a` to `b`, ``(n,)``."""
