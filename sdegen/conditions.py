@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .precision import with_all_digits
+from .dense import with_all_digits
 from .show import show_call
 from .waiting import at_hand
 

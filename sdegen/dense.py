@@ -1,11 +1,14 @@
 """Checks that a tensor holds numbers (`check_held`) and is an ordinary dense one (`check_dense`), of which all other checks make
-use.
+use; and numbers that are given otherwise as such a tensor (`with_all_digits`).
 """
 
 from __future__ import annotations
 
-__all__ = ["check_dense", "check_held"]
+__all__ = ["check_dense", "check_held", "with_all_digits"]
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,3 +54,12 @@ def check_dense(name: str, value: Tensor) -> None:
     if value.is_nested or value.is_quantized or value.layout != torch.strided:
         kind = "nested" if value.is_nested else "quantised" if value.is_quantized else "sparse"
         raise TypeError(f"{name} is a {kind} tensor; give a plain one, with rows of one shape, as to_dense() does.")
+
+
+def with_all_digits(value: Any) -> Tensor:
+    """Return numbers as a tensor, those of Python with all their digits: as float64, where torch takes its default dtype.
+
+    >>> with_all_digits([0.1, 0.2]), with_all_digits(3)
+    (tensor([0.1000, 0.2000], dtype=torch.float64), tensor(3))
+    """
+    return torch.as_tensor(value if isinstance(value, (Tensor, np.ndarray, np.generic)) else np.asarray(value))

@@ -1,8 +1,8 @@
-"""Whether a function from outside mixes the rows of a batch: `check_unmixed`, `mixes_rows`."""
+"""Whether a function from outside mixes the rows of a batch: `check_unmixed`, `check_density`, `mixes_rows`."""
 
 from __future__ import annotations
 
-__all__ = ["check_unmixed", "mixes_rows"]
+__all__ = ["check_density", "check_unmixed", "mixes_rows"]
 
 from collections.abc import Callable
 from functools import partial
@@ -52,6 +52,28 @@ batch; let each row depend on its own datum alone, and networks of it be in eval
             f"{who} answers otherwise of a datum when another stands beside it in the batch, as where it subtracts a mean over "
             "the batch; let each row depend on its own datum alone, and networks of it be in eval mode."
         )
+
+
+def check_density(law: Any, log_prob: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Refuse a law from outside whose log-density at one point depends on another (`check_unmixed`). Those of the library do not,
+    and may cost the integration of a flow.
+
+    Parameters
+    ----------
+    law
+        Whose density it is.
+    log_prob
+        The density, from points ``(B, *)`` to ``(B,)``.
+    x
+        Points, of which the first two are asked about.
+
+    Raises
+    ------
+    ValueError
+        If it does.
+    """
+    if len(x) > 1 and type(law).__module__.split(".")[0] != __package__:
+        check_unmixed(f"{type(law).__name__}.log_prob", log_prob, x[:2])
 
 
 def mixes_rows(function: Callable[[Tensor], Tensor], x: Tensor, tolerance: float = 0.0) -> bool:

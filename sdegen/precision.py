@@ -15,14 +15,12 @@ __all__ = [
     "narrowed",
     "uncast",
     "widened",
-    "with_all_digits",
 ]
 
 import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -50,15 +48,6 @@ def widened(x: Tensor) -> Tensor:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout != torch.strided:
         check_tensor("x", x, finite=False)
     return x if x.dtype.itemsize > 2 else x.to(at_least_single(x.dtype))
-
-
-def with_all_digits(value: Any) -> Tensor:
-    """Return numbers as a tensor, those of Python with all their digits: as float64, where torch takes its default dtype.
-
-    >>> with_all_digits([0.1, 0.2]), with_all_digits(3)
-    (tensor([0.1000, 0.2000], dtype=torch.float64), tensor(3))
-    """
-    return torch.as_tensor(value if isinstance(value, (Tensor, np.ndarray, np.generic)) else np.asarray(value))
 
 
 def is_finer(dtype: torch.dtype, other: torch.dtype) -> bool:

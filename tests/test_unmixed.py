@@ -47,6 +47,19 @@ def small_model() -> sdegen.Model:
     return model
 
 
+class Outside:
+    """A law from outside, by a function of its points."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        self.f = f
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return WIDE.sample(n, generator)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return WIDE.log_prob(self.f(x))
+
+
 Door = Callable[[Callable[[Tensor], Tensor]], Any]
 DOORS: dict[str, Door] = {
     "pigdm": lambda f: sdegen.sample(guidance.PiGDM(MODEL, Nonlinear(f, 0.5)), 4, y=[1.0, 0.0], steps=2, seed=0),
@@ -67,6 +80,10 @@ DOORS: dict[str, Door] = {
     "predictive_check": lambda f: sdegen.metrics.predictive_check(
         torch.ones(2), torch.randn(9, 2, generator=torch.Generator().manual_seed(0)), lambda x: f(x)[:, 0]
     ),
+    "kl": lambda f: sdegen.metrics.kl(Outside(f), WIDE, x=POINTS),
+    "kl of the real law": lambda f: sdegen.metrics.kl(WIDE, Outside(f), x=POINTS),
+    "kde_kl": lambda f: sdegen.metrics.kde_kl_once(POINTS, Outside(f)),
+    "plots.density": lambda f: sdegen.plots.density(Outside(f), extent=3.0, points=6),
     "fid": lambda f: sdegen.metrics.fid(POINTS, POINTS + 0.1, f),
     "accuracy": lambda f: sdegen.metrics.accuracy(POINTS, torch.zeros(len(POINTS), dtype=torch.long), f),
     "log_variance": lambda f: sdegen.fit(

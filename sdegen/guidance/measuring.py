@@ -23,10 +23,11 @@ from torch import Tensor
 from ..answers import check_answer, check_each
 from ..arguments import asked_as, check_arguments
 from ..checks import kind_of
+from ..dense import with_all_digits
 from ..fixed import Fixed, is_unknown
 from ..laws.products import pull_back, value_and_slope
 from ..models.score import ScoreModel
-from ..precision import dtype_of, uncast, with_all_digits
+from ..precision import dtype_of, uncast
 from ..show import show_call
 from .conjugate_gradients import Map
 from .near import refuse_mixing

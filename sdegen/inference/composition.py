@@ -12,11 +12,11 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count, check_tensor
 from ..conditions import NONE, Conditions
+from ..dense import with_all_digits
 from ..laws import GaussianMixture, Moments, NormalRanks, Units
 from ..laws.outside import as_law
 from ..likelihood import log_prob
 from ..models import Exact, ScoreModel
-from ..precision import with_all_digits
 from ..processes.linear import LinearSDE, as_linear
 from ..samplers import Sampler, sample
 from ..samplers.noise import as_seed

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..dense import with_all_digits
 from ..fixed import Fixed, isolated_for
-from ..precision import with_all_digits
 from ..show import show_call
 
 APART = 0.03  # largest distance of neighbouring numbers of a dtype at the mean, over the spread: rounding costs 1 % of the spread

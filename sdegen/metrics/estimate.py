@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..precision import with_all_digits
+from ..dense import with_all_digits
 from ..show import show_call
 
 SPREAD = ": a standard error is made of the spread of draws"  # why one is too few

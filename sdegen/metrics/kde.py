@@ -17,6 +17,7 @@ from ..answers import ask_log_prob
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.outside import as_law
+from ..mixing import check_density
 from ..show import show_call
 from .estimate import SPREAD, Estimate, as_generator, as_points
 from .kl import KnownDensity
@@ -107,10 +108,11 @@ def kde_kl_once(x: Tensor, distribution: KnownDensity, h: float = 0.1) -> float:
     ValueError
         If `x` is not finite or `h` not positive.
     """
-    distribution = as_law(distribution)
+    law = as_law(distribution)
     points = as_points(x, "x")
+    check_density(distribution, law.log_prob, x.detach())
     q = KernelDensity(points, h).log_prob(points).cpu().exp() + 1e-10
-    p = ask_log_prob(distribution, x.detach()).detach().cpu().double().exp() + 1e-10
+    p = ask_log_prob(law, x.detach()).detach().cpu().double().exp() + 1e-10
     return (q * (q / p).log()).sum().item()
 
 

@@ -20,6 +20,7 @@ from ..arguments import asked_as, check_arguments, check_law
 from ..checks import check_count, check_tensor
 from ..laws.mixtures import GaussianMixture
 from ..laws.outside import ClosedLaw, as_closed, as_law
+from ..mixing import check_density
 from ..processes.linear import LinearSDE
 from .estimate import SPREAD, Estimate, as_generator, check_samples
 
@@ -77,7 +78,7 @@ def kl(
     >>> abs(value - (math.log(1.2) + 1 / 1.2 - 1)) < 3 * stderr < 0.002
     True
     """
-    generated, real = as_law(generated), as_law(real)
+    given, (generated, real) = (generated, real), (as_law(generated), as_law(real))
     for name, law in (("generated", generated), ("real", real)):
         if not hasattr(law, "log_prob"):
             raise TypeError(
@@ -92,6 +93,8 @@ def kl(
     if len(x) < 2:
         raise ValueError(f"x has shape {tuple(x.shape)}; give at least 2 draws{SPREAD}.")
     x = x.detach()
+    for origin, law in zip(given, (generated, real), strict=True):
+        check_density(origin, law.log_prob, x)
     return kl_from_log_ratio(ask_log_prob(real, x), ask_log_prob(generated, x), control)
 
 

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from ..conditions import Condition
-from ..dense import check_held
-from ..precision import with_all_digits
+from ..dense import check_held, with_all_digits
 from .score import ScoreModel
 
 

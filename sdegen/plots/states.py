@@ -17,6 +17,7 @@ from ..checks import check_count, check_number, check_tensor
 from ..data.sheet import sheet
 from ..laws.outside import as_law
 from ..likelihood import Density
+from ..mixing import check_density
 from ..models import ScoreModel
 from .axes import RED, axis_for
 
@@ -42,7 +43,8 @@ def density(
     points
         Points on a side of the grid of values.
     """
-    if not isinstance(law, ScoreModel):
+    given, model = law, isinstance(law, ScoreModel)
+    if not model:
         law = as_law(check_law("law", law, "log_prob"))
     check_count("points", points, at_least=2)
     if extent is not None:
@@ -54,7 +56,8 @@ def density(
         extent = 6.0 if moments is None else 2.2 * float(moments.covariance.max()) ** 0.5
     side = torch.linspace(-extent, extent, points, dtype=torch.float64)
     grid = torch.cartesian_prod(side, side)
-    shown = Density(law) if isinstance(law, ScoreModel) else law
+    shown = Density(law) if model else law
+    check_density(given, shown.log_prob, grid[len(grid) // 2 :])
     values = torch.cat([ask_log_prob(shown, block).detach().double().cpu() for block in grid.split(5000)]).exp()
     image = values.reshape(points, points).T.numpy()
     edge = extent * points / (points - 1)  # the outer pixels are centred on the outer points

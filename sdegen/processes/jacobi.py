@@ -12,13 +12,13 @@ from torch.distributions import constraints
 
 from ..arguments import check_arguments
 from ..checks import check_number, check_tensor
+from ..dense import with_all_digits
 from ..laws.diagonal import Diagonal
 from ..laws.jacobi import LEAST_CLOCK, BetaLaw, JacobiLaw
 from ..laws.mixtures import Moments
 from ..laws.operators import Operator, rows
 from ..laws.reflected import fold_into
 from ..laws.sticks import StickFractions
-from ..precision import with_all_digits
 from ..warning import warn_caller
 from .bounded import FORGOTTEN, BoundedSDE
 from .dynamics import as_time

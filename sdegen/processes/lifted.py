@@ -8,11 +8,11 @@ __all__ = ["LiftedSDE"]
 import torch
 from torch import Tensor
 
+from ..dense import with_all_digits
 from ..fixed import kept_property
 from ..laws.embedding import Embedding, Lift, Wide
 from ..laws.kernels import Kernel
 from ..laws.matrices import Matrix
-from ..precision import with_all_digits
 from .matrix import CoupledSDE
 from .quadrature import psd_cholesky
 
