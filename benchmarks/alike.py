@@ -21,9 +21,9 @@ from benchmarks.files import Line
 from benchmarks.origins import Change, Code
 from benchmarks.rows import Values
 
-ROUNDING = 0.01  # of a value's standard error: what moves no further is alike
-RELATIVE = 1e-6  # of the value itself, which is all that one without a standard error has
-ENOUGH = 3  # rows that a change is to be called in
+ROUNDING = 0.01  # share of a value's standard error: a value that moves no further is alike
+RELATIVE = 1e-6  # share of the value itself, for values without a standard error
+ENOUGH = 3  # rows that have to call a change before it is believed to move none
 TIMES = {"s", "ms", "µs", "CPU", "seconds", "minutes", "time"}  # words in the names of values that no two runs share
 
 

@@ -28,7 +28,7 @@ BATCH = 64
 
 
 class From(sdegen.VP):
-    """VP that is trained, and whose grids end, from a later time on."""
+    """VP whose training and grids end at a later time than usual, with more noise left."""
 
     def __init__(self, t_min: float, beta_max: float = 20.0) -> None:
         super().__init__(beta_max=beta_max)

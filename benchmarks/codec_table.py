@@ -45,7 +45,7 @@ from sdegen.laws.derivatives import Hutchinson
 
 TWICE = 100  # images whose bound is drawn twice
 TALLEST = 16383  # pixels of a sheet in WebP
-CHOICE = 81  # times that those of a chain are chosen from
+CHOICE = 81  # times on the grid that the times of a chain are chosen from
 COLUMNS = {
     "images": 0, "bound": 4, "file": 4, "file / bound": 4, "estimate of the flow": 3, "PNG": 3, "WebP": 3, "zlib": 3, "LZMA": 3,
     "s an image, writing": 3, "s an image, reading": 3,
@@ -73,7 +73,7 @@ def shipped(name: str) -> sdegen.ScoreModel:
     return sdegen.Conditioned(sdegen.pretrained(name), label=-1)
 
 
-def others(x: Tensor) -> dict[str, int]:
+def measure_others(x: Tensor) -> dict[str, int]:
     """Return the bytes that other formats take for all images as one, below each other, or for as few sheets as WebP allows."""
     settings: dict[str, dict[str, Any]] = {
         "PNG": {"optimize": True},
@@ -95,7 +95,7 @@ Flow = Callable[..., sdegen.LogProb]
 
 @dataclass(frozen=True)
 class Case:
-    """A row: what is written, and by what.
+    """What a row is made by: the images that are written, and the model.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class Case:
     flow: Flow
 
 
-def written(case: Case, device: str) -> Values:
+def write_row(case: Case, device: str) -> Values:
     """Write the images of a row to a file and read them again, with the network on a device; return what they take there and
     elsewhere.
     """
@@ -146,7 +146,7 @@ def written(case: Case, device: str) -> Values:
         "estimate of the flow": [bound + apart.mean().item(), apart.std().item() / case.few**0.5],
         "s an image, writing": [(between - began) / len(x), None],
         "s an image, reading": [(ended - between) / len(x), None],
-    } | {name: [8 * size / x.numel(), None] for name, size in others(x).items()}
+    } | {name: [8 * size / x.numel(), None] for name, size in measure_others(x).items()}
 
 
 def bounds(
@@ -210,7 +210,7 @@ def codec_block(table: Table) -> str:
         cases[name] = Case(partial(shipped, name), test, min(many, 200), min(few, 20), uniform, sdegen.bits_per_dim)
 
     def compute(name: str, seed: int) -> Values:
-        return written(cases[name], table.device)
+        return write_row(cases[name], table.device)
 
     rows = {name: table.row("codec", name, partial(compute, name), once=True) for name in cases}
     return table.write("codec", COLUMNS, rows)

@@ -13,9 +13,9 @@ from sdegen import data
 
 REGIONS = ("coast", "plain", "hills")
 SHARES = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-TOWNS = torch.tensor([0.7, 0.5, 0.2], dtype=torch.float64)  # the share that lives in one, by region
-WARMTH = torch.tensor([18.0, 12.0, 6.0], dtype=torch.float64)  # its mean, by region
-SILENT = torch.tensor([0.1, 0.3, 0.5], dtype=torch.float64)  # the share that does not say its mood, by region
+TOWNS = torch.tensor([0.7, 0.5, 0.2], dtype=torch.float64)  # share of the rows that live in a town, by region
+WARMTH = torch.tensor([18.0, 12.0, 6.0], dtype=torch.float64)  # mean warmth, by region
+SILENT = torch.tensor([0.1, 0.3, 0.5], dtype=torch.float64)  # share of the rows whose mood is missing, by region
 
 TABLE = data.Table(
     {
@@ -29,7 +29,7 @@ TABLE = data.Table(
         "rent": data.PositiveColumn(),
     }
 )
-CHAIN = list(TABLE.columns)  # each depends on some of those before it
+CHAIN = list(TABLE.columns)  # columns in an order in which each depends on earlier ones alone
 Rows = dict[str, Tensor]  # columns in float64, categories by their numbers, NaN where an entry is missing
 
 

@@ -41,7 +41,7 @@ COLUMNS = {
     "derivatives": 0, "training": 0, "seeds": 0,
 }  # fmt: skip
 SHAPE = (1, 28, 28)
-DRAWS = 4  # of an image
+DRAWS = 4  # samples of one image
 DIRECTIONS = 16
 BATCH = 128
 TASKS = ("reduced four times", "a square missing", "half missing", "a quarter of the pixels")
@@ -155,17 +155,17 @@ class Images:
 
     @property
     def count(self) -> int:
-        """How many are measured."""
+        """The number of images that are measured."""
         return 16 if self.table.quick else 150
 
     @property
     def repeated(self) -> int:
-        """Of how many there are several draws."""
+        """The number of images of which several samples are drawn."""
         return 8 if self.table.quick else 24
 
     @cached_property
     def parts(self) -> tuple[Tensor, Tensor]:
-        """Those that are measured, and the other test images, both in [−1, 1]."""
+        """The images that are measured, and the other test images, both in [−1, 1]."""
         train, test = SPLITS[DATA]()
         whole = equal_parts(train, test, 1000 if self.table.quick else len(test))[1].scaled(-1, 1).rows()
         return whole[: self.count], whole[self.count :]

@@ -35,8 +35,8 @@ from sdegen.conditions import Conditions
 from sdegen.samplers import Multistep, PointMass, share
 
 EVALUATIONS = (5, 8, 10, 20)
-AT = 10  # evaluations, of which more is said
-WITHIN = 3.0  # per cent
+AT = 10  # evaluations at which more columns are shown
+WITHIN = 3.0  # per cent that a variance may be off to be counted as right
 PATHS, LABELS = 10_000, 6
 FLOOR = "100 steps (floor)"
 FINE = Multistep(100, grids.Angle(power=0.5), 3, PointMass(), share, True)
@@ -82,7 +82,7 @@ class Learned(sdegen.Exact):
 
     @property
     def conditions(self) -> Conditions:
-        """The label."""
+        """The conditions of the model: the label."""
         return self._labelled.conditions
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:

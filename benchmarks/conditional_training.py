@@ -29,8 +29,8 @@ from sdegen import nets
 DATA = "fashion_mnist"
 STEPS = 4000
 BATCH, RATE, WARMUP = 64, 4e-4, 200
-BLOCK = 4  # pixels a side that one mean is of
-STD = 0.05  # of the noise of what is measured, of data in [−1, 1]
+BLOCK = 4  # pixels a side of the block that one mean is taken of
+STD = 0.05  # standard deviation of the measurement's noise, for data in [−1, 1]
 LOST = 0.1
 MISSING = float("nan")
 

@@ -29,9 +29,9 @@ from sdegen.samplers.trials import level
 
 EVALUATIONS = (5, 6, 8, 10, 20, 50)
 PATHS = 64
-FIRST = 3  # odd seed that nothing was chosen on and no earlier table has shown
-CUT = 10  # medians, beyond which a distance counts no further
-PEERS = (  # the others of the solver table are the same as one of these to rounding, or were ahead nowhere
+FIRST = 3  # first odd seed that nothing was chosen on and no earlier table has shown
+CUT = 10  # medians at which a single distance is cut
+PEERS = (  # the solver table's other peers equal one of these to rounding, or were best nowhere
     "diffusers dpmsolver 2M midpoint", "diffusers dpmsolver 3M heun", "diffusers DEIS-2", "diffusers DEIS-3",
     "diffusers UniPC-1 bh1", "diffusers UniPC-2 bh1", "diffusers UniPC-2 bh2", "diffusers UniPC-3 bh1",
     "diffusers dpmsolver++ 3M heun", "azula zEAB-4", "azula vAB-2", "azula vAB-3", "azula xEAB-4", "k-diffusion dpmpp_2m",
@@ -95,7 +95,7 @@ def by_peers(problem: Drawn, n: int) -> list[tuple[float, float]]:
                 '".[peers]", then pip install -c constraints.txt --no-deps k-diffusion.'
             )
         for label, make in GRIDS.items():
-            if label == "uniform" and n >= 20:  # far behind there
+            if label == "uniform" and n >= 20:  # where the uniform grid is far behind
                 continue
             errors = problem.errors(problem.by_peer(peer, make(problem.end), n))
             if math.isfinite(errors[0]):

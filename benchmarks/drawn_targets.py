@@ -16,7 +16,7 @@ from torch import Tensor
 
 import sdegen
 
-HARMONICS = 4  # of a curve or a surface
+HARMONICS = 4  # frequencies of a curve
 PIECES = 64  # Gaussians that a curve or a surface is made of
 
 
@@ -75,7 +75,9 @@ def heavy(seed: int, low: int, high: int) -> sdegen.GaussianMixture:
     draws = Draws(seed)
     d, bodies, power = draws.whole(low, high), draws.whole(1, 4), draws.whole(3, 6)
     ranks = (torch.arange(12, dtype=torch.float64) + 0.5) / 12
-    squares = draws.normal(power, 40_000).square().mean(0).sort().values  # over these, a Gaussian is Student's law
+    squares = (
+        draws.normal(power, 40_000).square().mean(0).sort().values
+    )  # a Gaussian number over the root of one of these has Student's law
     widths = draws.between(0.2, 0.8, bodies, 1) * squares[(ranks * 40_000).long()].rsqrt()
     means = draws.normal(bodies, 1, d).expand(-1, 12, -1)
     weights = (draws.shares(bodies)[:, None] / 12).expand(-1, 12)

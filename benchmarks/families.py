@@ -18,13 +18,13 @@ from sdegen.data import Images
 LATENT = 100
 # Both players by Adam without momentum, the critic faster: two time scales (M. Heusel et al., 2017, arXiv:1706.08500).
 PLAYERS: dict[str, Any] = {"betas": (0.0, 0.9), "clip": 1e3, "lr_factors": {"net.critic.": 4.0}}
-# As deep convolutional players are commonly trained.
+# The settings that deep convolutional players are commonly trained with.
 CONVOLUTIONAL: dict[str, Any] = {"betas": (0.5, 0.9), "clip": 1e3}
 
 
 @dataclass
 class Family:
-    """A row: a model, and how it is trained.
+    """What a row is made by: a model, and how it is trained.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ def images(quick: bool, epoch: int, of_flow: int = 1500) -> dict[str, Family]:
     """
 
     def steps(epochs: float) -> int:
-        return 60 if quick else max(3000, round(epochs * epoch))  # small sets are passed more often
+        return 60 if quick else max(3000, round(epochs * epoch))  # a small set is gone through more often
 
     fast = {"autocast": torch.bfloat16, "batch_size": 64}
 

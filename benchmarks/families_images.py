@@ -27,8 +27,8 @@ from benchmarks.train_images import SPLITS
 from sdegen import baselines, metrics
 from sdegen.data import Dequantisation, Images, Scaling, Split
 
-DRAWS = 64  # of an importance bound
-FLOW_STEPS = {"mnist": 10_000}  # of RealNVP; less of what nobody publishes
+DRAWS = 64  # draws of an importance bound
+FLOW_STEPS = {"mnist": 10_000}  # steps of RealNVP; sets without published bits have fewer
 
 
 def add_preset(parser: ArgumentParser) -> None:
@@ -87,7 +87,7 @@ class Judge:
 
     @cached_property
     def parts(self) -> tuple[Images, Images]:
-        """As many of both."""
+        """As many training images as images held back."""
         return equal_parts(self.split.train, self.split.test, COUNT)
 
     @cached_property
@@ -137,7 +137,9 @@ class Curve:
         flow = isinstance(step.model, baselines.RealNVP)
         if step.step % (500 if flow else self.epoch):
             return
-        with step.averaged() as model:  # only now: averaged weights have buffers of their own, which take some batches
+        with (
+            step.averaged() as model
+        ):  # formed only where it is asked for: the buffers of averaged weights take some batches
             if flow:
                 what, cell = "bits", bits(self.judge, model, self.seed)["bits"]
             else:

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.tables import Table
 from sdegen import plots
 
-Curves = dict[str, list[float]]  # by row
+Curves = dict[str, list[float]]  # FID by epoch, of each row
 
 
 def slug(name: str) -> str:

@@ -32,7 +32,7 @@ from benchmarks.train_images import SPLITS
 from sdegen import baselines, metrics
 
 BANDWIDTH = 0.15
-SEEDS = {  # of rows that take long, or that one training tells from their neighbours
+SEEDS = {  # fewer seeds for rows that take long, or that differ from their neighbours by far more than seeds do
     "continuous flow": 2, "GAN, saturating": 1, "f-GAN, KL": 1, "f-GAN, reverse KL": 1, "WGAN, clipped": 1,
 }  # fmt: skip
 

@@ -39,9 +39,9 @@ class Recipe(NamedTuple):
     """How long a network is trained, and how its images are varied."""
 
     epochs: int
-    turn: float  # degrees
-    zoom: float  # relative
-    shift: float  # pixels
+    turn: float  # at most so many degrees
+    zoom: float  # at most this share of the size
+    shift: float  # at most so many pixels
     flip: bool
 
 
@@ -64,17 +64,17 @@ def read(name: str) -> tuple[Part, Part]:
             "fashion-cnn-v1": fashion_mnist,
         }
         training, test = load[name]()
-    return numbers(training), numbers(test)
+    return scale(training), scale(test)
 
 
-def numbers(images: Images) -> Part:
+def scale(images: Images) -> Part:
     """Return bytes as numbers in [0, 1], with their labels."""
     if images.labels is None:
         raise ValueError("these images have no labels to learn from.")
     return Part(images.scaled(0, 1).rows(), images.labels)
 
 
-def varied(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+def vary(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     """Return the images, each turned, zoomed, shifted and flipped at random; the border is continued."""
     uniform = 2 * torch.rand(4, len(x), generator=generator) - 1
     angle, zoom = uniform[0] * math.radians(recipe.turn), 1 + uniform[1] * recipe.zoom
@@ -112,7 +112,7 @@ class Trained(nn.Module):
             x = norm(convolution(x)).relu()
         return self.net.linear(x.mean((2, 3)))
 
-    def folded(self) -> FeatureNet:
+    def fold(self) -> FeatureNet:
         """Return the network without normalisation: ``gain (w * x + b − mean) / sd + offset`` as one convolution."""
         net = FeatureNet(self.net.name, self.net.architecture)
         net.load_state_dict(self.net.state_dict())
@@ -141,7 +141,7 @@ def train(name: str, data: Part, batch: int = 128, rate: float = 4e-3, seed: int
         for rows in torch.randperm(len(data.images), generator=generator).split(batch):
             if len(rows) < batch:
                 continue
-            x = varied(data.images[rows], recipe, generator).contiguous(memory_format=torch.channels_last)
+            x = vary(data.images[rows], recipe, generator).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 loss = F.cross_entropy(model(x), data.labels[rows])
             optimiser.zero_grad()
@@ -158,7 +158,7 @@ def train(name: str, data: Part, batch: int = 128, rate: float = 4e-3, seed: int
 
 
 @torch.no_grad()
-def right(net: FeatureNet, data: Part) -> Tensor:
+def classify_right(net: FeatureNet, data: Part) -> Tensor:
     """Tell which images the network classifies right."""
     return torch.cat([net.logits(x).argmax(1) for x in data.images.split(500)]) == data.labels
 
@@ -184,11 +184,11 @@ def main() -> None:
         net = train(name, training)
         path = args.out / f"{name}.safetensors"
         save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path, metadata={"network": name})
-        hits = right(net, test)
+        hits = classify_right(net, test)
         per_class = [f"{hits[test.labels == c].float().mean():.3f}" for c in range(len(net.architecture.classes))]
         print(
             f"{name}: {int(hits.sum())} of {len(hits)} test images right ({hits.float().mean():.2%}; by class "
-            f"{' '.join(per_class)}), {right(net, training).float().mean():.2%} of the training images, "
+            f"{' '.join(per_class)}), {classify_right(net, training).float().mean():.2%} of the training images, "
             f"{sum(p.numel() for p in net.parameters()):,} parameters, sha256 "
             f"{hashlib.sha256(path.read_bytes()).hexdigest()}",
             flush=True,

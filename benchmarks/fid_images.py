@@ -24,7 +24,7 @@ from sdegen.data import Images, Scaling
 
 COUNT = 2000
 SCALING = Scaling(-1, 1)
-SHORT = 1500  # steps of batches of 64, a tenth of what the shipped models have seen
+SHORT = 1500  # steps with batches of 64: a tenth of the images that the shipped models have seen
 PROCESSES: dict[str, Callable[[], sdegen.LinearSDE]] = {
     "VP": sdegen.VP,
     "blurring, 2 pixels": lambda: sdegen.Blurring((3, 16, 16)),
@@ -46,7 +46,7 @@ def data_of(table: Table) -> str:
 class Task:
     """What all rows of one data set share."""
 
-    table: Table  # the folder of the data set's
+    table: Table  # in the folder of the data set
 
     @property
     def data(self) -> str:
@@ -75,7 +75,7 @@ class Task:
 
     @cached_property
     def right(self) -> dict[int, metrics.Estimate]:
-        """Share of the images held back that the classifier gets right, by class: of all of them, not only as many as samples."""
+        """The share of images that the classifier gets right, by class: of all images held back, not only as many as samples."""
         assert self.held.labels is not None
         return metrics.accuracy(self.held.scaled(0, 1).rows(), self.held.labels, self.net).per_class
 

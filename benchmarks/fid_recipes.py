@@ -15,17 +15,17 @@ from sdegen import guidance, samplers
 from sdegen.files import SHIPPED
 
 EVALUATIONS = (10, 20, 50, 100)
-FITTED = (2, 4)  # of a solver fitted to the model
+FITTED = (2, 4)  # evaluations of a solver that is fitted to the model
 SCALES = (1.25, 1.375, 1.5, 2.0, 3.0)
 JUMPS = (1, 2, 4)
-FEW = (5, 6)  # evaluations of the default sampler beside them, and of as many as jumps
-LIMITED = (1.5, 2.0, 3.0, 4.0)  # scales of guidance that is off at the highest noise levels,
-LEVEL = 5.0  # those of a larger sigma / alpha
+FEW = (5, 6)  # evaluations of the default sampler in rows beside the jumps
+LIMITED = (1.5, 2.0, 3.0, 4.0)  # scales of guidance that is switched off at high noise levels,
+LEVEL = 5.0  # above this sigma / alpha
 
 
 @dataclass
 class Recipe:
-    """A row: how samples are drawn from the model of a task."""
+    """What a row is made by: the model of a task, and how samples are drawn from it."""
 
     sampler: Callable[[Any], samplers.Sampler]
     model: Callable[[Task], Any] = lambda task: task.model

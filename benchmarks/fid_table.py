@@ -41,8 +41,8 @@ from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS
 from sdegen import metrics, plots
 
-SEEDS = {"digits": 4, "sprites": 4}  # where fewer images are held back than a row has samples
-BATCH = 250  # samples that go through a network at a time; of an accelerator all do, which waits for calls and not for numbers
+SEEDS = {"digits": 4, "sprites": 4}  # seeds of sets with fewer images held back than a row has samples
+BATCH = 250  # samples that go through a network at a time on a CPU; an accelerator takes all, as calls are what it waits for
 
 
 def drawn(task: Task, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor, float, float]:
@@ -86,7 +86,9 @@ def floor(task: Task, seed: int) -> Values:
     assert images.labels is not None and held.labels is not None
     cells = task.judged(images.scaled(0, 1).rows(), images.labels)
     del cells["worst class"]
-    right = metrics.accuracy(task.real, held.labels, task.net).overall  # of images the classifier has not seen either
+    right = metrics.accuracy(
+        task.real, held.labels, task.net
+    ).overall  # on images that the classifier has not seen either
     return cells | {"count": [len(images), None], "accuracy": [right.value, right.stderr]}
 
 
@@ -118,7 +120,7 @@ def fid_block(table: Table) -> str:
         raise SystemExit(
             f"--inception judges images in colour, and those of {data} are grey; take --data {IN_COLOUR[0]}."
         )
-    # Rows know neither count nor network.
+    # Rows do not say of how many samples and by which network they are: the folder does.
     own = table.within(data + ("" if count == COUNT else f"-{count}") + ("-inception" if inception else ""))
     task = ByInception(own) if inception else Task(own)
     rows = {"training images (floor)": own.row("fid", "training images", partial(floor, task), once=True)}

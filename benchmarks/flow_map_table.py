@@ -37,7 +37,11 @@ from sdegen import metrics, nets, training
 from sdegen.samplers import FlowMap, Jumps, ProbabilityFlow
 from sdegen.training.score_loss import ScoreLoss
 
-SHARES = {"median off": 0.5, "90 % off": 0.9, "99 % off": 0.99}  # of ends that are off by so much at most
+SHARES = {
+    "median off": 0.5,
+    "90 % off": 0.9,
+    "99 % off": 0.99,
+}  # shares of the ends that are off by the value of the column or less
 COLUMNS = {
     "evaluations": 0, "KL": 3, "k-NN KL": 3, "sliced W2": 3, "mode weights": 3, "stray": 4, "off": 3,
     **dict.fromkeys(SHARES, 3), "train s": 0, "from data s": 0, "seeds": 0,
@@ -47,7 +51,7 @@ OBJECTIVE_COLUMNS = {f"{what}, {n}": 3 for n in (1, 4) for what in ("KL", "k-NN 
     "steps": 0, "train s": 0, "seeds": 0,
 }  # fmt: skip
 DENSITIES = 4000  # samples whose log-densities are taken
-SECONDS = 15  # of one core, in which each objective is followed
+SECONDS = 15  # of one core that each objective is trained for
 
 
 class Trained(NamedTuple):
@@ -64,7 +68,7 @@ def law_of(target: str, seed: int) -> sdegen.GaussianMixture:
 
 
 class How(NamedTuple):
-    """Whether trainings are short, and on which device they run."""
+    """How models are trained: whether for a short time, and on which device."""
 
     quick: bool
     device: str

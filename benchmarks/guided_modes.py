@@ -53,12 +53,12 @@ TRUTH = ExactConditional(sdegen.VP(), MODES, RING)
 
 @dataclass
 class Budget:
-    """What a run may spend."""
+    """How many steps and samples a run of the table takes."""
 
-    steps: int  # of training
+    steps: int  # of the training
     samples: int
     flow: int  # steps of the exact flow
-    reversed: int  # and of the exact reversed SDE
+    reversed: int  # steps of the exact reversed SDE
 
 
 FULL = Budget(6000, 8000, 200, 1000)
@@ -87,7 +87,7 @@ def train(seed: int, steps: int, device: str) -> sdegen.Model:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     net = nets.MLP(2, width=96, depth=3, classes=len(MODES))
-    sde = TRUTH.sde.in_units(Units())  # in which the truth's readings are
+    sde = TRUTH.sde.in_units(Units())  # the units that the true scores are in
     model = sdegen.Model(net, sde, EDMParametrization(detail=DETAIL, delta=0.03)).to(device)
     weighting = weightings.LikelihoodWeighting()
     objective = losses.Denoising(weighting, weightings.ImportanceTimes(partial(near_the_data, weighting, -0.3)))
@@ -129,7 +129,7 @@ COLUMNS = {f"{name}": 3 for to in TO for name in (f"W2 to {to}", f"KL({to}‖row
 
 
 def spent(table: Table) -> Budget:
-    """Return what a run of the table may spend."""
+    """Return how many steps and samples a run of the table takes."""
     return QUICK if table.quick else FULL
 
 

@@ -18,7 +18,7 @@ class ByInception(Task):
     """What all rows of images in colour share: they are judged by Inception v3, and their classes by the set's own network."""
 
     @cached_property
-    def inception(self) -> Any:  # which has a name and a hash as the set's own network has
+    def inception(self) -> Any:  # a network with a name and a hash, like the set's own
         """The network, by the file of weights that is given, or by that which is downloaded.
 
         Raises

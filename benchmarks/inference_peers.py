@@ -16,8 +16,8 @@ from torch import Tensor, distributions
 
 from sdegen.inference import Pairs
 
-METHODS = ("NPE", "NPSE", "FMPE")  # of a flow, of a score model, and of flow matching
-LEAST = 2  # epochs: of fewer sbi cannot be told to put back the best weights
+METHODS = ("NPE", "NPSE", "FMPE")  # by a normalising flow, a score model, and flow matching
+LEAST = 2  # epochs: after fewer sbi cannot be told to put back the best weights
 
 
 def installed() -> bool:
@@ -57,7 +57,7 @@ class Theirs:
 
 
 class Silent:
-    """A tracker that keeps nothing: the default one writes a folder."""
+    """A tracker for sbi that keeps nothing, as the default one writes a folder."""
 
     log_dir: Path | None = None
 
@@ -68,7 +68,7 @@ class Silent:
 
 
 class Spent(Exception):
-    """The seconds are spent."""
+    """Raised inside a training when its seconds are spent."""
 
 
 def ones_until(end: float, trainer: Any) -> Callable[[Tensor], Tensor]:

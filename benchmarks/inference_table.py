@@ -63,7 +63,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Gaussian mixture": NARROW,
     "Gaussian linear, 10-D": {"steps": 500},
 }
-USUAL: dict[str, Any] = {"steps": 6000}  # of the others
+USUAL: dict[str, Any] = {"steps": 6000}  # settings of the other tasks
 ROUNDS = {"one round of 2,000": 1, "two rounds of 1,000": 2}
 
 

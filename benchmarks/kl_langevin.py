@@ -21,11 +21,11 @@ from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import grids, metrics, samplers
 
-LADDER = torch.logspace(1, -1, 7, dtype=torch.float64)  # 10 to 0.1
-ENDS, QUICK_ENDS = (6, 4, 3), (3,)  # places of the last level: 0.1, 0.46 and 1
-STEPS, QUICK_STEPS = 600, 20  # of a training
+LADDER = torch.logspace(1, -1, 7, dtype=torch.float64)  # noise levels, from 10 to 0.1
+ENDS, QUICK_ENDS = (6, 4, 3), (3,)  # indices in LADDER of the level that a row ends at: 0.1, 0.46 and 1
+STEPS, QUICK_STEPS = 600, 20  # training steps of one network
 SAMPLES, QUICK_SAMPLES = 4000, 200
-MOVES, QUICK_MOVES = 1000, 60  # of Langevin dynamics
+MOVES, QUICK_MOVES = 1000, 60  # steps of Langevin dynamics
 EXACT = "exact score"
 
 

@@ -25,12 +25,12 @@ from sdegen import losses, metrics, nets, samplers, weightings
 from sdegen.laws import Units
 
 LEVELS, QUICK_LEVELS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (0.0, 0.1, 1.0)
-STEPS, QUICK_STEPS = 1000, 100  # of a training
-SAMPLES, QUICK_SAMPLES = 10_000, 2_000  # of a sampler
+STEPS, QUICK_STEPS = 1000, 100  # training steps of one network
+SAMPLES, QUICK_SAMPLES = 10_000, 2_000  # samples that each sampler draws
 
 
 class OneLevel(weightings.TimeLaw):
-    """All times equal, to train at one noise level."""
+    """The law of training times that are all the same, to train at one noise level."""
 
     def __init__(self, t: float) -> None:
         self.t = t
@@ -47,7 +47,7 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
 }
 
 
-PROCESS = sdegen.EDM(sigma_min=1e-6, sigma_max=80.0).in_units(Units())  # levels are in units of the ring
+PROCESS = sdegen.EDM(sigma_min=1e-6, sigma_max=80.0).in_units(Units())  # noise levels in the ring's own units
 
 
 def at_level(sigma: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def of_objective(
     model = sdegen.DirectModel(net, PROCESS, scale=max(sigma, 0.5)).to(device)
     times = OneLevel(at_level(torch.tensor(sigma, dtype=torch.float64)).item())
     objective = OBJECTIVES[name](weightings.UniformWeighting(), times)
-    scale = max(sigma, 0.5) ** 2  # a loss of order one
+    scale = max(sigma, 0.5) ** 2  # makes the loss of order one
     run = sdegen.fit(
         model, data, steps=steps, lr=2e-3, seed=seed, progress=False,
         loss=lambda m, x, generator: scale * objective(m, x, generator=generator),
@@ -75,7 +75,7 @@ def of_objective(
 def score_error(name: str, sigma: float, finite: bool, table: Table, seed: int) -> Values:
     """Train by an objective at one noise level, on fresh data or 200 points, and return ``E‖s − s*‖² / E‖s*‖²``."""
     if sigma == 0 and name.startswith("denoising"):
-        return {}  # its target, z / sigma, does not exist
+        return {}  # without noise the target z / sigma does not exist
     points = RING.sample(200, torch.Generator().manual_seed(seed))
     data: Any = points.to(table.device, torch.float32) if finite else RING
     law = sdegen.Empirical(points) if finite else RING
@@ -108,7 +108,7 @@ def levels_block(table: Table) -> str:
 
 
 class Constant(torch.nn.Module):
-    """A network told nothing of the level: it is trained at one."""
+    """A network that is told nothing of the noise level, as it is trained at one."""
 
     def __init__(self, net: torch.nn.Module) -> None:
         super().__init__()

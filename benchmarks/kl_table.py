@@ -45,13 +45,13 @@ from sdegen.models import EDMParametrization
 
 @dataclass
 class Budget:
-    """What a run may spend."""
+    """How many steps, points and samples a run of the table takes."""
 
-    steps: int  # of training
+    steps: int  # training steps of a row of the first block
     likelihood: int  # points of a KL divergence
     samples: int  # points of the tests on samples
     kde_draws: int  # draws of 5,000 points a seed
-    architecture: int  # steps of training of one
+    architecture: int  # training steps of a row of architectures
     architecture_likelihood: int
     floors: tuple[str, ...]
 
@@ -61,7 +61,7 @@ QUICK = Budget(QUICK_STEPS, 300, 2_000, 1, 200, 200, ("OU", "two methods"))
 
 
 def spent(table: Table) -> Budget:
-    """Return what a run of the table may spend."""
+    """Return how many steps, points and samples a run of the table takes."""
     return QUICK if table.quick else FULL
 
 
@@ -99,7 +99,9 @@ def flow_divergences(model: Any, n: int, seed: int, device: str, dtype: torch.dt
     return cells
 
 
-SOURCE_FLOOR = "25.13"  # of its exact score, sampled: one figure for both of its processes
+SOURCE_FLOOR = (
+    "25.13"  # what the source project printed for samples of its exact score, one figure for both of its processes
+)
 TIGHTER = 200  # points that are integrated a second time, for the error of the first
 Draw = Callable[[int, torch.Generator], Tensor]
 
@@ -187,7 +189,7 @@ def evaluations(sampler: Any) -> int:
 
 
 class Number(torch.nn.Module):
-    """The noise level as it is, in place of waves of it."""
+    """An embedding of the noise level: the number itself, in place of sines of it."""
 
     dim = 1
 
@@ -212,7 +214,7 @@ ARCHITECTURES: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
-SEEDS = {  # of rows of fewer; the flow of a second seed of eight blocks without residuals is so rough that it is refused
+SEEDS = {  # rows with fewer seeds; with eight blocks and no residuals the flow of a second seed is too rough to be followed
     "MLP, depth 4, batch normalisation": 2, "MLP, depth 4, batch normalisation, no residuals": 2,
     "MLP, depth 4, level as a number": 2, "MLP, depth 8, no residuals": 1,
 }  # fmt: skip
@@ -222,7 +224,7 @@ def architecture(name: str, table: Table, seed: int) -> Values:
     """Train a network by the same process and objective for as many steps, and judge it."""
     torch.manual_seed(seed)
     net = ARCHITECTURES[name]()
-    sde = sdegen.VP().in_units(Units())  # in the ring's own, as the settings are
+    sde = sdegen.VP().in_units(Units())  # the ring's own units, which the settings are in
     model = sdegen.Model(net, sde, EDMParametrization(detail=DETAIL, delta=0.03)).to(table.device)
     weighting = weightings.LikelihoodWeighting()
     objective = losses.Denoising(weighting, weightings.ImportanceTimes(partial(near_the_data, weighting, -0.3)))
@@ -249,7 +251,7 @@ def picture(table: Table) -> None:
     if not shown:
         return
     figure, axes = plt.subplots(1, len(shown) + 1, figsize=(3 * len(shown) + 3, 3.2))
-    points = 48 if table.quick else 100  # a side, each a likelihood
+    points = 48 if table.quick else 100  # points a side of the grid, a likelihood at each
     plots.density(RING, ax=axes[0], points=points, title="truth")
     for (name, model), ax in zip(shown.items(), axes[1:], strict=True):
         plots.density(model, ax=ax, points=points, title=name)

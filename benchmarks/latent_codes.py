@@ -32,6 +32,7 @@ from benchmarks import command
 from benchmarks.devices import fit_on
 from benchmarks.families import LATENT, SOURCE_EPOCHS, images, trained
 from benchmarks.families_images import add_preset, families_of, split_of
+from benchmarks.fid_images import data_of
 from benchmarks.rows import Values
 from benchmarks.tables import Table, combine
 from benchmarks.train_images import SPLITS
@@ -160,7 +161,7 @@ def by_gradient(model: baselines.VAE, x: Tensor) -> Tensor:
     """
     at = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad((reconstruct(model, at) - x).square().sum(), at)
-    assert gradient.isfinite().all()  # of NaN the sign would be 0
+    assert gradient.isfinite().all()  # the sign of NaN would be 0, without a word
     return gradient.sign()
 
 
@@ -240,11 +241,6 @@ def reconstruction_block(table: Table) -> str:
         for row, signs in (("changed by the gradient's sign", by_gradient), ("changed by random signs", at_random))
     }
     return table.write(name, {f"ε = {e:g}": 3 for e in EPSILONS}, rows)
-
-
-def data_of(table: Table) -> str:
-    """Return the name of the images."""
-    return "digits" if table.quick else table.args.data
 
 
 def options(parser: ArgumentParser) -> None:

@@ -15,11 +15,12 @@ import sdegen
 from benchmarks.rows import Values
 from sdegen.data import Images, Scaling
 from sdegen.laws.derivatives import Hutchinson
+from sdegen.metrics import Estimate
 from sdegen.models.modes import evaluating
 from sdegen.training.losses import Denoising
 from sdegen.training.weightings import ImportanceTimes, LikelihoodWeighting
 
-NOISE = 1 / 6  # steps between bytes, where training begins
+NOISE = 1 / 6  # noise at which training begins, in steps between bytes
 DRAWS = 8
 LOSS = Denoising(LikelihoodWeighting(), ImportanceTimes(), pooled=False)
 
@@ -48,12 +49,6 @@ def ends(model: Any, images: Images, seed: int) -> Tensor:
     return (found.terms[0] + found.terms[-1]).double().cpu() / (x[0].numel() * math.log(2))
 
 
-def mean(bits: Tensor) -> list[float]:
-    """Return a mean over images with its standard error."""
-    bits = bits.double()
-    return [bits.mean().item(), bits.std().item() / len(bits) ** 0.5]
-
-
 def both(model: Any, images: Images, seed: int) -> Values:
     """Return bits by the flow and by the bound in continuous time, and what they differ by."""
     flow = sdegen.noised_bits_per_dim(
@@ -62,9 +57,9 @@ def both(model: Any, images: Images, seed: int) -> Values:
     )  # fmt: skip
     of_flow, of_sde = flow.value.double().cpu(), continuous(model, images, DRAWS, seed)
     return {
-        "flow": mean(of_flow),
-        "continuous": mean(of_sde),
-        "flow − continuous": mean(of_flow - of_sde),
+        "flow": list(Estimate.of(of_flow)),
+        "continuous": list(Estimate.of(of_sde)),
+        "flow − continuous": list(Estimate.of(of_flow - of_sde)),
         "evaluations": [flow.evaluations, None],
     }
 

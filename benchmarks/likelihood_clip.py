@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 import sdegen
-from benchmarks.likelihood_bits import DRAWS, LOSS, continuous, mean
+from benchmarks.likelihood_bits import DRAWS, LOSS, continuous
 from benchmarks.likelihood_training import RECIPES, Recipe, build, split_of, third_pixel
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen.data import Images
+from sdegen.metrics import Estimate
 
-EARLY = 250  # steps after which the bound is asked for besides
+EARLY = 250  # steps after which the bound is taken for the first time
 KINDS: dict[str, float | None] = {"clipped at 1": 1.0, "not clipped": None}
 
 
@@ -61,9 +62,9 @@ def pair_of(name: str, steps: int | None, seed: int) -> Values:
     recipe, seen, test = SETS[name]()
     done = recipe.steps if steps is None else steps
     with_, without = (bounds_of(recipe, seen, test, done, clip, seed) for clip in KINDS.values())
-    cells: Values = {kind: mean(bounds[-1]) for kind, bounds in zip(KINDS, (with_, without))}
+    cells: Values = {kind: list(Estimate.of(bounds[-1])) for kind, bounds in zip(KINDS, (with_, without))}
     looks = {"not clipped − clipped": -1} | ({f"after {EARLY} steps": 0} if len(with_) > 1 else {})
-    return cells | {at: mean(without[k] - with_[k]) for at, k in looks.items()} | {"steps": [done, None]}
+    return cells | {at: list(Estimate.of(without[k] - with_[k])) for at, k in looks.items()} | {"steps": [done, None]}
 
 
 def clip_block(table: Table) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import sdegen
-from benchmarks.likelihood_bits import LOSS, mean
+from benchmarks.likelihood_bits import LOSS
 from benchmarks.likelihood_training import split_of
 from benchmarks.rows import Values
 from benchmarks.tables import Table
@@ -23,10 +23,11 @@ from sdegen.baselines import Logit, RealNVP
 from sdegen.data import Dequantisation, Images, Scaling
 from sdegen.likelihood import Dequantiser
 from sdegen.likelihood.draws import log_mean
+from sdegen.metrics import Estimate
 
 DRAWS = (1, 4, 16, 64)
-CELLS = Dequantisation(0, 1, 17)  # of flows, the first map of which is a logit
-SPREAD = Dequantisation(-1, 1, 17)  # of score models
+CELLS = Dequantisation(0, 1, 17)  # cells of bytes for flows, whose first map is a logit
+SPREAD = Dequantisation(-1, 1, 17)  # cells of bytes for score models
 NOISES = {"uniform": "uniform noise", "learned": "learned noise"}
 
 
@@ -75,7 +76,7 @@ def bits(
             singles = noise.bound(x.repeat_interleave(draws, 0), log_prob, generator=seeded).value
         of_draws = singles.reshape(-1, draws).double()
         of = {k: log_mean(of_draws.reshape(-1, k))[0].reshape(len(x), -1) for k in DRAWS if k <= draws}
-        cells |= {f"{name}: {k}": mean(-value.mean(1) / unit) for k, value in of.items()}
+        cells |= {f"{name}: {k}": list(Estimate.of(-value.mean(1) / unit)) for k, value in of.items()}
     return cells
 
 

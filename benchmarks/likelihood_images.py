@@ -27,8 +27,8 @@ from sdegen.laws.derivatives import Hutchinson
 
 DATA = {"mnist": sdegen.data.mnist, "fashion_mnist": sdegen.data.fashion_mnist}
 FOREIGN = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}
-STEPS = 25  # of a chain
-DISTURBED = 0.2  # share of pixels that the background's training images have at random
+STEPS = 25  # steps of a chain
+DISTURBED = 0.2  # share of the pixels that are random in the training images of the background model
 
 
 def bits(model: Any, images: Images, seed: int, **cond: Any) -> tuple[Tensor, int]:
@@ -54,7 +54,9 @@ def complexity(images: Images) -> Tensor:
 def gaussian_bits(seen: Images, images: Images) -> Tensor:
     """Return bits per dimension under a Gaussian with the moments of `seen`: what brightness and smoothness alone tell."""
     x = seen.x.flatten(1).double()
-    covariance = x.T.cov() + torch.eye(x.shape[1], dtype=torch.float64) / 12  # dequantised
+    covariance = (
+        x.T.cov() + torch.eye(x.shape[1], dtype=torch.float64) / 12
+    )  # 1/12 is the variance of uniform dequantisation
     law = torch.distributions.MultivariateNormal(x.mean(0), covariance)
     return -law.log_prob(images.x.flatten(1).double()) / (x.shape[1] * torch.tensor(2.0).log())
 

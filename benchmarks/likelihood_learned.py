@@ -51,7 +51,7 @@ def excess(found: sdegen.Bound | sdegen.Chain, x: Tensor) -> list[float]:
 def learned(name: str, steps: int, n: int, device: str, seed: int) -> Values:
     """Train network and process on the bound of the chain, and return how far it stays below the truth."""
     torch.manual_seed(seed)
-    sde = PROCESSES[name]().in_units(Units())  # in the ring's own, as the settings are
+    sde = PROCESSES[name]().in_units(Units())  # the ring's own units, which the settings are in
     x = RING.sample(n, torch.Generator().manual_seed(1000 + seed))
     generator = torch.Generator().manual_seed(2000 + seed)
     with torch.no_grad():

@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 import sdegen
-from benchmarks.likelihood_bits import LOSS, both, continuous, mean, scaling_of
+from benchmarks.likelihood_bits import LOSS, both, continuous, scaling_of
 from benchmarks.likelihood_training import Recipe, build, process, split_of, third_pixel
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import nets
 from sdegen.data import Images
 from sdegen.laws.derivatives import Hutchinson
+from sdegen.metrics import Estimate
 from sdegen.models import DataParametrization, EDMParametrization, Parametrization
 from sdegen.training.losses import Denoising
 from sdegen.training.weightings import EDMWeighting, ImportanceTimes, LikelihoodWeighting, LogNormalTimes
@@ -75,7 +76,7 @@ def spread(model: Any, images: Images, seed: int) -> list[float] | str:
     seeded, scaling = torch.Generator().manual_seed(seed), scaling_of(images)
     try:
         found = sdegen.bits_per_dim(model, images.x, scaling, divergence=Hutchinson(), tolerance=1e-3, generator=seeded)
-        return mean(found.value.cpu())
+        return list(Estimate.of(found.value.cpu()))
     except ValueError as error:
         if "could not be followed" not in str(error):
             raise
@@ -113,7 +114,7 @@ def start_of(name: str, steps: int, n: int, device: str, seed: int) -> Values:
     )  # fmt: skip
     norms = torch.tensor(run.grad_norm)
     return {
-        "continuous": mean(continuous(model, test[:n], 2, seed)),
+        "continuous": list(Estimate.of(continuous(model, test[:n], 2, seed))),
         "norm of the gradient": [norms.median().item(), None],
         "its 9/10 quantile": [norms.quantile(0.9).item(), None],
     }

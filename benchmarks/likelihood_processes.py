@@ -30,7 +30,7 @@ from sdegen.laws.marginals import Level
 from sdegen.laws.products import value_and_slope
 from sdegen.models import EDMParametrization
 
-SMALL_RING = sdegen.data.gaussian_ring(modes=8, radius=1.5, std=0.25)  # of the size of the wells
+SMALL_RING = sdegen.data.gaussian_ring(modes=8, radius=1.5, std=0.25)  # about as wide as the wells are apart
 
 
 class Early(weightings.Weighting):
@@ -52,7 +52,7 @@ def double_well(objective: Any, steps: int, device: str) -> Callable[[int], tupl
 
     def train(seed: int) -> tuple[Any, sdegen.Run]:
         torch.manual_seed(seed)
-        sde = sdegen.DoubleWell(T=2.0).in_units(Units())  # its wells lie where they lie
+        sde = sdegen.DoubleWell(T=2.0).in_units(Units())  # units of the wells, which lie at fixed places
         net = nets.MLP(2, width=96, depth=3)
         model = sdegen.DirectModel(net, sde, 0.3, base=sde.prior(SMALL_RING.moments()))
         batch = 1024 if getattr(objective, "antithetic", False) else 2048
@@ -74,7 +74,7 @@ def damped(seed: int, steps: int, device: str) -> tuple[Any, sdegen.Run]:
 
 @dataclass
 class Process:
-    """A row: how a model is trained, and the law of its data."""
+    """What a row is made by: how a model is trained, and the law of its data."""
 
     train: Callable[[int], tuple[Any, sdegen.Run | None]]
     law: sdegen.GaussianMixture = RING
@@ -116,7 +116,9 @@ def judged(process: Process, n: int, seed: int) -> Values:
     sde, law = model.sde, process.law
     x = law.sample(n, torch.Generator().manual_seed(1000 + seed))
     z = torch.randn(sde.lift(x).shape, dtype=x.dtype, generator=torch.Generator().manual_seed(2000 + seed))
-    u, rest = sde.complete(x, z)  # of a larger state the joint density, whose divergence bounds that of the data
+    u, rest = sde.complete(
+        x, z
+    )  # for a state with more numbers than the data, the joint density: its divergence bounds that of the data
     found = sdegen.estimate_log_prob(model, u.float(), joint=True, tolerance=1e-4)
     assert isinstance(found, sdegen.LogProb)
     value, truth = found.value.double() - rest, law.log_prob(x)
@@ -164,7 +166,7 @@ def target_bias(sde: Any, law: sdegen.GaussianMixture, seed: int) -> float:
     g2 = sde.diffusion(t_0, t_0).matrix().item() ** 2
     steps = max(8, math.ceil((sde.T - sde.lag) / sde.lag))
     widest = max(part.cells.width.item() for part in truth.parts)
-    shortest = steps * (2 * widest) ** 2 / g2  # a step must be resolved by the grid
+    shortest = steps * (2 * widest) ** 2 / g2  # so that the grid resolves a step
     late = torch.linspace((sde.lag + shortest) ** 0.5, sde.T**0.5, 20, dtype=torch.float64).square()
     t = torch.cat([torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64) * sde.lag, late])
     parts = []

@@ -25,7 +25,7 @@ import torch
 import sdegen
 from benchmarks import command
 from benchmarks.files import made
-from benchmarks.likelihood_bits import LOSS, both, chain_times, mean, scaling_of
+from benchmarks.likelihood_bits import LOSS, both, chain_times, scaling_of
 from benchmarks.likelihood_clip import clip_block
 from benchmarks.likelihood_curves import draw
 from benchmarks.likelihood_dequantised import dequantised_block
@@ -35,9 +35,10 @@ from benchmarks.likelihood_training import RECIPES, Recipe, build, load, split_o
 from benchmarks.rows import Key, Values
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS
+from sdegen.metrics import Estimate
 
 CHAIN = 400
-KINDS = {"float32": None, "bfloat16": torch.bfloat16}  # of numbers in which steps are timed
+KINDS = {"float32": None, "bfloat16": torch.bfloat16}  # numbers that steps are timed with
 
 
 def judged(table: Table, name: str, seed: int) -> Values:
@@ -52,13 +53,13 @@ def judged(table: Table, name: str, seed: int) -> Values:
     chain = sdegen.discrete_bits_per_dim(model, test.x, scaling_of(test), times, generator=seeded, batch=1000)
     steps, seconds, device = path.with_suffix(".csv").read_text().splitlines()[1].split(",")
     return both(model, test, seed) | {
-        "chain": mean(chain.value.cpu()),
+        "chain": list(Estimate.of(chain.value.cpu())),
         "images": [n, None],
         "parameters": [sum(p.numel() for p in model.parameters()), None],
         "steps": [int(steps), None],
         "batch": [recipe.batch, None],
         "train s": [float(seconds), None],
-        "device": device,  # of the training, whatever it is judged on
+        "device": device,  # the device of the training, wherever the model is judged
     }
 
 

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 import sdegen
-from benchmarks.likelihood_bits import NOISE, mean, scaling_of
+from benchmarks.likelihood_bits import NOISE, scaling_of
 from benchmarks.likelihood_parts import bytes_of
 from benchmarks.likelihood_training import BETA, split_of
 from benchmarks.rows import Values
@@ -19,6 +19,7 @@ from benchmarks.tables import Table
 from sdegen import losses
 from sdegen.data import Scaling
 from sdegen.laws import Units
+from sdegen.metrics import Estimate
 
 CHAIN = 12  # states, even in `t`
 FASTER = 20.0  # rate of the schedule over that of the network: in 300 steps it has to move by several units of log-SNR
@@ -57,7 +58,7 @@ def judged(name: str, steps: int, n: int, seed: int) -> Values:
     found = sdegen.discrete_bits_per_dim(model, test.x[:n], scaling_of(test), times, draws=4, generator=seeded)
     at = [sde.snr(t).log().item() for t in (sde.t_min, 0.5 * sde.T, sde.T)]
     return {
-        "chain": mean(found.value),
+        "chain": list(Estimate.of(found.value)),
         **{f"log-SNR at {where}": [value, None] for where, value in zip(("0", "T/2", "T"), at)},
         "train s": [run.seconds, None],
     }

@@ -15,15 +15,16 @@ from benchmarks.codec_recipe import From
 from benchmarks.devices import called
 from benchmarks.files import made
 from benchmarks.followed import Points
-from benchmarks.likelihood_bits import LOSS, NOISE, continuous, mean
+from benchmarks.likelihood_bits import LOSS, NOISE, continuous
 from benchmarks.tables import Table
 from benchmarks.train_images import SPLITS
 from sdegen import nets
 from sdegen.data import Images, Scaling
 from sdegen.laws import Units
+from sdegen.metrics import Estimate
 from sdegen.models import DataParametrization
 
-BETA = 12.0  # of VP at T: noise of twenty times the signal, beyond which nothing is left to learn
+BETA = 12.0  # VP's beta at T, where noise is twenty times the signal: beyond it nothing is left to learn
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Curve:
         began = time.perf_counter()
         with step.averaged() as model:
             bits = continuous(model, self.images, 2)
-        value, error = mean(bits)
+        value, error = Estimate.of(bits)
         self.points.add(step.step, {"seconds": step.seconds - self.spent, "bits": value, "s.e.": error})
         self.spent += time.perf_counter() - began
 

@@ -26,7 +26,7 @@ from sdegen.training.score_loss import ScoreLoss
 
 
 class Eulerian(training.MapLoss):
-    """The end of a map stays where it is as its beginning moves along the flow, ``d/dt X_{t→s}(x_t) = 0``.
+    """The Eulerian loss: the end of a map stays where it is as its beginning moves along the flow, ``d/dt X_{t→s}(x_t) = 0``.
 
     Consistency models and MeanFlow ask for this (Y. Song et al., 2023, arXiv:2303.01469; Z. Geng et al., 2025,
     arXiv:2505.13447). For processes with ``alpha² + sigma² = 1``. With `held` the derivative is a target for the mean velocity,
@@ -102,7 +102,7 @@ OBJECTIVES: dict[str, Callable[[ScoreModel], ScoreLoss]] = {
 def steps_within(seconds: float, model: FlowMap, data: Any, loss: ScoreLoss, trial: int = 25) -> int:
     """Return how many steps of 256 data a core takes in so many seconds, by a few steps of a copy."""
     copied = deepcopy(model)
-    fit_for(1, copied, data, loss, 0)  # what only the first step does
+    fit_for(1, copied, data, loss, 0)  # so that what only a first step does is not timed
     began = time.process_time()
     fit_for(trial, copied, data, loss, 0)
     return max(1, int(seconds / (time.process_time() - began) * trial))

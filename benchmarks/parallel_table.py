@@ -3,11 +3,12 @@
     python -m benchmarks.parallel_table --threads 1      # ten minutes of one core
     python -m benchmarks.parallel_table --threads 1 --quick
 
-Runs of `sample(..., parallel=window)` beside the run in turn of the same seed: with the true score of the ring, eight samples in
-float64, and with the shipped network of Fashion-MNIST, four images in float32. *Calls* are those that a run waits for one after
-the other, the last move to clean data included; *states* are what the network is asked about for each sample; *difference* is the
-largest of any number of the samples, which for the images lie in [−1, 1]. Times are processor time of one thread, which has no
-use for larger calls. With ``--device`` the network is asked there, and times are those until its samples are there.
+Runs of `sample(..., parallel=window)` beside the run in turn of the same seed: with the true score of the ring, eight samples
+in float64, and with the shipped network of Fashion-MNIST, four images in float32. *Calls* are those that a run waits for one
+after the other, the last move to clean data included; *states* are what the network is asked about for each sample;
+*difference* is the largest of any number of the samples, which for the images lie in [−1, 1]. Times are processor time of one
+thread, which has no use for larger calls, the shorter of two runs. With ``--device`` the network is asked there, and times are
+those until its samples are there.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from benchmarks.tables import Table
 from sdegen.models import ScoreModel
 from sdegen.samplers import Picard, Sampler
 
-TIMES = 2  # each run is timed, of which the shortest counts
+TIMES = 2  # runs of each, of which the shortest counts
 COLUMNS = {"calls in turn": 0, "calls": 0, "states": 0, "difference": 1, "seconds in turn": 2, "seconds": 2}
 
 
@@ -92,7 +93,7 @@ def compare(problem: Make, case: Case, times: int, device: str, seed: int) -> Va
     model, given = problem(device)
     sampler, picard = case.sampler(model), Picard(case.window, case.tolerance)
     draw = partial(sdegen.sample, model, sampler=sampler, seed=seed, progress=False, **given)
-    in_turn, together = (shortest(partial(draw, parallel=way), times, device) for way in (None, picard))
+    in_turn, together = (time_shortest(partial(draw, parallel=way), times, device) for way in (None, picard))
     return {
         "calls in turn": [float(sampler.steps), None],
         "calls": [picard.rounds + 1.0, None],
@@ -103,7 +104,7 @@ def compare(problem: Make, case: Case, times: int, device: str, seed: int) -> Va
     }
 
 
-def shortest(draw: Callable[[], Tensor], times: int, device: str) -> tuple[float, Tensor]:
+def time_shortest(draw: Callable[[], Tensor], times: int, device: str) -> tuple[float, Tensor]:
     """Return the least time of several runs, and the samples of the last, on the CPU."""
     found = [seconds(lambda: draw().cpu(), device) for _ in range(times)]
     return min(taken for taken, _ in found), found[-1][1]

@@ -45,12 +45,17 @@ def k_diffusion(name: str) -> ModuleType:
     sys.modules.update(stand_ins)
     try:
         return importlib.import_module(f"k_diffusion.{name}")
-    finally:  # what else was imported stays: some of it cannot be imported twice
+    finally:  # other modules stay imported: some of them cannot be imported twice
         for stood, module in before.items():
             if module is None:
                 del sys.modules[stood]
             else:
                 sys.modules[stood] = module
+
+
+def name_missing() -> list[str]:
+    """Return the names of the peers that are not installed."""
+    return [name for name in ("diffusers", "azula", "k_diffusion") if importlib.util.find_spec(name) is None]
 
 
 class Truth:
@@ -189,7 +194,9 @@ def stochastic() -> dict[str, Peer]:
     try:
         k = k_diffusion("sampling")
 
-        def with_noise(name: str) -> Callable[..., Tensor]:  # its Brownian tree costs a hundred times the step
+        def with_noise(
+            name: str,
+        ) -> Callable[..., Tensor]:  # plain draws, as k-diffusion's Brownian tree costs a hundred times the step
             return lambda model, u, ratios, disable: getattr(k, f"sample_{name}")(
                 model, u, ratios, disable=disable, noise_sampler=lambda *_: torch.randn_like(u)
             )

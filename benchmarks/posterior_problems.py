@@ -18,7 +18,7 @@ from benchmarks.rows import Values
 from sdegen import measurements, metrics
 
 CHUNK = 2**16  # draws of a law at a time
-MANY = 10_000  # draws that tell the moments of a posterior
+MANY = 10_000  # draws that the moments of a posterior are estimated from
 
 
 class Rejected:
@@ -175,7 +175,7 @@ def counts(seed: int) -> Problem:
     A = directions(law, 2, seed) / spread(law, directions(law, 2, seed))
     measurement = measurements.Nonlinear(lambda x: (1.5 + x @ A.T).exp(), measurements.PoissonNoise())
     y = seen(law, measurement, seed)
-    rate = y.clamp_min(1e-12)[None]  # of nothing seen the likelihood is largest for no rate at all
+    rate = y.clamp_min(1e-12)[None]  # a count of 0 is most likely at rate 0, whose logarithm does not exist
     return Problem(law, measurement, y, Rejected(law, measurement, y, measurement.noise.log_prob(y[None], rate).item()))
 
 

@@ -49,7 +49,7 @@ def drawn(model: Callable[[Problem], Any], sampler: Any, problem: Problem, n: in
 
 
 class Refused(Exception):
-    """A method that does not take the measurement, and says so."""
+    """Raised where a method does not take the measurement, as its message says."""
 
 
 def wrapped(wrapper: Callable[..., Any], problem: Problem) -> Any:
@@ -101,7 +101,7 @@ def repainted(problem: Problem, n: int, seed: int) -> tuple[Tensor, int]:
     model = wrapped(guidance.Replacement, problem)
     sampler = guidance.repaint(model, samplers.ExponentialSDE(40), jump=4, repeats=8)
     times = sampler.times(problem.model.sde, True)
-    evaluations = int((times[1:] < times[:-1]).sum()) + 1  # where noise is added nothing is asked
+    evaluations = int((times[1:] < times[:-1]).sum()) + 1  # steps back to more noise ask the model nothing
     return sdegen.sample(model, n, sampler=sampler, seed=seed, y=problem.y, progress=False), evaluations
 
 
@@ -137,7 +137,7 @@ def compute(draw: Draw, find: Callable[[int], Problem], n: int, seed: int) -> Va
         x, evaluations = draw(problem, n, seed)
     except Refused:
         return {"sliced W2": "refuses"}
-    except ValueError as error:  # a run that leaves the floats says so
+    except ValueError as error:  # the message of a run whose states become infinite
         if "non-finite" not in str(error):
             raise
         return {"sliced W2": "diverges"}

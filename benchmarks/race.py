@@ -3,11 +3,12 @@
     python -m benchmarks.race --threads 2                  # 75 minutes; pip install ".[peers]" first
     python -m benchmarks.race --threads 1 --minutes 60     # as many minutes of a core; contestants side by side by --only
 
-A row is a contestant: how long it trained, how many images it saw, and the FID of its samples, one column a sampler.
-All learn the images without their classes, by networks of 1.8 million parameters. Ours is the recipe of
-`benchmarks.train_images`; the peers' is the loop of their examples (`benchmarks.train_speed.ByHand`) with warm-up, cosine decay
-and averaged weights, in the precision that is faster for them. Then each draws 2,000 images three ways, which are compared with
-2,000 held back.
+A row is a contestant: how long it trained, how many images it saw, and the FID of its samples, one column a sampler. All learn
+the images without their classes, by networks of 1.8 million parameters. Ours is the recipe of `benchmarks.train_images`; the
+peers' is the loop of their examples (`benchmarks.train_speed.ByHand`) with warm-up, cosine decay and averaged weights, in the
+precision that is faster for them. Then each draws 2,000 images three ways, which are compared with 2,000 held back. There is
+one training of each, and errors are those of the distances alone; the floor, training images in place of samples, is in
+`benchmarks.fid_table --data fashion_mnist`.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import sdegen
 from benchmarks import command
+from benchmarks.fid_images import COUNT, SCALING, as_images
 from benchmarks.fid_recipes import ddim
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from benchmarks.train_images import PRESETS
 from benchmarks.train_speed import ByHand, azula_unet, diffusers_unet
 from sdegen import metrics, samplers, training
-from sdegen.data import Images, Scaling
+from sdegen.data import Images
 from sdegen.laws import Units
 from sdegen.laws.mixtures import moments_of
 from sdegen.models.score import ScoreModel
 
-DATA, COUNT, BATCH = "fashion_mnist", 2000, 64
+BATCH = 64
 WAYS: dict[str, Callable[[Any], samplers.Sampler]] = {
     "default, no noise, 10": partial(samplers.default, steps=10, eta=0.0),
     "default, no noise, 20": partial(samplers.default, steps=20, eta=0.0),
@@ -60,7 +62,7 @@ class Peer(nn.Module, ScoreModel):
         return self.sde.marginal(t).score_from_noise(noise.float())
 
 
-def ours(images: Images, seconds: float) -> tuple[ScoreModel, int]:
+def train_ours(images: Images, seconds: float) -> tuple[ScoreModel, int]:
     """Train our network for so many seconds, and return it with the number of images it has seen."""
     preset = PRESETS["shipped"]
     net = sdegen.nets.UNet.small(1, 28)
@@ -74,7 +76,7 @@ def ours(images: Images, seconds: float) -> tuple[ScoreModel, int]:
     return model, run.steps * preset.batch_size
 
 
-def peer(make: Callable[[], nn.Module], half: bool, images: Images, seconds: float) -> tuple[ScoreModel, int]:
+def train_peer(make: Callable[[], nn.Module], half: bool, images: Images, seconds: float) -> tuple[ScoreModel, int]:
     """Train a peer's network for so many seconds, and return it with the number of images it has seen."""
     x = images.scaled(-1, 1).rows()
     loop = ByHand(make(), half)
@@ -92,13 +94,13 @@ def peer(make: Callable[[], nn.Module], half: bool, images: Images, seconds: flo
 
 
 CONTESTANTS: dict[str, tuple[Callable[[Images, float], tuple[ScoreModel, int]], float]] = {
-    "ours": (ours, 0.5),
-    "azula UNet": (partial(peer, azula_unet, True), 1.0),
-    "diffusers UNet2DModel": (partial(peer, diffusers_unet, False), 1.0),
+    "ours": (train_ours, 0.5),
+    "azula UNet": (partial(train_peer, azula_unet, True), 1.0),
+    "diffusers UNet2DModel": (partial(train_peer, diffusers_unet, False), 1.0),
 }
 
 
-def run(name: str, minutes: float, seed: int) -> Values:
+def compete(name: str, minutes: float, seed: int) -> Values:
     """Train one, and judge what it draws."""
     torch.manual_seed(seed)
     learn, share = CONTESTANTS[name]
@@ -115,9 +117,7 @@ def run(name: str, minutes: float, seed: int) -> Values:
     }
     for way, make in WAYS.items():
         x = sdegen.sample(model, COUNT, sampler=make(model), seed=seed, batch=250, progress=False)
-        found = metrics.fid(
-            Images(Scaling(-1, 1).inverse(x, clip=True)).scaled(0, 1).rows(), held.scaled(0, 1).rows(), net
-        )
+        found = metrics.fid(as_images(x, SCALING), held.scaled(0, 1).rows(), net)
         cells[f"FID, {way}"] = [found.value, found.stderr]
     return cells
 
@@ -128,7 +128,7 @@ COLUMNS = {"threads": 0, "minutes": 1, "million images": 2, **{f"FID, {way}": 2 
 def race_block(table: Table) -> str:
     """Return all contestants."""
     minutes = 1.0 if table.quick else table.args.minutes
-    rows = {name: table.row("race", name, partial(run, name, minutes)) for name in CONTESTANTS}
+    rows = {name: table.row("race", name, partial(compete, name, minutes)) for name in CONTESTANTS}
     return table.write("race", COLUMNS, rows)
 
 

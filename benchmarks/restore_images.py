@@ -90,17 +90,17 @@ class Images:
 
     @property
     def data(self) -> str:
-        """Their name."""
+        """The name of the images."""
         return self.table.args.data
 
     @property
     def count(self) -> int:
-        """How many."""
+        """The number of images."""
         return 10 if self.table.quick else 100
 
     @cached_property
     def original(self) -> Tensor:
-        """As they are, in [−1, 1]."""
+        """The images as they are, in [−1, 1]."""
         train, test = SPLITS[self.data]()
         return equal_parts(train, test, self.count)[1].scaled(-1, 1).rows()
 
@@ -116,7 +116,7 @@ class Images:
 
     @cached_property
     def tasks(self) -> dict[str, LinearMeasurement]:
-        """What is measured."""
+        """The measurements, by name."""
         return tasks(tuple(self.original.shape[1:]))
 
     def measured(self, task: str) -> Tensor:

@@ -18,12 +18,12 @@ from sdegen.processes.times import TimeLaw
 from sdegen.training.weightings import Weighting
 
 RING = sdegen.data.gaussian_ring(modes=8, radius=4.0, std=0.5)
-STEPS, QUICK_STEPS = 7000, 700  # of a training
+STEPS, QUICK_STEPS = 7000, 700  # training steps of a row
 DETAIL = 0.25  # the density of the data varies on lengths of half a mode's std
 
 
 class Warming(sdegen.ScalarSDE):
-    """A process given by two methods."""
+    """A process as a user writes it: by its drift and its noise alone."""
 
     def f(self, t: Tensor) -> Tensor:
         return -10 * t
@@ -34,7 +34,7 @@ class Warming(sdegen.ScalarSDE):
 
 @dataclass
 class Entry:
-    """A row of the first block: a process, and how a model of it is trained."""
+    """What a row of the KL table is made by: a process, and how a model of it is trained."""
 
     sde: Callable[[], Any]
     weighting: Weighting
@@ -43,9 +43,9 @@ class Entry:
     source: float | None = None
     learned: bool = False
     antithetic: bool = False  # every datum noised with z and −z, half as many data a step
-    centre: float = -0.3  # of the training times, in log(sigma / alpha)
+    centre: float = -0.3  # log(sigma / alpha) around which training times are drawn
     lr: float = 4e-3
-    length: float = 1.0  # of the training, in those of the others
+    length: float = 1.0  # steps of the training over those of the other rows
 
 
 PROCESSES: dict[str, Callable[[], Any]] = {
@@ -94,7 +94,7 @@ def train(entry: Entry, steps: int, seed: int, device: str = "cpu") -> tuple[Any
     times = entry.times or weightings.ImportanceTimes(partial(near_the_data, entry.weighting, entry.centre))
     denoising: Any = losses.Denoising(entry.weighting, times, antithetic=entry.antithetic)
     objective = losses.Hybrid(denoising) if entry.learned else denoising
-    batch = 256 if entry.antithetic else 512  # as many evaluations of the network
+    batch = 256 if entry.antithetic else 512  # a pair is two evaluations of the network
     return model, sdegen.fit(
         model,
         RING,
@@ -112,5 +112,7 @@ def near_the_data(weighting: Weighting, centre: float, sde: Any, t: Tensor) -> T
     level = -0.5 * sde.snr(ends).log()
     slope = (level[1:] - level[:-1]) / (ends[1:] - ends[:-1])
     at = sde.marginal(t)
-    weight = (weighting(sde, t) @ at.R.inv() @ at.B).matrix()[:, 0, 0]  # on the error of the velocity
+    weight = (weighting(sde, t) @ at.R.inv() @ at.B).matrix()[
+        :, 0, 0
+    ]  # what the row's weighting is on the error of the velocity
     return slope * weight * (-0.5 * ((-0.5 * sde.snr(t).log() - centre) / 1.8).square()).exp()

@@ -24,7 +24,7 @@ from sdegen.laws.mixtures import GaussianMixture
 from sdegen.samplers.trials import level
 
 EVALUATIONS = (6, 8, 10, 20)
-FEW = 3  # seeds of the rows that show what an order and a grid make of ours
+FEW = 3  # seeds of the rows that vary the order and the grid of our samplers
 POINTS, CHOOSING, PROJECTIONS = 4000, 1000, 128
 LAWS: dict[str, Callable[[int], GaussianMixture]] = {
     "ring": TARGETS["ring"],

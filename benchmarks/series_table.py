@@ -90,7 +90,9 @@ def seen_places(n: int, draws: torch.Generator) -> Tensor:
     past = torch.arange(PLACES) < (share * PLACES).ceil()
     seen, begins = torch.rand(n, PLACES, generator=draws) < share, torch.rand(n, PLACES, generator=draws) < ease
     begins[:, 0] = True
-    first = torch.where(begins, torch.arange(PLACES), 0).cummax(1).values  # of the stretch that a place is in
+    first = (
+        torch.where(begins, torch.arange(PLACES), 0).cummax(1).values
+    )  # where the stretch that a place belongs to begins
     return torch.where(torch.rand(n, 1, generator=draws) < 0.5, past, seen.gather(1, first))
 
 
@@ -242,7 +244,7 @@ class Middle(sdegen.ScoreModel):
 
     @property
     def like(self) -> Tensor | None:
-        """As of the model of windows."""
+        """A weight of the model of windows."""
         return self.windows.like
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:

@@ -16,7 +16,7 @@ from torch import distributions as D
 
 from sdegen.laws import free_coordinates
 
-Density = Callable[[Tensor, Tensor], Tensor]  # of parameters (n, d) given one datum, (n,)
+Density = Callable[[Tensor, Tensor], Tensor]  # log-densities (n,) of parameters (n, d), given one datum
 
 
 class Task(NamedTuple):
@@ -80,7 +80,9 @@ def mixture() -> Task:
         return theta + torch.where(wide, WIDE, NARROW) * torch.randn_like(theta)
 
     def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        theta = simulate(x.expand(n, 2))  # the noise is even
+        theta = simulate(
+            x.expand(n, 2)
+        )  # the noise is symmetric: parameters given data are drawn as data given parameters
         return theta, (theta.abs() <= SIDE).all(1)
 
     def log_density(theta: Tensor, x: Tensor) -> Tensor:

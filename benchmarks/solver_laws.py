@@ -77,7 +77,7 @@ def trained(steps: int, device: str, seed: int) -> Values:
             began = time.perf_counter()
             x = (
                 sdegen.sample(model, x_T=x_T, sampler=sampler, progress=False).double().cpu()
-            )  # an accelerator is waited for
+            )  # on the CPU, so that an accelerator is waited for
             seconds[name].append(time.perf_counter() - began)
             cells[f"samples {name}"] = x
     y, z = (law.sample(10_000, torch.Generator().manual_seed(700 + k + 2 * seed)) for k in range(2))

@@ -40,7 +40,7 @@ class Problem:
         at = self.sde.marginal(torch.tensor([self.sde.T, self.end], dtype=torch.float64))
         self.R_T = at.R.c[0]
         self.x_T = self.start(PATHS, 100 + seed)
-        self.r = at.r.c  # alpha x_0 + sigma z, divided by it, is what the peers' solvers move
+        self.r = at.r.c  # the peers' solvers move states that are divided by it
 
     @cached_property
     def solution(self) -> Tensor:

@@ -17,6 +17,7 @@ judges a trained network.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +34,7 @@ from sdegen import grids, samplers
 
 EVALUATIONS = (5, 6, 8, 10, 15, 20, 30, 50)
 FITTED = (5, 6, 8, 10, 15, 20)
-OURS: dict[str, Callable[[float], grids.Grid]] = {"share": lambda end: grids.Angle(end=end)}  # no peer has it
+OURS: dict[str, Callable[[float], grids.Grid]] = {"share": lambda end: grids.Angle(end=end)}  # which no peer has
 
 
 def default(problem: Problem, n: int) -> samplers.Sampler:
@@ -73,7 +74,7 @@ def best_peer(
             try:
                 errors = problem.errors(problem.by_peer(peer, make(problem.end), n))
             except (ValueError, IndexError, RuntimeError):
-                continue  # what a peer cannot do on a grid
+                continue  # a peer that cannot run on this grid
             if math.isfinite(errors[which]):
                 found.append((errors[which], f"{name}, {label}", errors[0]))
     return (*min(found)[:2], min(v[2] for v in found)) if found else None
@@ -112,9 +113,9 @@ def measured(table: Table, process: str, target: str, evaluations: tuple[int, ..
     """Return every error of a target under a process, the mean over its mixtures."""
     name = f"{process}, {target}"
     some = tuple(n for n in evaluations if n in FITTED)
-    once = target == "ring"  # which hangs on no seed
+    once = target == "ring"  # the ring is the same for all seeds
     compared = table.each("solver", name, partial(compare, process, target, evaluations), once=once)
-    seeds = 3 if target == "d = 64" else None  # where fitting takes long
+    seeds = 3 if target == "d = 64" else None  # fewer where fitting takes long
     fits = table.each("fitted", f"{name}: fitted", partial(fitted, process, target, some), seeds, once)
     both = []
     for seed in dict.fromkeys([*compared, *fits]):
@@ -177,6 +178,11 @@ def main() -> None:
     """Print the tables."""
     blocks = [errors_block, orders_block, law_block, trained_block]
     command.run("solver_table", __doc__, blocks, seeds=5, picture=picture, networks=True)
+    if missing := peers.name_missing():
+        print(
+            f"{', '.join(missing)} not installed: best peers of rows computed here are the best of the others",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

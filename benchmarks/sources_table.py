@@ -41,7 +41,7 @@ PRESET = PRESETS["source"]
 FAMILIES = ("VAE", "GAN", "WGAN, clipped")
 DDPMS = ("sprites", "mnist")
 TITLES = {"digits": "Digits", "fashion_mnist": "Fashion-MNIST", "mnist": "MNIST", "sprites": "Sprites"}
-SEEDS = {"sprites": 4}  # of samples, where fewer images are held back than a row has samples
+SEEDS = {"sprites": 4}  # seeds of samples, where fewer images are held back than a row has samples
 COLUMNS = {
     "FID": 2, "KID × 1000": 2, "precision": 3, "recall": 3, "accuracy": 3, "bits, at most": 3, "evaluations": 0, "steps": 0,
     "epochs": 1, "asked": 0, "train s": 0, "device": 0, "count": 0, "features": 0,

@@ -59,7 +59,7 @@ class Echo(nn.Module):
         return x
 
 
-def contenders(net: nn.Module, x: Tensor, steps: int) -> dict[str, Callable[[], Run]]:
+def set_up_all(net: nn.Module, x: Tensor, steps: int) -> dict[str, Callable[[], Run]]:
     """Return the contestants that are installed, set up for a network, and name the others."""
     found = {}
     for name, make in CONTESTANTS.items():
@@ -70,10 +70,10 @@ def contenders(net: nn.Module, x: Tensor, steps: int) -> dict[str, Callable[[], 
     return found
 
 
-def per_step(shape: tuple[int, ...], steps: int, rounds: int, seed: int) -> Values:
+def time_steps(shape: tuple[int, ...], steps: int, rounds: int, seed: int) -> Values:
     """Return microseconds a step and for its set-up, and ratios to the hand-written loop of the same round."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    setups, runs = in_turns(contenders(Echo(), x, steps), rounds)
+    setups, runs = in_turns(set_up_all(Echo(), x, steps), rounds)
     cells: Values = {}
     for name, values in runs.items():
         cells[f"{name}: µs"], cells[f"{name}: set-up"] = each(values, steps), each(setups[name], steps)
@@ -81,7 +81,7 @@ def per_step(shape: tuple[int, ...], steps: int, rounds: int, seed: int) -> Valu
     return cells
 
 
-def price_of_noise(shape: tuple[int, ...], calls: int, rounds: int, seed: int) -> Values:
+def time_noise(shape: tuple[int, ...], calls: int, rounds: int, seed: int) -> Values:
     """Return microseconds a draw in runs of so many, the making of the source shared out, and ratios to `torch.randn`."""
     x = torch.empty(shape)
     setups, runs = in_turns({name: draws(make, Echo(), x, calls) for name, make in NOISES.items()}, rounds)
@@ -106,11 +106,11 @@ class Timed(nn.Module):
         return out
 
 
-def with_unet(steps: int, rounds: int, seed: int) -> Values:
+def time_unet(steps: int, rounds: int, seed: int) -> Values:
     """Return the time of a run over the time inside the network, and the rest in milliseconds a step."""
     net = Timed(seed)
     x = torch.randn(16, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
-    found = {name: v for name, v in contenders(net, x, steps).items() if not name.startswith("noise")}
+    found = {name: v for name, v in set_up_all(net, x, steps).items() if not name.startswith("noise")}
     ratios: dict[str, list[float]] = {name: [] for name in found}
     rests: dict[str, list[float]] = {name: [] for name in found}
     inside: list[float] = []
@@ -135,7 +135,7 @@ def step_block(table: Table) -> str:
     for label, shape in SHAPES.items():
         large = len(shape) > 2 and shape[0] > 1
         rounds = (10 if table.quick else 30) if large else (20 if table.quick else 150)
-        cells = table.row("step", label, partial(per_step, shape, STEPS, rounds), once=True)
+        cells = table.row("step", label, partial(time_steps, shape, STEPS, rounds), once=True)
         for kind, digits in (("µs", 1), ("ratio", 2), ("set-up", 1)):
             columns[f"{label}: {kind}"] = digits
             for name in CONTESTANTS:
@@ -145,7 +145,7 @@ def step_block(table: Table) -> str:
 
 def unet_block(table: Table) -> str:
     """Return the time of runs with a network over that inside the network."""
-    cells = table.row("unet", "1x28x28", partial(with_unet, 20, 2 if table.quick else 8), once=True)
+    cells = table.row("unet", "1x28x28", partial(time_unet, 20, 2 if table.quick else 8), once=True)
     rows = {"the network alone": {"parameters": cells.get("parameters"), "ms": cells.get("network")}}
     for name in CONTESTANTS:
         if not name.startswith("noise"):
@@ -161,7 +161,7 @@ def noise_block(table: Table) -> str:
             numbers = calls * torch.Size(shape).numel()
             rounds = (10 if table.quick else 30) if numbers > 1e6 else (50 if table.quick else 200)
             name = f"{label}, {calls} calls"
-            rows[name] = table.row("noise", name, partial(price_of_noise, shape, calls, rounds), once=True)
+            rows[name] = table.row("noise", name, partial(time_noise, shape, calls, rounds), once=True)
     columns = {f"{name}: µs": 2 for name in NOISES} | {f"{name}: ratio": 2 for name in ("SampleNoise", "BrownianNoise")}
     return table.write("noise", columns, rows)
 

@@ -159,7 +159,7 @@ def draws(make: Callable[[int], Source], net: nn.Module, x: Tensor, steps: int) 
     return set_up
 
 
-NOISES: dict[str, Callable[[int], Source]] = {  # of a run with so many steps
+NOISES: dict[str, Callable[[int], Source]] = {  # made for a run of so many steps
     "torch.randn": lambda steps: lambda x: torch.randn(x.shape),
     "torch.randn_like": lambda steps: torch.randn_like,
     "SampleNoise": lambda steps: SampleNoise(0),

@@ -5,6 +5,7 @@ A row is an implementation: its seconds, the ratio to ours of the same round, an
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -48,7 +49,7 @@ DISTANCES: dict[str, Callable[[sdegen.Moments, sdegen.Moments], float]] = {
 }
 
 
-def distances(d: int, rounds: int, seed: int) -> Values:
+def time_distances(d: int, rounds: int, seed: int) -> Values:
     """Return seconds of the distance of two laws, ratios to ours of the same round, and how far values are from ours."""
     generator = torch.Generator().manual_seed(seed)
     falls = torch.linspace(0, -5, d, dtype=torch.float64).exp()
@@ -62,7 +63,8 @@ def distances(d: int, rounds: int, seed: int) -> Values:
         for name, distance in DISTANCES.items():
             try:
                 spent, values[name] = seconds(partial(distance, p, q))
-            except (ImportError, RuntimeError):  # RuntimeError: a torchvision of another build of torch
+            except (ImportError, RuntimeError) as missing:  # RuntimeError: a torchvision of another build of torch
+                print(f"{name} is left out: {missing}", file=sys.stderr)
                 continue
             if turn:
                 taken.setdefault(name, []).append(spent)
@@ -76,6 +78,6 @@ def distances(d: int, rounds: int, seed: int) -> Values:
 def distance_block(table: Table) -> str:
     """Return the distance of two laws of 2,048 features by every implementation."""
     d = 512 if table.quick else 2048
-    cells = table.row("distance", str(d), partial(distances, d, 3), once=True)
+    cells = table.row("distance", str(d), partial(time_distances, d, 3), once=True)
     rows = {name: {kind: cells.get(f"{name}: {kind}") for kind in ("s", "ratio", "apart")} for name in DISTANCES}
     return table.write("distance", {"s": 2, "ratio": 2, "apart": 15}, rows)

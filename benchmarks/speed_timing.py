@@ -19,7 +19,7 @@ def seconds(call: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
     alone = device == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter
     collecting = gc.isenabled()
-    gc.disable()  # whose turn it is to clear away after the others is chance
+    gc.disable()  # otherwise chance decides which contestant is charged for the others' rubbish
     try:
         began = clock()
         result = call()
@@ -43,7 +43,7 @@ def in_turns(found: dict[str, Callable[[], Run]], rounds: int) -> tuple[dict[str
     with torch.no_grad():
         for turn in range(rounds + 1):
             for name, set_up in found.items():
-                set_up()()  # the caches are full of the contestant before
+                set_up()()  # fills the caches, which hold the last contestant's data
                 taken, run = seconds(set_up)
                 ran, _ = seconds(run)
                 if turn:  # the first round warms up

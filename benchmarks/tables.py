@@ -24,7 +24,7 @@ from benchmarks.rows import FILE, Key, Rows, Values
 from benchmarks.tickets import Tickets, Who
 
 COMMITTED = Path(__file__).parent / "results"
-DIGITS = 4  # of what is said of a row that is computed again
+DIGITS = 4  # digits in messages about rows that are computed again
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Table:
 
     @property
     def device(self) -> str:
-        """Of networks and samples."""
+        """The device of networks and samples."""
         return self.args.device
 
     @property
@@ -200,7 +200,7 @@ class Table:
         began = time.perf_counter()
         values, source = self.watch(compute, key.seed)
         seconds = time.perf_counter() - began
-        if self.watched:  # else the code is all there is, called or not
+        if self.watched:  # rows that are not watched note all code, so a comparison would say nothing
             source |= alike.compare(before, values, source["code"])
         device = self.device if device is None else device
         where = {} if device == "cpu" else {"device": called(device)}

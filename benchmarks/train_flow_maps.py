@@ -58,7 +58,7 @@ class Plan(NamedTuple):
 PLANS = {"mnist": Plan(5600), "fashion_mnist": Plan(5600), "sprites": Plan(30_000, 128)}
 
 
-def traced(teacher: sdegen.Model, images: Images, plan: Plan, device: str) -> Paths:
+def trace_paths(teacher: sdegen.Model, images: Images, plan: Plan, device: str) -> Paths:
     """Return trajectories under the labels of images, one in ten without."""
     assert images.labels is not None
     generator = torch.Generator().manual_seed(1)
@@ -69,13 +69,13 @@ def traced(teacher: sdegen.Model, images: Images, plan: Plan, device: str) -> Pa
     )
 
 
-def kept(paths: Paths, path: Path) -> None:
+def write_paths(paths: Paths, path: Path) -> None:
     """Write trajectories to a file."""
     tensors = paths._asdict()
     save_file({k: v.cpu() for k, v in (tensors | tensors.pop("cond")).items()}, path)
 
 
-def read(path: Path, device: str) -> Paths:
+def read_paths(path: Path, device: str) -> Paths:
     """Read trajectories from a file."""
     found = load_file(path, device)
     return Paths(found["states"], found["velocities"], found["angles"].cpu(), {"label": found["label"]})
@@ -86,12 +86,12 @@ def train(
 ) -> tuple[FlowMap, sdegen.Run]:
     """Train a map of a shipped model, and return it with the record of its training."""
     teacher, images = sdegen.pretrained(name), SPLITS[name]().train
-    file = made(state / "paths.safetensors", lambda path: kept(traced(teacher, images, plan, device), path))
-    paths = read(file, device)
-    return fitted(teacher.cpu(), paths, images, plan, seconds, device, checkpoint=state, every=500, **more)
+    file = made(state / "paths.safetensors", lambda path: write_paths(trace_paths(teacher, images, plan, device), path))
+    paths = read_paths(file, device)
+    return fit_map(teacher.cpu(), paths, images, plan, seconds, device, checkpoint=state, every=500, **more)
 
 
-def fitted(
+def fit_map(
     teacher: sdegen.Model, paths: Paths, images: Images, plan: Plan, seconds: float | None, device: str, **more: Any
 ) -> tuple[FlowMap, sdegen.Run]:
     """Train a map that begins as its teacher and learns from trajectories, and return it with the record of its training."""
@@ -105,15 +105,15 @@ def fitted(
     return model, run
 
 
-def hours(name: str, spent: Card) -> dict[str, float]:
+def estimate_hours(name: str, spent: Card) -> dict[str, float]:
     """Return what a run takes on one core of a CPU: the least time of a few trajectories and steps, times their numbers."""
     teacher, images, plan, marks = sdegen.pretrained(name), SPLITS[name]().train, PLANS[name], list[float]()
     few = plan._replace(steps=6, batch=64, paths=64)
     began = time.process_time()
-    paths = traced(teacher, images, few, "cpu")
+    paths = trace_paths(teacher, images, few, "cpu")
     path = (time.process_time() - began) / few.paths
     listen = [lambda step: marks.append(time.process_time())]
-    fitted(teacher, paths, images, few, None, "cpu", progress=False, threads=1, callbacks=listen)
+    fit_map(teacher, paths, images, few, None, "cpu", progress=False, threads=1, callbacks=listen)
     row = min(b - a for a, b in pairwise(marks)) / few.batch
     whole = (spent["trajectories"] * path + spent["steps"] * spent["batch"] * row) / 3600
     return {
@@ -140,7 +140,7 @@ def main() -> None:
     if args.hours:
         torch.set_num_threads(1)
         found = json.loads(file.read_text())
-        found |= hours(args.name, found)
+        found |= estimate_hours(args.name, found)
     else:
         state = folder / "models" / f"{args.name}-{plan.steps}"
         state.mkdir(parents=True, exist_ok=True)

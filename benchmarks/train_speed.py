@@ -11,6 +11,7 @@ counted by torch's own counter in a forward and a backward pass; the peak is tha
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,9 +26,10 @@ import sdegen
 from benchmarks import command
 from benchmarks.rows import Values
 from benchmarks.tables import Table
+from sdegen.metrics import Estimate
 
 BATCH, SHAPE, STEPS, WARM = 64, (1, 28, 28), 6, 2
-Lap = Callable[[], list[float]]  # seconds of some steps
+Lap = Callable[[], list[float]]  # returns the seconds of some steps
 
 
 class Asked(nn.Module):
@@ -137,14 +139,14 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def operations(net: nn.Module) -> float:
+def count_operations(net: nn.Module) -> float:
     """Count the operations of a forward and a backward pass over a batch."""
     with FlopCounterMode(display=False) as counter:
         net(torch.randn(BATCH, *SHAPE), torch.rand(BATCH)).square().mean().backward()
     return float(counter.get_total_flops())
 
 
-def peak(dtype: torch.dtype, n: int = 2048) -> float:
+def measure_peak(dtype: torch.dtype, n: int = 2048) -> float:
     """Return the operations per second of a square matrix product, the median of ten."""
     a, b = (torch.randn(n, n).to(dtype) for _ in range(2))
     seconds = []
@@ -155,19 +157,19 @@ def peak(dtype: torch.dtype, n: int = 2048) -> float:
     return 2 * n**3 / median(seconds[2:])
 
 
-def race(laps: int, seed: int) -> Values:
+def time_all(laps: int, seed: int) -> Values:
     """Time all contestants in turns, and return their cells by name and column."""
     torch.manual_seed(seed)
     nets: dict[str, nn.Module] = {}
     for name, make in NETS.items():
         try:
             nets[name] = make()
-        except ImportError:
-            continue
+        except ImportError as missing:
+            print(f"{name} is left out: {missing}", file=sys.stderr)
     cells: Values = {}
     contestants: dict[tuple[str, bool], Lap] = {}
     for name, net in nets.items():
-        work = operations(net)
+        work = count_operations(net)
         cells |= {f"{name}|M parameters": [sum(p.numel() for p in net.parameters()) / 1e6, None]}
         cells |= {f"{name}|GFLOP a step": [work / 1e9, None]}
         start = by_fit if name.startswith("ours") else by_hand
@@ -176,25 +178,24 @@ def race(laps: int, seed: int) -> Values:
     peaks: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(laps):
         for half in peaks:
-            peaks[half].append(peak(torch.bfloat16 if half else torch.float32))
+            peaks[half].append(measure_peak(torch.bfloat16 if half else torch.float32))
         for key, lap in contestants.items():
             rates[key].append(BATCH / median(lap()))
     for (name, half), values in rates.items():
         label = "bfloat16" if half else "float32"
         work = cells[f"{name}|GFLOP a step"][0] / BATCH
         share = [100 * v * work * 1e9 / top for v, top in zip(values, peaks[half], strict=True)]
-        cells[f"{name}|images/s, {label}"] = mean(values)
-        cells[f"{name}|% of peak, {label}"] = mean(share)
-        cells[f"{name}|GFLOP/s, {label}"] = mean([v * work for v in values])
+        cells[f"{name}|images/s, {label}"] = average(values)
+        cells[f"{name}|% of peak, {label}"] = average(share)
+        cells[f"{name}|GFLOP/s, {label}"] = average([v * work for v in values])
     for half, tops in peaks.items():
-        cells[f"matrix product|GFLOP/s, {'bfloat16' if half else 'float32'}"] = mean([v / 1e9 for v in tops])
+        cells[f"matrix product|GFLOP/s, {'bfloat16' if half else 'float32'}"] = average([v / 1e9 for v in tops])
     return cells
 
 
-def mean(values: list[float]) -> list[float | None]:
-    """Return the mean of laps and its standard error."""
-    v = torch.tensor(values, dtype=torch.float64)
-    return [v.mean().item(), v.std().item() / len(v) ** 0.5 if len(v) > 1 else None]
+def average(laps: list[float]) -> list[float]:
+    """Return the mean over laps and its standard error."""
+    return list(Estimate.of(torch.tensor(laps, dtype=torch.float64)))
 
 
 COLUMNS = {
@@ -205,7 +206,7 @@ COLUMNS = {
 
 def speed_block(table: Table) -> str:
     """Return all contestants."""
-    cells = table.row("speed", "all", partial(race, 2 if table.quick else 4))
+    cells = table.row("speed", "all", partial(time_all, 2 if table.quick else 4))
     rows: dict[str, Values] = {name: {} for name in ("matrix product", *NETS)}
     for key, cell in cells.items():
         name, _, column = key.partition("|")

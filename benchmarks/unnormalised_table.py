@@ -47,8 +47,8 @@ KNOWN = {
     "log Z off": 3, "stated": 3, "effective": 3, "modes off": 3, "particles off": 3, "evaluations": 0, "CPU s": 1, "seeds": 0,
 }  # fmt: skip
 TILTED = {"KL": 3, "reward off": 3, "log Z off": 3, "stated": 3, "effective": 3, "CPU s": 1, "seeds": 0}
-BATCH, STEPS = 256, 100  # of a training step, and of the run that is weighed
-RECORDED = 30  # steps of a run that slopes go through
+BATCH, STEPS = 256, 100  # paths of a training step, and steps of the run that is weighed
+RECORDED = 30  # steps of a run that is differentiated
 TAU = 3.0
 GRID = grids.Angle(end=0.0, scale=0.3)
 
@@ -72,7 +72,7 @@ class Problem:
 
     @property
     def first(self) -> GaussianMixture:
-        """The Gaussian."""
+        """The Gaussian that runs begin with."""
         return GaussianMixture(torch.ones(1), torch.zeros(1, *self.law.event_shape), torch.tensor([self.std**2]))
 
 
@@ -139,7 +139,7 @@ def by_paths(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
 class Pinned(sdegen.ScheduleSDE):
     """Brownian paths to a point at ``T = 1``, over the root of their time, in which they are a process of variance 1."""
 
-    T = 0.999  # before the point itself, where nothing of the data is left
+    T = 0.999  # a little before the end, where nothing of the data is left
 
     def alpha(self, t: Tensor) -> Tensor:
         """Return the root of the time that is left."""

@@ -56,7 +56,7 @@ def plain(model: Any, label: int, w: float, n: int, steps: int, seed: int) -> Te
 def weigh(model: Any, label: int, w: float, n: int, steps: int, seed: int) -> guidance.Particles:
     """Run weighted particles of a class."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a run says of itself is in its row
+        warnings.simplefilter("ignore")  # what the warnings say is in the row
         return guidance.corrected(guided(model, label, w), n, steps=steps, seed=seed, progress=False)
 
 

@@ -35,7 +35,7 @@ class Stated(NamedTuple):
 
 
 Problem = Callable[[int], Stated]
-RUNS, DEAR = 100, 25  # of a row, and of one in eight dimensions
+RUNS, DEAR = 100, 25  # runs of a row, and of one in eight dimensions, where they are dear
 
 
 def one_mode(w: float, run: int) -> Stated:
@@ -64,7 +64,7 @@ def covered(problem: Problem, n: int, runs: int, run_of: Weighted, seed: int) ->
     for run in range(1000 * seed, 1000 * seed + runs):
         product, log_normaliser = problem(run)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a run says of itself is in its error
+            warnings.simplefilter("ignore")  # what the warnings say is in the stated error
             found = run_of(product, n, run)
         off.append(known(found.log_evidence) - log_normaliser)
         stated.append(known(found.evidence_error))
@@ -79,7 +79,7 @@ def covered(problem: Problem, n: int, runs: int, run_of: Weighted, seed: int) ->
         "within two": within(2),
         "bias": [errors.mean().item(), errors.std().item() / math.sqrt(runs)],
         "spread": [errors.std().item(), None],
-        "stated": [own.median().item(), None],  # of runs that know it and runs that do not
+        "stated": [own.median().item(), None],  # over all runs: infinite for those that do not know it
     }
 
 

@@ -26,7 +26,7 @@ LAMBDAS = {
     2.0: 0.2,
     3.0: 0.27,
     5.0: 0.4,
-}  # of CFG++, beside the scales that its authors compare them with; 3 is between
+}  # of CFG++, at the scales that its authors compare them with; that of 3 lies between
 
 Labelled = Callable[[sdegen.ExactConditional, float, Guided], sdegen.models.ScoreModel]
 
@@ -65,7 +65,7 @@ def flow(way: Labelled, w: float, problem: Guided, n: int, seed: int) -> Tensor:
 def weighted(run_of: Weighted, w: float, problem: Guided, n: int, seed: int) -> Tensor:
     """Draw samples of a weighted run, by their weights."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `guided` says what such runs are worth
+        warnings.simplefilter("ignore")  # the block of guidance says what such runs are worth
         found = run_of(problem.product, n, seed)
     return found.sample(n, torch.Generator().manual_seed(seed))
 
@@ -96,7 +96,7 @@ def named(place: str, case: str, n: int, seed: int) -> Values:
         floor = metrics.sliced_wasserstein(again, exact, seed=seed).value
         try:
             x = CASES[case](w, problem, n, seed)
-        except ValueError as error:  # a run that leaves the floats says so
+        except ValueError as error:  # the message of a run whose states become infinite
             if "non-finite" not in str(error):
                 raise
             row[f"w = {w:g}"] = "diverges"

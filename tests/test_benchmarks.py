@@ -6,6 +6,7 @@ import argparse
 import ast
 import functools
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -586,6 +587,18 @@ def test_the_table_of_drawn_targets_is_refused_without_one_of_its_peers(monkeypa
         drawn_table.by_peers(drawn_table.Drawn("VP", "points, 2–8", 1), 5)
 
 
+def test_the_table_of_solvers_names_the_peers_that_are_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A best peer among fewer is another measure, by which the default would look better."""
+    monkeypatch.setattr(command, "run", lambda *_, **__: None)
+    for name, present in (("k_diffusion", ("diffusers", "azula")), ("", ("diffusers", "azula", "k_diffusion"))):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda peer, present=present: peer in present or None)
+        importlib.import_module("benchmarks.solver_table").main()
+        said = capsys.readouterr().err
+        assert said.startswith(f"{name} not installed: best peers") if name else not said
+
+
 COMPLETE = [
     "conditional_images", "conditional_table", "drawn_table", "misfit_table", "parallel_table", "series_table",
     "weighted_table", "latent_codes --preset source",
@@ -990,7 +1003,7 @@ def test_a_model_for_bits_keeps_the_device_that_it_was_trained_on(
 
 def test_other_formats_take_more_images_than_webp_has_rows_of_pixels() -> None:
     whole, first, rest = (
-        codec_table.others(torch.zeros(n, 1, 28, 28, dtype=torch.uint8))["WebP"] for n in (600, 585, 15)
+        codec_table.measure_others(torch.zeros(n, 1, 28, 28, dtype=torch.uint8))["WebP"] for n in (600, 585, 15)
     )
     assert whole == first + rest
 

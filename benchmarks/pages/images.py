@@ -30,7 +30,7 @@ CODES = {
     "fashion_mnist-source-reconstruction": "Distances of reconstructions, the VAE of the recipes of the sources:",
 }
 
-# Rows so named are of models that are not shipped.
+# Words in the names of rows of models that are not shipped.
 OF_OTHERS = ("short training", "trained for bits", "learned variance")
 SHIPPED = {"unet": "train_images", "jumps": "train_flow_maps"}  # the kinds of models, and the scripts that train them
 
