@@ -53,8 +53,6 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
     """
     places, slopes = [0.0], [slope(0.0, y)]
     h, longest = FIRST, LONGEST * tolerance ** (1 / (ORDER + 1))
-    # In single precision shorter steps are lost in the rounding of the state.
-    shortest = max(SHORTEST, torch.finfo(y.dtype).eps)
     while (s := places[-1]) < 1:
         h = min(h, longest, 1 - s)
         if h < 1 - s < 2 * h:
@@ -70,6 +68,8 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
         factor = 0.9 * error ** (-1 / (len(slopes) + 1)) if error > 0 else math.inf
         if not error <= 1:  # NaN too
             h *= min(max(factor, 0.2), 0.8) if math.isfinite(error) else 0.2
+            # The flow may bend as a root of the way does at its beginning; later shorter steps are lost in the state's rounding.
+            shortest = max(SHORTEST, s * torch.finfo(y.dtype).eps)
             if h < shortest:
                 finite = math.isfinite(error)
                 raise ArithmeticError(
