@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["asked_as", "check_arguments", "check_law", "check_seed"]
 
+import difflib
 import functools
 import inspect
 import math
@@ -94,6 +95,7 @@ def check_arguments(door: F) -> F:
         return door
     places = [p for p in inspect.signature(door).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
     names, nameless = [p.name for p in places], {p.name for p in places if p.kind is p.POSITIONAL_ONLY}
+    check_names = _check_names(door, names)
 
     @functools.cache  # at the first call, when all that annotations name is defined
     def known() -> tuple[dict[str, Check], dict[str, Check]]:
@@ -107,6 +109,7 @@ def check_arguments(door: F) -> F:
 
     @functools.wraps(door)
     def checked(*given: Any, **named: Any) -> Any:
+        check_names(given, named)
         checks, by_name = known()
         plain = [checks[n](n, v) if n in checks else v for n, v in zip(names, given, strict=False)]
         named = {n: by_name[n](n, v) if n in by_name else v for n, v in named.items()}
@@ -117,6 +120,28 @@ def check_arguments(door: F) -> F:
             raise
 
     return typing.cast(F, checked)
+
+
+def _check_names(door: Callable[..., Any], places: Sequence[str]) -> Callable[[Sequence[Any], dict[str, Any]], None]:
+    """Return the check that a call has no argument of another name, and none more by place, than a function has."""
+    parameters = inspect.signature(door).parameters.values()
+    kinds = {p.kind for p in parameters}
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
+    by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    who = door.__qualname__.removesuffix(".__init__")
+    within = len(places) - (places[:1] == ["self"])
+
+    def check(given: Sequence[Any], named: dict[str, Any]) -> None:
+        if len(given) > len(places) and inspect.Parameter.VAR_POSITIONAL not in kinds:
+            number = len(given) - len(places) + within
+            rest = f"; give others by name: {', '.join(by_name)}" if by_name else ""
+            raise TypeError(f"{who} takes {within} arguments by place, and is given {number}{rest}.")
+        for name in () if inspect.Parameter.VAR_KEYWORD in kinds else named.keys() - known - {"self"}:
+            near = difflib.get_close_matches(name, known, 1)
+            instead = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known) or 'none'}."
+            raise TypeError(f"{who} has no argument {name!r}; {instead}")
+
+    return check
 
 
 def check_seed(name: str, value: Any) -> int:

@@ -136,6 +136,8 @@ class _Complete(Describer):
                 instead = (
                     f"save {place}.model, the one inside, and make the {cls.__name__} again after loading"
                     if inside
+                    else _made_of_numbers(place)
+                    if _of_torch(cls)
                     else "name them in its constructor"
                 )
                 raise TypeError(
@@ -143,6 +145,10 @@ class _Complete(Describer):
                     f"these back; {instead}."
                 )
             if not keeps(value, argument):
+                if _of_torch(cls):
+                    raise TypeError(
+                        f"{place} is a {cls.__name__}, which forgets its arguments; {_made_of_numbers(place)}."
+                    )
                 raise TypeError(
                     f"{cls.__name__} does not keep its argument {argument!r}; set self.{argument} in its constructor so it can "
                     "be saved."
@@ -150,6 +156,22 @@ class _Complete(Describer):
             arguments[argument] = self(kept(value, argument), f"{place}.{argument}")
         also = {name: self(kept, f"{place}.{name}") for name, kept in also_kept(value).items()}
         return {"class": name, "arguments": arguments} | ({"also": also} if also else {})
+
+
+def _of_torch(cls: type) -> bool:
+    """Tell whether a class is a module of torch, which keeps few of its arguments."""
+    return cls.__module__.startswith("torch.nn.")
+
+
+def _made_of_numbers(place: str) -> str:
+    """Return what the class around a module of torch may do, in the words of an error."""
+    owner, _, argument = place.rpartition(".")
+    return (
+        f"let the constructor of {owner} make it of numbers that it keeps, and keep it under another name than that of an "
+        f"argument, as {argument!r} is"
+        if owner
+        else "make it in the constructor of a class of your own, of numbers that this keeps"
+    )
 
 
 def keeps(value: Any, argument: str) -> bool:

@@ -30,8 +30,8 @@ def ask_net(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -
 
 
 def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> None:
-    """Raise an error in place of a network's own, if the network answers once it is given a level for each state and not one for
-    all, or whole numbers for levels; return otherwise.
+    """Raise an error in place of a network's own, if the network answers once it is given a level or a condition for each state
+    and not one for all, or whole numbers for levels; return otherwise.
 
     Parameters
     ----------
@@ -43,7 +43,8 @@ def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Te
     Raises
     ------
     ValueError
-        If the form of the level is the cause, and not another one, such as the memory that derivatives would have needed.
+        If the form of the level, or of a condition, is the cause, and not another one, such as the memory that derivatives would
+        have needed.
     """
     # Derivatives, of whose states the values are unknown, have ways of their own to fail.
     if torch.compiler.is_compiling() or is_unknown(x) or _answers(net, x, level, **cond):
@@ -54,6 +55,13 @@ def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Te
             f"net takes a noise level for each state alone, and a run gives it one for all {len(x)}, of shape (1,); let forward "
             "begin with level = level.expand(len(x))."
         ) from error
+    for name, value in cond.items():
+        if isinstance(value, Tensor) and _answers(net, x, level, **cond | {name: value.expand(len(x), *value.shape)}):
+            raise ValueError(
+                f"net takes a row of {name} for each state alone, and is given one value for all {len(x)}, of shape "
+                f"{tuple(value.shape)}; give rows, {name}.expand({', '.join(map(str, (len(x), *value.shape)))}), or let forward "
+                "do so."
+            ) from error
     zero = torch.zeros_like(each)  # a level in the range of any network
     if _answers(net, x, zero.long(), **cond) and not _answers(net, x, zero, **cond):
         raise ValueError(

@@ -483,6 +483,26 @@ def test_a_network_that_wants_a_level_for_each_state_is_told_so(kind: Any, n: in
     torch.testing.assert_close(model.score(x, 0.5), each)
 
 
+class Hears(Joins):
+    """A network that adds a condition to each state, as if it had rows."""
+
+    def __init__(self) -> None:
+        super().__init__(True)
+
+    def forward(self, x: Tensor, level: Tensor, *, theta: Tensor) -> Tensor:
+        return super().forward(x, level) + torch.stack([theta[row].sum() for row in range(len(x))])[:, None]
+
+
+@pytest.mark.parametrize("kind", [sdegen.Model, sdegen.DirectModel])
+def test_a_network_that_wants_a_row_of_a_condition_for_each_state_is_told_so(kind: Any) -> None:
+    x, theta = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), torch.ones(3)
+    model = kind(Hears(), sdegen.VP())
+    each = model.score(x, 0.5, theta=theta.expand(5, 3))
+    with pytest.raises(ValueError, match=r"a row of theta for each .* all 5, .*; give rows, theta\.expand\(5, 3\), "):
+        sdegen.sample(model, x_T=x, steps=2, theta=theta)
+    assert torch.equal(each, model.score(x, 0.5, theta=theta.expand(5, 3)))
+
+
 class Numbered(torch.nn.Module):
     """A network that has an embedding of the numbers of steps."""
 

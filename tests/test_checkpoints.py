@@ -429,6 +429,18 @@ class Greedy(Own):
         super().__init__(*args)
 
 
+class Renamed(torch.nn.Module):
+    def __init__(self, layer: int) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(layer, 2)
+
+
+class Around(torch.nn.Module):
+    def __init__(self, inside: torch.nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+
 class Bent(Own):
     def __init__(self, dim: int, act) -> None:
         super().__init__(dim, [1.0, 1.0])
@@ -447,11 +459,19 @@ class Bent(Own):
             r"model\.net is a Greedy, which takes arguments of any name .*\(\*args\).*; name them in its constructor",
         ),
         (
+            lambda: sdegen.Model(Renamed(2), sdegen.VP()),
+            r"model\.net\.layer is a Linear, .*; let the constructor of model\.net make it .* another name .*, as 'layer' is\.$",
+        ),
+        (
+            lambda: sdegen.Model(Around(torch.nn.Sequential(torch.nn.Linear(2, 2))), sdegen.VP()),
+            r"model\.net\.inside is a Sequential, which takes arguments of any .*; let the constructor of model\.net make it",
+        ),
+        (
             lambda: sdegen.Model(Bent(2, torch.tanh), sdegen.VP()),
             r"model\.net\.act is a function, and no code is saved; give an object of a class",
         ),
     ],
-    ids=["forgotten", "unnamed", "function"],
+    ids=["forgotten", "unnamed", "renamed", "around", "function"],
 )
 def test_what_could_not_be_loaded_is_not_saved(model, message, tmp_path):
     with pytest.raises(TypeError, match=message):

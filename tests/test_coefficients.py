@@ -201,6 +201,28 @@ def by(compute: Callable[[Any], Any]) -> dict[str, Any]:
     return {"Drift.f": Drift(), "Signal.alpha": Signal(), "Correlated.F": Correlated()}
 
 
+def test_a_coefficient_of_several_numbers_is_told_which_axes_times_need() -> None:
+    eye, rates = torch.eye(3, dtype=torch.float64), torch.arange(3.0, dtype=torch.float64)
+
+    class Turned(sdegen.CorrelatedSDE):
+        def F(self, t: Tensor) -> Tensor:
+            return -eye * t
+
+        def G(self, t: Tensor) -> Tensor:
+            return eye
+
+    class Apart(sdegen.CoordinateSDE):
+        def f(self, t: Tensor) -> Tensor:
+            return -rates * t
+
+        def g(self, t: Tensor) -> Tensor:
+            return torch.ones(3, dtype=torch.float64)
+
+    for sde, axes in ((Turned, "None, None"), (Apart, "None")):
+        with pytest.raises(ValueError, match=rf"for one time and not for several.*write t\[\.\.\., {axes}\] for t\.$"):
+            sdegen.Model(sdegen.nets.MLP(3, width=4, depth=1), sde())
+
+
 @pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize("kind", SINGLE)
 def test_a_coefficient_of_one_time_alone_is_named(kind: str, read: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import re
 from dataclasses import asdict
 
 import numpy as np
@@ -12,7 +15,9 @@ import sdegen
 from sdegen import fit
 from sdegen.training import Listener, Settings, TensorBoard, Training, state, train
 from sdegen.training.listeners import Checkpoints
+from sdegen.training.loop import OWN
 from sdegen.training.run import PendingLosses
+from sdegen.training.settings import ELSEWHERE
 
 RING = sdegen.data.gaussian_ring()
 flat = lambda model: torch.cat([p.detach().flatten() for p in model.parameters()]).cpu()
@@ -77,8 +82,24 @@ def test_a_setting_that_cannot_be_is_refused_where_it_is_made(asked, says):
 def test_a_setting_that_is_none_is_named_with_the_nearest(tiny):
     with pytest.raises(TypeError, match=r"^there is no setting 'step'; did you mean steps\?"):
         fit(tiny(), RING, step=3)
-    with pytest.raises(TypeError, match=r"^there is no setting 'colour'; training\.Settings has steps, .*, seed\.$"):
+    with pytest.raises(
+        TypeError, match=r"^there is no setting 'colour'; training\.Settings has .*, seed; fit takes .*\.$"
+    ):
         fit(tiny(), RING, colour=3)
+    with pytest.raises(TypeError, match=r"^there is no setting 'validate_each'; did you mean validate_every\?"):
+        fit(tiny(), RING, validate_each=3)
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_settings_of_other_libraries_are_told_what_stands_in_their_place(name, tiny):
+    assert name not in [field.name for field in dataclasses.fields(Settings)]
+    with pytest.raises(TypeError, match=f"^there is no setting '{name}'; {re.escape(ELSEWHERE[name])}$"):
+        fit(tiny(), RING, **{name: 3})
+
+
+def test_arguments_that_are_named_beside_the_settings_are_those_of_fit():
+    parameters = inspect.signature(fit).parameters.values()
+    assert list(OWN) == [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def test_settings_that_are_none_are_refused(tiny):

@@ -337,6 +337,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
         ({"lr": 1e-3}, r"lr = 0\.01, not 0\.001"),
         ({"steps": 61}, r"steps = 60, not 61"),
         ({"batch_size": 20}, r"batch_size = 16, not 20"),
+        ({"steps": 9}, r"steps = \d+, not 9"),
         ({"seed": 4}, r"seed = 3, not 4"),
         ({"ema": 0.05}, r"ema = 0\.1, not 0\.05"),
         ({"snapshots": None}, r"snapshots = 7, not None"),
@@ -351,8 +352,9 @@ def test_a_setting_that_differs_is_named(tmp_path, asked, says):
     with pytest.raises(
         ValueError,
         match=rf"step-00000005\.safetensors is of a run with {says}.*; call fit as the run was begun, or give",
-    ):
+    ) as refused:
         run(tmp_path / "run", **asked)
+    assert ("To train the model of a finished run further" in str(refused.value)) == ("steps" in asked)
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
 
 

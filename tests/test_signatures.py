@@ -189,6 +189,46 @@ def test_a_thing_given_for_what_makes_or_holds_it_is_told_what_to_give(case: str
         call()
 
 
+CALLED: dict[str, tuple[Callable[[], Any], str]] = {
+    "another name": (lambda: sdegen.OU(theta=1.0), r"^OU has no argument 'theta'; it takes rate, T\.$"),
+    "a name like it": (
+        lambda: sdegen.VP(beta_mix=1.0),
+        r"^VP has no argument 'beta_mix'; did you mean beta_m(in|ax)\?$",
+    ),
+    "more by place": (
+        lambda: sdegen.sample(sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring()), 3, 10),
+        r"^sample takes 2 arguments by place, and is given 3; give others by name: x_T, steps, sampler, ",
+    ),
+    "more of a constructor": (lambda: sdegen.OU(1.0, 2.0, 3.0), r"^OU takes 2 arguments by place, and is given 3\.$"),
+}
+
+
+@pytest.mark.parametrize("case", CALLED)
+def test_a_call_is_told_which_arguments_there_are(case: str) -> None:
+    call, told = CALLED[case]
+    with pytest.raises(TypeError, match=told):
+        call()
+
+
+LABELS = torch.zeros(4, dtype=torch.long)
+DATA: dict[str, tuple[Any, str]] = {
+    "dict": (
+        {"label": LABELS, "x": torch.zeros(4, 2)},
+        r"^data is a dict; .*\(d\['x'\], \{'label': d\['label'\]\}\)\.$",
+    ),
+    "items": ([{"image": torch.zeros(2)}], r"^data is a list; .* torch\.stack makes .*, or iter\(data\)"),
+    "batch": (iter([{"y": LABELS, "x": torch.zeros(4, 2)}]), r"^batch 1 of the data is a dict; .*\(d\['x'\], \{'y': d"),
+}
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_data_by_name_and_in_lists_are_told_what_to_give(case: str) -> None:
+    data, told = DATA[case]
+    model = sdegen.Model(sdegen.nets.MLP(2, width=4, depth=1), sdegen.VP())
+    with pytest.raises(TypeError, match=told):
+        sdegen.fit(model, data, steps=1, progress=False)
+
+
 READINGS = ["score", "noise", "denoise", "velocity", "estimate"]
 STATES: dict[str, tuple[Any, str]] = {
     "array": (np.zeros((3, 2)), r"^x is a ndarray; give a tensor: torch\.from_numpy\(x\)\.$"),

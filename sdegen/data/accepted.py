@@ -4,12 +4,14 @@ from __future__ import annotations
 
 __all__ = ["check_finite", "check_rows", "loses_digits"]
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import kind_of
 from ..dense import check_dense, check_held
 from ..laws.mixtures import moments_of
 from ..precision import is_finer
@@ -36,10 +38,7 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
         If data are empty, of a coarser dtype or in a graph of derivatives, or conditions do not match them in number.
     """
     if not isinstance(x, Tensor):
-        raise TypeError(
-            f"{what} is a {type(x).__name__}; give a tensor{', torch.from_numpy(data)' if isinstance(x, np.ndarray) else ''}, "
-            "(tensor, conditions), a Dataset, an iterable of batches such as a DataLoader, or anything with sample(n)."
-        )
+        raise TypeError(f"{what} {kind_of(x)}; {_instead(x)}")
     check_dense(what, x)
     if not x.is_floating_point():
         raise TypeError(
@@ -64,6 +63,23 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
             raise ValueError(f"condition {name!r} has shape (); give one row per datum: value.expand({len(x)}).")
         if len(value) != len(x):
             raise ValueError(f"condition {name!r} has {len(value)} rows for {len(x)} rows of data; give one each.")
+
+
+def _instead(x: Any) -> str:
+    """Return what to give in the place of something that is no tensor."""
+    if isinstance(x, Mapping) and x:
+        names = [str(name) for name in x]
+        data = next(
+            (name for name in names if isinstance(x.get(name), Tensor) and x[name].is_floating_point()), names[0]
+        )
+        conditions = ", ".join(f"{name!r}: d[{name!r}]" for name in names if name != data)
+        return f"give a pair of data and conditions in the place of a dict d, such as (d[{data!r}], {{{conditions}}})."
+    if isinstance(x, list):
+        return "give one tensor, as torch.stack makes of a list of rows, or iter(data) of a list of batches."
+    return (
+        f"give a tensor{', torch.from_numpy(data)' if isinstance(x, np.ndarray) else ''}, (tensor, conditions), a Dataset, an "
+        "iterable of batches such as a DataLoader, or anything with sample(n)."
+    )
 
 
 def _check_plain(what: str, x: Tensor) -> None:

@@ -58,7 +58,8 @@ def add_conditions(net: Net, conditions: Mapping[str, Condition]) -> Net:
     names = [name for name in inspect.signature(type(net)).parameters if keeps(net, name)]
     if "conditions" not in names:
         raise TypeError(
-            f"net is a {type(net).__name__}, which keeps no argument `conditions`; give a network that does."
+            f"net is a {type(net).__name__}, which keeps no argument `conditions`; give a network that does, or make one like it "
+            f"whose forward takes {' and '.join(conditions)} by keyword, and load the weights that both have."
         )
     arguments = {name: deepcopy(kept(net, name)) for name in names}
     own = arguments["conditions"] or {}

@@ -26,6 +26,10 @@ from ..storage import parsed, read_whole, write_whole
 
 FORMAT = "sdegen-run-3"
 _WHAT_TO_DO = "call fit as the run was begun, or give another folder to start anew."
+_LONGER = (
+    " To train the model of a finished run further, make that call, which returns at once, and call fit with the model again "
+    "and another folder."
+)
 
 
 @dataclass
@@ -63,7 +67,8 @@ class Checkpoint:
             If a setting, the model, its weights or the moments of the data differ, naming which and both values.
         """
         for name, was, given in differences(self.about, about):
-            raise ValueError(f"{self.path} is of a run with {name} = {was}, not {given}; {_WHAT_TO_DO}")
+            longer = _LONGER if name == "steps" else ""
+            raise ValueError(f"{self.path} is of a run with {name} = {was}, not {given}; {_WHAT_TO_DO}{longer}")
         then, now = self.part("weight"), model.state_dict()
         now = {name: value for name, value in now.items() if name in then or not name.startswith(LEARNED)}
         for name in sorted(then.keys() ^ now.keys()):

@@ -25,6 +25,9 @@ from .settings import Settings
 from .state import Training
 from .validation import Validation
 
+# Arguments of `fit` itself, beside its settings.
+OWN = ("validation", "validate_every", "checkpoint", "every", "threads", "callbacks", "progress")
+
 
 def fit(
     model: nn.Module,
@@ -108,7 +111,7 @@ def fit(
     every, validate_every = check_count("every", every), check_count("validate_every", validate_every)
     check_kind("callbacks", callbacks, Iterable, "a list of functions or listeners, as in callbacks=[look]")
     listening_to = [listening(callback) for callback in callbacks]
-    settings = Settings.of(settings, changes)
+    settings = Settings.of(settings, changes, OWN)
     training = Training(model, data, settings, checkpoint, threads)
     listeners: list[Listener] = []
     if training.workers.main:

@@ -6,7 +6,7 @@ __all__ = ["Settings", "constant_rate", "cosine_decay"]
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,12 @@ from ..signatures import check_call
 from .averages import exponent
 
 STEPS = 4000  # of a run for which neither steps nor seconds are given
+# What other libraries have as a setting, and what to do here.
+ELSEWHERE = {
+    "epochs": "give steps, of which an epoch has len(data) / batch_size.",
+    "device": "move the model first, model.to(device): training happens where its weights are.",
+    "optimizer": "fit takes AdamW; with another, write the loop: model.loss(x).mean().backward().",
+}
 OPTIONAL = ("steps", "seconds", "clip", "snapshots", "seed")  # may be None: switched off, or chosen by the run
 
 
@@ -151,8 +157,8 @@ class Settings:
             object.__setattr__(self, name, check(name, value, **bounds))
 
     @classmethod
-    def of(cls, settings: Settings | None, changes: dict[str, Any]) -> Settings:
-        """Return settings, the default ones if None, with some fields changed.
+    def of(cls, settings: Settings | None, changes: dict[str, Any], beside: Sequence[str] = ()) -> Settings:
+        """Return settings, the default ones if None, with some fields changed; `beside` are names that the caller takes itself.
 
         Raises
         ------
@@ -168,11 +174,10 @@ class Settings:
             )
         names = [field.name for field in fields(cls)]
         for name in changes.keys() - set(names):
-            near = difflib.get_close_matches(name, names, 1)
-            raise TypeError(
-                f"there is no setting {name!r}; "
-                + (f"did you mean {near[0]}?" if near else f"training.Settings has {', '.join(names)}.")
-            )
+            near = difflib.get_close_matches(name, [*names, *beside], 1)
+            known = f"training.Settings has {', '.join(names)}" + (f"; fit takes {', '.join(beside)}" if beside else "")
+            instead = ELSEWHERE.get(name) or (f"did you mean {near[0]}?" if near else f"{known}.")
+            raise TypeError(f"there is no setting {name!r}; {instead}")
         return cls(**changes) if settings is None else replace(settings, **changes)
 
     @cached_property
