@@ -61,35 +61,6 @@ class Three(sdegen.MatrixSDE):
         return base * (1 + 0.5 * t)[..., None, None]
 
 
-class Noiseless(Three):
-    """Three channels that begin without noise."""
-
-    Sigma_0 = torch.zeros(3, 3, dtype=torch.float64)
-
-
-class Hastened(Noiseless):
-    """The same in another unit of time, a million of the other."""
-
-    unit, T = 1e6, 1e-6
-
-    def F(self, t: Tensor) -> Tensor:
-        return self.unit * super().F(self.unit * t)
-
-    def G(self, t: Tensor) -> Tensor:
-        return self.unit**0.5 * super().G(self.unit * t)
-
-
-@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
-def test_the_flow_does_not_depend_on_the_unit_of_time(t: float) -> None:
-    """At 0, too, where it is taken by its limit, a part in 1e8 of the way from there."""
-    y = Noiseless().lift(torch.linspace(-1.0, 2.0, 4, dtype=torch.float64)[:, None]) + 0.1
-    law = sdegen.GaussianMixture(0.5 * torch.ones(2), torch.tensor([[-1.0], [1.5]]), 0.1 * torch.ones(2))
-    slow, fast = (
-        sde.flow(sdegen.Exact(sde, law)).field(torch.tensor(t * sde.T).double())(y) for sde in (Noiseless(), Hastened())
-    )
-    torch.testing.assert_close(fast / Hastened.unit, slow, rtol=1e-6, atol=1e-9)
-
-
 class Steady(Three):
     """The same without a clock, in closed form."""
 

@@ -115,10 +115,9 @@ class Antiderivative:
     def _jet(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return ``F``, ``w``, ``w'`` and ``w''`` at points ``(..., m)``, without derivatives of their own."""
         v, columns = v.detach(), self._columns(v)
-        inside = v.clamp(self._ends[0], self._ends[1])
-        panel = (torch.searchsorted(self.edges, inside.contiguous(), right=True) - 1).clamp(0, len(self.edges) - 2)
+        panel = (torch.searchsorted(self.edges, v.contiguous(), right=True) - 1).clamp(0, len(self.edges) - 2)
         low, high = self.edges[panel], self.edges[panel + 1]
-        z = ((2 * inside - low - high) / (high - low)).clamp(-1, 1)
+        z = ((2 * v - low - high) / (high - low)).clamp(-1, 1)
         F, w, slope, second = _sum(self._series[panel, columns], z[..., None]).unbind(-1)
         side = (v > self._ends.mean()).long()
         sign = 2 * side - 1
