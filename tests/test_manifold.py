@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdegen.metrics import Estimate, density_coverage, kid, precision_recall
+from sdegen.metrics import Estimate, density_coverage, distances, kid, precision_recall
 from sdegen.metrics import manifold as module
 
 
@@ -175,3 +175,22 @@ def test_standard_errors_are_half_the_root_mean_square_difference_of_halves(spli
     want = (torch.tensor(gaps, dtype=torch.float64).square().mean(0) / 4).sqrt()
     found = precision_recall(x, 0.7 * y, k=3, splits=splits)
     assert [v.stderr for v in found] == pytest.approx(want.tolist()) and want.min() > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_distances_keep_their_digits_where_points_are_far_from_the_centre(seed):
+    x, y = normals(seed, 40, 30, 1 + seed)
+    moved = torch.arange(70)[:, None] % 2 * 1e8 * (1 + seed)  # two clusters, which no centre is near
+    x, y = x + moved[:40], y + moved[40:]
+    assert [v.value for v in all_four(x, y, splits=1)] == pytest.approx(brute_force(x, y, 4), abs=1e-12)
+    apart = x + 1e9  # as of a model that has diverged
+    assert [v.value for v in all_four(apart, y, splits=1)] == pytest.approx(brute_force(apart, y, 4), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_distances_within_a_cluster_are_those_of_differences(seed, monkeypatch):
+    monkeypatch.setattr(distances, "NUMBERS", 5)
+    x, y = normals(seed, 12, 9, 1 + seed)
+    x, y = (v + 1e7 * (torch.arange(len(v))[:, None] % 3) for v in (x, y))
+    found = distances.squared_distances(x, y, x.square().sum(1), y.square().sum(1))
+    assert torch.allclose(found, (x[:, None] - y).square().sum(2), rtol=1e-5, atol=0)

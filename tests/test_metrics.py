@@ -385,6 +385,21 @@ def test_mmd_is_the_double_loop_whatever_the_blocks(monkeypatch):
     assert mmd(x, y, bandwidths=[0.8]) == (pytest.approx(whole.value, rel=1e-10), pytest.approx(whole.stderr, rel=1e-8))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_mmd_keeps_its_digits_where_points_are_far_from_the_centre(seed):
+    generator, d = torch.Generator().manual_seed(seed), 1 + seed
+    x, y = (torch.randn(n, d, dtype=torch.float64, generator=generator) for n in (30, 20))
+    near = mmd(x, y + 2 * seed, bandwidths=[0.7, 2.0]).value
+    both = torch.tensor([0.0, 1e9]).double()[:, None, None]  # two clusters, with as much of each law in either
+    far = mmd((x + both).flatten(0, 1), (y + 2 * seed + both).flatten(0, 1), bandwidths=[0.7, 2.0]).value
+    # Pairs of different clusters see nothing of each other; those of one are a quarter of all, or nearly so.
+    within = [(v[:, None] - w).square().sum(2) for v, w in ((x, x), (y, y), (x, y + 2 * seed))]
+    xx, yy, xy = (sum((-0.5 * v / b**2).exp() for b in (0.7, 2.0)).sum().item() for v in within)
+    want = 2 * (xx - 60) / (60 * 59) + 2 * (yy - 40) / (40 * 39) - 4 * xy / (60 * 40)
+    assert far == pytest.approx(want, abs=1e-5)
+    assert near == pytest.approx((xx - 60) / (30 * 29) + (yy - 40) / (20 * 19) - 2 * xy / 600, abs=1e-10)
+
+
 def test_mmd_error_is_the_jackknifes_less_its_second_order_part():
     x, y = normals(0, 40, 2, m=30)
     x = 0.7 * x + 0.4

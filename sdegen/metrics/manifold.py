@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..show import show_call
+from .distances import squared_distances
 from .extraction import Extractor, FeatureEstimate, ImageBatches, feature_pair, name_and_hash
 
 PAIRS = 2**19  # distances held at once: a cache full, and memory that does not grow with the samples
@@ -232,4 +233,4 @@ def _squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield rows of ``‖x_i − y_j‖²``, a block at a time, with their indices."""
     squares_x, squares_y = x.square().sum(1), y.square().sum(1)
     for i in torch.arange(len(x), device=x.device).split(max(1, PAIRS // len(y))):
-        yield i, torch.addmm(squares_y, x[i], y.mT, alpha=-2).add_(squares_x[i, None]).clamp_(min=0)
+        yield i, squared_distances(x[i], y, squares_x[i], squares_y)

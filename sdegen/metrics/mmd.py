@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from .distances import squared_distances
 from .estimate import Estimate, as_pair
 
 PAIRS = 2**19  # kernel values held at once: a cache full, and memory that does not grow with the samples
@@ -67,7 +68,7 @@ def mmd(generated: Tensor, real: Tensor, *, bandwidths: Sequence[float] | None =
     x, y = x - centre, y - centre
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
-        exponent = torch.addmm(-0.5 * y.square().sum(1), x, y.mT).sub_(0.5 * x.square().sum(1)[:, None]).clamp_(max=0.0)
+        exponent = squared_distances(x, y, x.square().sum(1), y.square().sum(1)).mul_(-0.5)
         K = torch.zeros_like(exponent)
         for b in bandwidths:
             K += (exponent / b**2).exp_()
