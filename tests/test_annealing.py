@@ -106,6 +106,26 @@ def test_a_mixture_is_the_model_of_the_mixed_law() -> None:
     torch.testing.assert_close(inner.log_density(x, 0.4), exact.log_density(x, 0.4))
 
 
+@pytest.mark.parametrize("read", ["score", "denoise", "noise"])
+def test_each_row_of_a_mixture_has_its_own_time_and_conditions(read: str) -> None:
+    """The weights of the members are known row by row, also where these have conditions with rows of their own."""
+    sde, generator = sdegen.VP(), torch.Generator().manual_seed(1)
+    model = sdegen.ExactConditional(sde, [NARROW, WIDE], WIDE)
+    label, other = (torch.randint(-1, 2, (6,), generator=generator) for _ in range(2))
+    x, t = (
+        torch.randn(6, *NARROW.event_shape, dtype=torch.float64, generator=generator),
+        torch.linspace(0.1, 0.9, 6).double(),
+    )
+
+    def mixed(rows: slice) -> Mixed:
+        return Mixed([(model, 0.3), (guidance.Without(model, label=other[rows]), 0.7)])
+
+    found = getattr(mixed(slice(None)), read)(x, t, label=label)
+    rows = [slice(i, i + 1) for i in range(6)]
+    alone = [getattr(mixed(row), read)(x[row], t[row], label=label[row]) for row in rows]
+    assert torch.allclose(found, torch.cat(alone), rtol=1e-10, atol=1e-12)
+
+
 def test_densities_are_those_of_the_law_with_noise_under_conditions_too() -> None:
     labelled, x = sdegen.ExactConditional(sdegen.VP(), [NARROW, WIDE], NARROW), torch.zeros(3, 2)
     fixed = sdegen.models.Conditioned(labelled, label=1)

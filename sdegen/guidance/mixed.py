@@ -14,7 +14,9 @@ from ..arguments import check_arguments
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.operators import rows
 from ..laws.powers import read_powers
+from ..models.densities import ask_log_density
 from ..models.score import ScoreModel
+from ..models.wrapper import bind_rows
 from ..processes.linear import gaussian
 from .members import Members, Powers
 
@@ -102,11 +104,11 @@ class Mixed(Members):
 
     def _log_joint(self, x: Tensor, t: Tensor | float, cond: dict[str, Any]) -> Tensor:
         """Return ``log w_i + log p_i,t(x)``, ``(m, B)``."""
-        t = torch.as_tensor(t, dtype=torch.float64)
-        if t.ndim and (t != t[0]).any():
-            return torch.cat([self._log_joint(x[i : i + 1], t[i], cond) for i in range(len(x))], 1)
-        at = t.reshape(-1)[0].item()
-        found = self.member_log_densities(x, at, **cond)
+        at = torch.as_tensor(t, dtype=torch.float64).reshape(-1).tolist()
+        if len(set(at)) > 1:
+            found = torch.stack([_log_densities_of_rows(model, x, at, cond) for model in self.members])
+        else:
+            found = self.member_log_densities(x, at[0], **cond)
         return torch.stack([math.log(w) + v for w, v in zip(self.weights, found, strict=True)])
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
@@ -127,3 +129,12 @@ class Mixed(Members):
             (rows(share, value) * value for share, value in zip(shares, values, strict=True)),
             torch.zeros_like(values[0]),
         )
+
+
+def _log_densities_of_rows(model: ScoreModel, x: Tensor, times: list[float], cond: dict[str, Any]) -> Tensor:
+    """Return ``log p_t(x)`` of states at a time of their own each, under their rows of the conditions, ``(B,)``."""
+    rows = [slice(i, i + 1) for i in range(len(x))]
+    each = [
+        ask_log_density(bind_rows(model, cond, row, x, len(x)), x[row], t) for row, t in zip(rows, times, strict=True)
+    ]
+    return torch.cat(each)
