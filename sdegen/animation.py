@@ -16,6 +16,7 @@ from .arguments import check_arguments
 from .checks import check_count, check_tensor
 from .data.pictures import write_atomically
 from .data.sheet import enlarge, sheet
+from .precision import as_array
 
 INK = "#1b2a41"
 
@@ -70,10 +71,8 @@ def animation(
         raise ValueError("titles are drawn above points; images have none.")
     if titles is not None and len(titles) != len(path):
         raise ValueError(f"titles has {len(titles)} for {len(path)} states; give one for each.")
-    if path.ndim == 5:
-        pixels = [enlarge(sheet(x, columns), size) for x in path]
-    else:
-        pixels = _clouds(path.detach().cpu().numpy(), titles, size)
+    clouds = path.ndim == 3
+    pixels = _clouds(as_array(path), titles, size) if clouds else [enlarge(sheet(x, columns), size) for x in path]
     frames = [Image.fromarray(p).quantize(32, dither=Image.Dither.NONE) for p in pixels]
     milliseconds = [frame] * (len(frames) - 1) + [hold]
     whole = partial(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "all_finite",
+    "as_array",
     "at_least_single",
     "dtype_of",
     "is_finer",
@@ -21,6 +22,7 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,13 @@ def widened(x: Tensor) -> Tensor:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout != torch.strided:
         check_tensor("x", x, finite=False)
     return x if x.dtype.itemsize > 2 else x.to(at_least_single(x.dtype))
+
+
+def as_array(x: Tensor) -> np.ndarray:
+    """Return the numbers of a tensor as an array of float64, for what takes NumPy's alone, which has no bfloat16, no derivatives
+    and no views with the sign turned.
+    """
+    return x.detach().cpu().double().resolve_neg().numpy()
 
 
 def is_finer(dtype: torch.dtype, other: torch.dtype) -> bool:

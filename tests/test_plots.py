@@ -106,6 +106,33 @@ def test_a_sampled_path_can_be_drawn():
     assert [len(line.get_xdata()) for line in ax.lines] == [6] * 6  # the start and five moves
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "with derivatives", "turned in sign"])
+def test_pictures_take_tensors_that_numpy_has_not(kind, tmp_path, generator):
+    def of(*shape):
+        x = torch.rand(shape, generator=generator)
+        if kind == "with derivatives":
+            return x.requires_grad_()
+        return torch.complex(x, x).conj().imag if kind == "turned in sign" else x.to(getattr(torch, kind.split()[0]))
+
+    x, path, clock = of(7, 2), of(4, 7, 2), of(4)
+    assert np.array_equal(plots.scatter(x).collections[0].get_offsets(), x.detach().double().numpy())
+    assert np.array_equal(plots.trajectories(path).lines[2].get_xydata(), path[:, 2].detach().double().numpy())
+    line = plots.trajectories(path[..., :1], times=clock).lines[3]
+    assert np.array_equal(line.get_xydata()[:, 0], clock.detach().double().numpy())
+    assert len(plots.marginals(x, truth=x[0]).axes) == 4
+    plots.animation(path, tmp_path / "path.gif", size=50)
+    places = of(20).detach().abs()
+    drawn = plots.coverage(sdegen.metrics.Coverage(places)).lines[-1].get_xdata()[1:-1]
+    assert np.array_equal(drawn, places.double().sort().values.numpy())
+    plots.ranks(sdegen.metrics.Ranks(places[:, None]))
+    assert 0 <= sdegen.metrics.Coverage(places).p_value <= 1
+
+
+def test_trajectories_refuse_other_times_than_theirs(generator):
+    with pytest.raises(ValueError, match=r"times has shape \(3,\); give one time for each of the 4 states"):
+        plots.trajectories(torch.rand(4, 5, 1, generator=generator), times=torch.rand(3, generator=generator))
+
+
 def test_losses_are_drawn_with_their_moving_mean():
     run = sdegen.Run(loss=[float(i % 7) for i in range(40)])
     raw, mean = plots.losses(run, window=10).lines

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_number, check_tensor
+from ..precision import as_array
 from ..show import show_call
 from .estimate import Estimate, share_error
 from .posteriors import BatchedLaw, ConditionalLaw, ConditionalSampler, draw_for_pairs, find_places, generator_apart
@@ -110,7 +111,7 @@ class Coverage(NamedTuple):
 def _p_value(places: Tensor) -> float:
     from scipy.stats import kstest  # loads on use
 
-    return float(kstest(places.numpy(), "uniform").pvalue)
+    return float(kstest(as_array(places), "uniform").pvalue)
 
 
 @check_arguments

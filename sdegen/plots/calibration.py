@@ -12,6 +12,7 @@ from ..animation import INK
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..metrics import Coverage, Ranks
+from ..precision import as_array
 from .axes import RED, axis_for
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def coverage(found: Coverage, *, ax: Axes | None = None, title: str | None = Non
     error = 2 * np.sqrt(level * (1 - level) / n)
     ax.fill_between(level, level - error, level + error, color=INK, alpha=0.15, linewidth=0)
     ax.plot([0, 1], [0, 1], color=INK, linewidth=0.6)
-    places = np.sort(found.places.numpy())
+    places = np.sort(as_array(found.places))
     ax.step([0.0, *places, 1.0], [0.0, *np.arange(1, n + 1) / n, 1.0], where="post", color=RED, linewidth=1.2)
     ax.set(xlabel="credible level", ylabel="share that holds the truth", aspect="equal")
     return ax
@@ -64,7 +65,7 @@ def ranks(found: Ranks, *, bins: int = 20, ax: Axes | None = None, title: str | 
     n, edges = len(found.places), np.linspace(0.0, 1.0, bins + 1)
     error = 2 * np.sqrt((bins - 1) / n)  # of a count over its mean, n / bins
     ax.axhspan(1 - error, 1 + error, color=INK, alpha=0.15, linewidth=0)
-    for i, column in enumerate(found.places.T.numpy()):
+    for i, column in enumerate(as_array(found.places.T)):
         counts, _ = np.histogram(column, edges)
         ax.stairs(counts * bins / n, edges, color=RED, alpha=0.4 + 0.6 / (1 + i), linewidth=1.2)
     ax.set(xlabel="rank of the truth among draws", ylabel="density", ylim=(0, None))

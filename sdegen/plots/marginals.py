@@ -12,6 +12,7 @@ from torch import Tensor
 from ..animation import INK
 from ..arguments import check_arguments
 from ..checks import check_count, check_tensor
+from ..precision import as_array
 from .axes import RED
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def marginals(
         check_tensor("truth", truth, shape=(d,))
     if names is not None and len(names) != d:
         raise ValueError(f"names has {len(names)} words for {d} parameters; give one for each.")
-    columns = theta.detach().double().cpu().numpy().T
-    marks = None if truth is None else truth.detach().double().cpu().numpy()
+    columns = as_array(theta).T
+    marks = None if truth is None else as_array(truth)
     labels = [f"{i}" for i in range(d)] if names is None else list(names)
     figure = Figure(figsize=(1.8 * d + 0.6, 1.8 * d + 0.6), layout="constrained")
     axes = figure.subplots(d, d, squeeze=False, sharex="col")

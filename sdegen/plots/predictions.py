@@ -17,6 +17,7 @@ from ..arguments import check_arguments
 from ..checks import check_count
 from ..metrics import LocalTest, crps, effective_share
 from ..metrics.predictions import find_statistics, share_above
+from ..precision import as_array
 from .axes import RED, axis_for
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _draw_marked(values: Tensor, at: float, bins: int, ax: Axes | None, title: s
     """Draw a histogram of numbers with a line at another one, and return the axis."""
     check_count("bins", bins)
     ax = axis_for(ax, title)
-    ax.hist(values.detach().double().cpu().numpy(), bins, density=True, color=INK, alpha=0.4)
+    ax.hist(as_array(values), bins, density=True, color=INK, alpha=0.4)
     ax.axvline(at, color=RED, linewidth=1.2)
     ax.set(xlabel=label, ylabel="density")
     return ax
@@ -112,7 +113,7 @@ def predictions(draws: Tensor, observed: Tensor, *, ax: Axes | None = None, titl
         The axis to draw on, and its title; by default the score.
     """
     score = crps(draws, observed)
-    x = observed.detach().double().cpu().numpy()
+    x = as_array(observed)
     ax = axis_for(ax, f"CRPS {score}" if title is None else title)
     for inside, width in ((0.9, 0.5), (0.5, 2.0)):
         ends = torch.tensor([0.5 - inside / 2, 0.5 + inside / 2], dtype=torch.float64)

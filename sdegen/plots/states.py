@@ -19,6 +19,7 @@ from ..laws.outside import as_law
 from ..likelihood import Density
 from ..mixing import check_density
 from ..models import ScoreModel
+from ..precision import as_array
 from .axes import RED, axis_for
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> A
     if x.ndim != 2 or x.shape[1] < 2 or len(x) == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; give points (N, 2), or of more coordinates.")
     ax = axis_for(ax, title)
-    points = x.detach().cpu().numpy()
+    points = as_array(x)
     ax.scatter(points[:, 0], points[:, 1], s=2, alpha=0.4, color=INK, linewidths=0)
     ax.set_aspect("equal")
     return ax
@@ -114,17 +115,19 @@ def trajectories(
     Raises
     ------
     ValueError
-        If `path` has another shape.
+        If `path` or `times` has another shape.
     """
     check_tensor("path", path)
     if path.ndim < 2 or path.numel() == 0:
         raise ValueError(f"path has shape {tuple(path.shape)}; give states one after the other, (times, N, d).")
+    if times is not None and times.shape != path.shape[:1]:
+        raise ValueError(f"times has shape {tuple(times.shape)}; give one time for each of the {len(path)} states.")
     check_count("most", most)
     ax = axis_for(ax, title)
-    lines = path.detach().cpu().numpy()[:, :most]
+    lines = as_array(path)[:, :most]
     lines = lines.reshape(len(lines), lines.shape[1], -1)
     if lines.shape[2] == 1:
-        clock = np.arange(len(lines)) if times is None else times.cpu().numpy()
+        clock = np.arange(len(lines)) if times is None else as_array(times)
         ax.plot(clock, lines[:, :, 0], color=INK, alpha=0.3, linewidth=0.7)
         ax.set_xlabel("step" if times is None else "t")
     else:
