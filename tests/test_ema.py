@@ -191,6 +191,8 @@ def test_widths_out_of_reach_are_refused(device, dtype):
         run.averaged(0.01)
     with pytest.raises(ValueError, match=r"^width = 0\.5; the relative width"):
         run.averaged(0.5)
+    with pytest.raises(ValueError, match=r"^width = 0 is no average; the last weights"):
+        run.averaged(0.0)
     run = fit(small(device, dtype), RING, steps=2, batch_size=8, seed=0)
     with pytest.raises(ValueError, match=r"no snapshot was kept; call fit with snapshots="):
         run.averaged(0.1)

@@ -172,6 +172,10 @@ class Snapshots:
         steps = self.steps
         if not steps:
             raise ValueError("no snapshot was kept; call fit with snapshots=, the number of steps between two of them.")
+        if width == 0:
+            raise ValueError(
+                "width = 0 is no average; the last weights themselves are what a model has after fit(ema=0)."
+            )
         coefficients, error = combine(steps, self.widths, width)
         if error > 0.1:
             raise ValueError(
