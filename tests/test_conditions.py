@@ -263,6 +263,23 @@ def test_a_module_cannot_be_called_with_itself_by_name() -> None:
         trained("self")
 
 
+def test_a_condition_that_is_fixed_is_not_given_again() -> None:
+    laws = [sdegen.data.gaussian_ring(modes) for modes in (2, 3)]
+    fixed = Conditioned(ExactConditional(VP(), laws, laws[0]), label=1)
+    both = guidance.Mixed([(fixed, 0.5), (fixed.model, 0.5)])
+    for model in (fixed, both):
+        for read in (model.score, model.denoise, model.noise):
+            with pytest.raises(TypeError, match=r"^label is fixed in this model and was given again; leave it out"):
+                read(torch.zeros(2, 2), 0.3, label=0)
+
+
+def test_readings_of_a_model_without_conditions_say_that_it_takes_none() -> None:
+    exact = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    for read in (exact.score, exact.denoise, exact.noise, exact.velocity):
+        with pytest.raises(TypeError, match=r"takes no condition of that name: it takes none\.$"):
+            read(torch.zeros(2, 2), 0.3, mood=1)
+
+
 @pytest.mark.parametrize("name", ["x", "level"])
 def test_an_input_of_the_network_is_no_condition(name: str) -> None:
     model = Conditioned.__init__  # any name may be fixed, but not that of a network's own input

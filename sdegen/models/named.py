@@ -4,7 +4,7 @@ makes tensors of them, `read_conditions` besides lets the model look at the run.
 
 from __future__ import annotations
 
-__all__ = ["keywords_of", "read_conditions", "read_named"]
+__all__ = ["join_conditions", "keywords_of", "read_conditions", "read_named"]
 
 import inspect
 from collections.abc import Callable
@@ -25,6 +25,16 @@ def keywords_of(door: Callable[..., Any]) -> list[str]:
     """Return the names of a function's own arguments, which no condition can have."""
     parameters = inspect.signature(door).parameters.values()
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def join_conditions(fixed: dict[str, Any], cond: dict[str, Any]) -> dict[str, Any]:
+    """Return conditions that are fixed together with those of a call; refuse, by a TypeError, to give one in both."""
+    for name in fixed.keys() & cond.keys():
+        raise TypeError(
+            f"{name} is fixed in this model and was given again; leave it out, ask the model inside, or let guidance.Without "
+            f"fix it, which lets {name} go that is given."
+        )
+    return {**fixed, **cond}
 
 
 def read_conditions(model: ScoreModel, cond: dict[str, Any], door: Callable[..., Any]) -> dict[str, Any]:
@@ -86,9 +96,8 @@ def read_named(
             shortened = [n for n in names if len(n) > 3 and n[:3] in name]  # as rtol has the beginning of tolerance
             meant = get_close_matches(name, names, 1, 0.6) or shortened
             taken = f"it takes {', '.join(sorted(known.names))}" if known.names else "it takes none"
-            rest = (
-                f"perhaps {meant[0]!r} is meant" if meant else f"{taken}, and {door.__name__} itself {', '.join(own)}"
-            )
+            taken += f", and {door.__name__} itself {', '.join(own)}" if own else ""
+            rest = f"perhaps {meant[0]!r} is meant" if meant else taken
             raise TypeError(f"{who}, and {type(model).__name__} takes no condition of that name: {rest}.")
     missing = sorted(name for name in known.needed if name not in cond or (name in known.kinds and cond[name] is None))
     if complete and missing:

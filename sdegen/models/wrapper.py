@@ -26,7 +26,7 @@ from ..laws.profiles import Profile
 from ..processes.base import SDE
 from ..show import show_call
 from .densities import ask_log_density
-from .named import read_named
+from .named import join_conditions, read_named
 from .reversal import LearnedReversal, ReversedStep
 from .score import ScoreModel
 
@@ -262,7 +262,7 @@ class Conditioned(Wrapper):
 
     def passed_on(self, /, **cond: Any) -> dict[str, Any]:
         """Return the fixed conditions together with those of the call, which must have other names."""
-        return dict(**self.cond, **cond)
+        return join_conditions(self.cond, cond)
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return the model's score under the conditions."""
