@@ -35,7 +35,7 @@ class Again(NamedTuple):
     table
         The folder of its table.
     changes
-        What it calls that has other statements than before.
+        The functions that it calls and that have other statements than before.
     alike
         Whether its values are what they were.
     """
@@ -56,7 +56,7 @@ class Evidence:
     Parameters
     ----------
     folders
-        Of results, each with a folder for every table.
+        Folders of results, each with a folder for every table.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:

@@ -63,9 +63,9 @@ class Mixed:
     Parameters
     ----------
     family
-        Of the laws of each number.
+        The family of the laws of each number.
     first, second
-        Its parameters, for each number of each law.
+        Parameters of the family, for each number of each law.
     """
 
     phi = None

@@ -27,9 +27,9 @@ def describe_training(run: sdegen.Run, recipe: int, device: str, **known: Any) -
     recipe
         Steps of the whole recipe, of which the run may be a share.
     device
-        Where the training ran.
+        The device that the training ran on.
     known
-        What comes first on the card, in this order; blanks of the names are written as underscores.
+        Entries that come first on the card, in this order; an underscore of a name becomes a blank.
     """
     last = run.loss[-LAST:]
     return {

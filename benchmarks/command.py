@@ -46,13 +46,13 @@ def run(
     Parameters
     ----------
     name
-        Of the table's module and of its folder.
+        The name of the table's module and of its folder.
     description
         The docstring of its module, which is the help: what the table holds, by which command, and what its columns mean.
     blocks
         The parts of the table: each asks for its rows and returns Markdown. They are asked twice, first for what is missing.
     seeds
-        How many a row is the mean of.
+        The number of seeds that a row is the mean of.
     options
         Adds the options that this table alone has to the parser.
     picture
@@ -138,7 +138,11 @@ def add_choice_of_rows(parser: argparse.ArgumentParser, seeds: int) -> None:
         default="",
         help="compute only rows whose name holds this text (one that none holds: show what there is)",
     )
-    parser.add_argument("--fresh", action="store_true", help="compute rows even if they exist")
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="compute rows even if they exist; of these the table is the mean over the seeds asked for",
+    )
     parser.add_argument(
         "--own",
         action="store_true",

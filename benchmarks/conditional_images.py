@@ -78,7 +78,7 @@ class Method:
     draw
         Called with the images, the measurement, a row of what was measured for each sample, and a seed.
     evaluations, derivatives
-        Of the network, forwards and backwards, for each sample.
+        Passes through the network, forwards and backwards, for each sample.
     trained
         Whether the network was trained for it.
     """

@@ -50,9 +50,9 @@ class Problem:
     Parameters
     ----------
     modes
-        Of the law: one for a Gaussian.
+        The number of modes of the law: one for a Gaussian.
     seed
-        Of the law, the datum, the directions and the noise.
+        The seed of the law, the datum, the directions and the noise.
     """
 
     def __init__(self, modes: int, seed: int) -> None:

@@ -39,9 +39,9 @@ def fit_on(device: str, model: nn.Module, data: Any, **settings: Any) -> sdegen.
     Parameters
     ----------
     device
-        Where the training runs.
+        The device that the training runs on.
     model, data, settings
-        As for `sdegen.fit`.
+        The arguments of `sdegen.fit`.
     """
     run = sdegen.fit(model.to(device), data, **settings)
     model.cpu()

@@ -116,7 +116,7 @@ def on_grids(problem: Drawn, sampler: samplers.Sampler) -> list[tuple[float, flo
     return found
 
 
-def block(key: str, table: Table) -> str:
+def ratios_block(key: str, table: Table) -> str:
     """Return ratios per evaluation, of every process and family."""
     some = (6, 10) if table.quick else EVALUATIONS
     rows: dict[str, Values] = {}
@@ -131,7 +131,7 @@ def block(key: str, table: Table) -> str:
 
 def main() -> None:
     """Print the tables."""
-    command.run("drawn_table", __doc__, [partial(block, "peer"), partial(block, "grid")], seeds=2)
+    command.run("drawn_table", __doc__, [partial(ratios_block, "peer"), partial(ratios_block, "grid")], seeds=2)
 
 
 if __name__ == "__main__":

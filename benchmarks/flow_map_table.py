@@ -236,7 +236,7 @@ def by_objective(name: str, n: int, how: How, seed: int) -> Values:
     return values
 
 
-def objectives(table: Table) -> str:
+def objectives_block(table: Table) -> str:
     """Return the table of objectives."""
     n, how = 500 if table.quick else 20_000, How(table.quick, table.device)
     rows = {
@@ -245,7 +245,7 @@ def objectives(table: Table) -> str:
     return "\nobjectives\n\n" + table.write("objectives", OBJECTIVE_COLUMNS, rows)
 
 
-def block(target: str, table: Table) -> str:
+def maps_block(target: str, table: Table) -> str:
     """Return the table of one law."""
     n, how = 500 if table.quick else 20_000, How(table.quick, table.device)
     rows = {"true samples (floor)": table.row(target, "true samples", partial(floor, target, n))}
@@ -264,7 +264,7 @@ def main() -> None:
     command.run(
         "flow_map_table",
         __doc__,
-        [*(partial(block, target) for target in ("ring", "mixture in 8 dimensions")), objectives],
+        [*(partial(maps_block, target) for target in ("ring", "mixture in 8 dimensions")), objectives_block],
         networks=True,
     )
 

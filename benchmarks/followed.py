@@ -51,9 +51,9 @@ class Lines:
     Parameters
     ----------
     name
-        What is trained.
+        The name of what is trained.
     steps
-        How many the whole training has.
+        The number of steps of the whole training.
     every
         Steps between two lines.
     """

@@ -31,9 +31,9 @@ class Theirs:
     Attributes
     ----------
     posterior
-        As sbi builds it.
+        The posterior that sbi builds.
     seconds
-        Of cores, that the training has taken.
+        Seconds of cores that the training has taken.
     epochs
         How often the training has gone through the simulations that sbi does not hold out.
     stopped
@@ -99,11 +99,11 @@ def learn(method: str, prior: distributions.Distribution, pairs: Pairs, seconds:
     method
         One of `METHODS`.
     prior, pairs
-        Of the parameters, and simulations.
+        The prior of the parameters, and the simulations.
     seconds
-        Of cores, for the training.
+        Seconds of cores for the training.
     seed
-        Of initial weights and batches.
+        The seed of initial weights and batches.
     """
     from sbi import inference  # loads on use
 

@@ -17,7 +17,7 @@ def draw(table: Table, sets: Mapping[str, str], prices: Mapping[str, float]) -> 
     Parameters
     ----------
     table
-        Of the recipe.
+        The table of the recipe.
     sets
         From the name of a row to that of its images.
     prices

@@ -36,11 +36,11 @@ class Recipe:
     data
         The name of the images.
     widths, dropout
-        Of the U-Net.
+        Channels of the U-Net at each level, and its dropout.
     std
-        Of the scaled bytes, roughly.
+        The standard deviation of the scaled bytes, roughly.
     steps, batch, lr
-        Of the training.
+        Steps, batch size and learning rate of the training.
     """
 
     data: str

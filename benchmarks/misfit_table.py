@@ -62,7 +62,7 @@ def compute(find: Callable[[int], Problem], count: int, seed: int) -> Values:
     return {name: [share, (share * (1 - share) / count) ** 0.5] for name, share in shares.items()}
 
 
-def block(table: Table) -> str:
+def misfit_block(table: Table) -> str:
     """Return the rows of every measurement."""
     count = 10 if table.quick else 50
     cases: dict[str, Callable[[int], Problem]] = {
@@ -77,7 +77,7 @@ def block(table: Table) -> str:
 
 def main() -> None:
     """Print the table."""
-    command.run("misfit_table", __doc__, [block], seeds=2)
+    command.run("misfit_table", __doc__, [misfit_block], seeds=2)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Watch:
     called
         The code of each function, by its identity.
     steps
-        How many steps of training were taken.
+        The number of training steps that were taken.
     """
 
     # By what keeps results, the code of the blocks that made them.
@@ -158,7 +158,7 @@ class Origins:
     Parameters
     ----------
     file
-        Where new ones are written.
+        The file that new ones are written to.
     sources
         Files that are only read.
     """

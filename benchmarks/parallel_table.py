@@ -110,7 +110,7 @@ def time_shortest(draw: Callable[[], Tensor], times: int, device: str) -> tuple[
     return min(taken for taken, _ in found), found[-1][1]
 
 
-def block(name: str, problem: Make, cases: dict[str, Case], table: Table) -> str:
+def runs_block(name: str, problem: Make, cases: dict[str, Case], table: Table) -> str:
     """Return the rows of one model."""
     times = 1 if table.quick else TIMES
     rows = {
@@ -122,7 +122,7 @@ def block(name: str, problem: Make, cases: dict[str, Case], table: Table) -> str
 
 def main() -> None:
     """Print the tables."""
-    blocks = [partial(block, "ring", ring, RING), partial(block, "images", images, IMAGES)]
+    blocks = [partial(runs_block, "ring", ring, RING), partial(runs_block, "images", images, IMAGES)]
     command.run("parallel_table", __doc__, blocks, seeds=1, timed=True, networks=True)
 
 

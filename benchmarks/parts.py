@@ -31,7 +31,7 @@ class Parts(NamedTuple):
     outside
         The module without its functions.
     origins
-        What imported names stand for.
+        The full names that imported names stand for.
     """
 
     functions: dict[str, list[Function]]

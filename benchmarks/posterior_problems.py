@@ -29,9 +29,9 @@ class Rejected:
     law
         A mixture.
     measurement
-        What was done to a datum.
+        The measurement of a datum.
     y
-        What was seen.
+        The value that was measured.
     most
         The largest value of ``log p(y | z)`` over all `z`.
     """
@@ -84,9 +84,9 @@ class Problem:
     law
         A mixture.
     measurement
-        What was done to the datum.
+        The measurement of a datum.
     y
-        What was seen.
+        The value that was measured.
     truth
         The posterior, a mixture or `Rejected`.
     """
@@ -138,7 +138,7 @@ def linear(dim: int, noise: float, seed: int) -> Problem:
     noise
         Standard deviation of the measurement's noise, in units of what is measured.
     seed
-        Of the datum, the directions and the noise.
+        The seed of the datum, the directions and the noise.
     """
     law = law_of(dim)
     A = directions(law, max(1, dim // 4), seed)

@@ -62,7 +62,7 @@ class Rows:
     Parameters
     ----------
     file
-        Where new rows are written; its own come before those of the sources.
+        The file that new rows are written to; of two rows with one key its own counts, not that of a source.
     sources
         Files that are only read.
     """

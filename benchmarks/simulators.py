@@ -25,13 +25,13 @@ class Task(NamedTuple):
     Attributes
     ----------
     prior
-        Of the parameters.
+        The law of the parameters.
     simulate
         From parameters ``(n, d)`` to data ``(n, k)``, with torch's own randomness.
     draw
         Called as ``draw(x, n)``, it draws from the posterior given one datum.
     log_density
-        That of the posterior; None where it is known up to a constant only.
+        The log-density of the posterior; None where it is known up to a constant only.
     """
 
     prior: D.Distribution

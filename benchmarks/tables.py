@@ -34,7 +34,7 @@ class Table:
     Attributes
     ----------
     folder
-        Of the table, below that of all results.
+        The folder of the table, below that of all results.
     args
         The options of the command.
     tickets
@@ -48,9 +48,9 @@ class Table:
     read, computed, left
         Rows met so far: read from a file, computed in this run, and not there.
     vouched
-        Those of the rows read that are of earlier code whose changes were seen to move no row (`benchmarks.alike`).
+        Rows read that are of earlier code, whose changes since were seen to move no row (`benchmarks.alike`).
     aged
-        Those that are of other earlier code, or do not say.
+        Rows read that are of other earlier code, or do not say of which.
     """
 
     folder: Path

@@ -17,7 +17,7 @@ class Tickets:
     Parameters
     ----------
     folder
-        Of the files.
+        The folder of the files.
     """
 
     def __init__(self, folder: Path) -> None:

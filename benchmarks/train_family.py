@@ -69,7 +69,7 @@ def train(
     Parameters
     ----------
     name, data, preset, epochs, seed, steps, seconds, device
-        As the options of the command.
+        The options of the command.
     stem
         Folder and name of its checkpoints, weights and losses.
     """

@@ -38,11 +38,11 @@ class Plan(NamedTuple):
     Attributes
     ----------
     steps, batch, lr
-        As for `sdegen.fit`.
+        Arguments of `sdegen.fit`.
     paths, nodes, between
         Trajectories, states kept of each, and evaluations from one to the next (`training.trace`).
     whole, still
-        As for `Trajectories`.
+        Arguments of `Trajectories`.
     """
 
     steps: int

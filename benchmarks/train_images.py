@@ -49,7 +49,7 @@ class Preset:
     Attributes
     ----------
     parametrization, loss, lr, batch_size, warmup, schedule
-        As for `sdegen.Model` and `sdegen.fit`.
+        Arguments of `sdegen.Model` and `sdegen.fit`.
     epochs
         Passes over the data that the recipe asks for; None where `STEPS` says how long.
     end

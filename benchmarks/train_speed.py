@@ -185,17 +185,14 @@ def time_all(laps: int, seed: int) -> Values:
         label = "bfloat16" if half else "float32"
         work = cells[f"{name}|GFLOP a step"][0] / BATCH
         share = [100 * v * work * 1e9 / top for v, top in zip(values, peaks[half], strict=True)]
-        cells[f"{name}|images/s, {label}"] = average(values)
-        cells[f"{name}|% of peak, {label}"] = average(share)
-        cells[f"{name}|GFLOP/s, {label}"] = average([v * work for v in values])
+        cells[f"{name}|images/s, {label}"] = list(Estimate.of(values))
+        cells[f"{name}|% of peak, {label}"] = list(Estimate.of(share))
+        cells[f"{name}|GFLOP/s, {label}"] = list(Estimate.of([v * work for v in values]))
     for half, tops in peaks.items():
-        cells[f"matrix product|GFLOP/s, {'bfloat16' if half else 'float32'}"] = average([v / 1e9 for v in tops])
+        cells[f"matrix product|GFLOP/s, {'bfloat16' if half else 'float32'}"] = list(
+            Estimate.of([v / 1e9 for v in tops])
+        )
     return cells
-
-
-def average(laps: list[float]) -> list[float]:
-    """Return the mean over laps and its standard error."""
-    return list(Estimate.of(torch.tensor(laps, dtype=torch.float64)))
 
 
 COLUMNS = {

@@ -842,6 +842,7 @@ def test_the_help_of_a_script_is_its_docstring_with_its_command(name: str, monke
         module.main()
     said = found[0].format_help()
     assert module.__doc__ is not None and module.__doc__.strip() in said
+    assert found[0].prog == f"python -m benchmarks.{name}"
     assert f"\n    python -m benchmarks.{name}" in module.__doc__
     assert all(action.help for action in found[0]._actions)
 
