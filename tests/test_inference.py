@@ -552,3 +552,11 @@ def test_a_mixture_has_the_coordinates_of_its_components(components: int) -> Non
         free_coordinates(boxes)
     with pytest.raises(TypeError, match="mixes laws with bounds of their own"):
         fit_posterior(boxes, (means, means), steps=1)
+
+
+def test_a_guess_keeps_numbers_and_no_derivatives() -> None:
+    given = [torch.ones(2), torch.ones(2), torch.ones(1, 2), torch.ones(1), torch.eye(1)]
+    guess = LinearGuess(*(v.requires_grad_() for v in given))
+    kept = (guess.mean, guess.std, guess.A, guess.b, guess.L)
+    assert all(v.dtype == torch.float64 and not v.requires_grad for v in kept)
+    assert all(torch.equal(v, w.double()) for v, w in zip(kept, given, strict=True))

@@ -39,7 +39,7 @@ def drawn(law: Any, n: int = 16) -> Tensor:
     return law.sample(n, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM(), sdegen.OU(T=0.4)], ids=lambda sde: type(sde).__name__)
 def test_of_a_gaussian_the_widths_are_known_and_nothing_changes(sde: Any) -> None:
     """Of N(0, v) the posterior variance over that of the noise is ``v / (v cos² + sin²)``."""
     v = torch.tensor([0.04, 4.0], dtype=torch.float64)
@@ -48,6 +48,7 @@ def test_of_a_gaussian_the_widths_are_known_and_nothing_changes(sde: Any) -> Non
     phi = profile.log_ratios.exp().atan()[:, None]
     known = (v / (v * phi.cos().square() + phi.sin().square())).mean(1)
     assert torch.allclose(profile.widths, known, rtol=0.25)
+    assert profile.variance() == pytest.approx((profile.widths[-1] * phi[-1].sin().square()).item(), rel=1e-6)
     assert profile.changes.max() < 1e-9
 
 

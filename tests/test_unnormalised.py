@@ -366,3 +366,12 @@ def test_adjoint_matching_is_trained_in_short_precision() -> None:
     loss, how = AdjointMatching(RING.log_prob, steps=3), {"steps": 2, "batch_size": 8, "seed": 0}
     run = sdegen.fit(small(), GAUSSIAN, loss=loss, autocast=torch.bfloat16, **how)
     assert len(run.loss) == 2 and all(map(math.isfinite, run.loss))
+
+
+@pytest.mark.parametrize("loss", [LogVariance, PathDivergence, AdjointMatching])
+def test_data_with_conditions_are_refused_by_every_loss_of_a_density(loss: Callable[..., Any]) -> None:
+    model = sdegen.Model(nets.MLP(2, width=4), sdegen.VP())
+    with pytest.raises(
+        ValueError, match="the data have the conditions label, hue, and the density is one of data alone"
+    ):
+        loss(RING.log_prob, steps=2)(model, torch.zeros(4, 2), label=torch.zeros(4).long(), hue=torch.zeros(4))

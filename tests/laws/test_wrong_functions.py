@@ -229,3 +229,12 @@ def test_two_samples_of_one_law_differ_by_the_chances_of_kolmogorov_and_smirnov(
     else:
         with pytest.raises(Violation, match=r"y differs by .* in distribution function"):
             same_law("y", y, x)
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.int64), (torch.int64, torch.float64)], ids=str)
+def test_samples_of_two_dtypes_are_compared_as_numbers(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y, x = ((10 * torch.randn(400, 2, generator=generator)).round().to(dtype) for dtype in dtypes)
+    same_law("y", y, x)
+    with pytest.raises(Violation, match=r"y differs by .* in distribution function"):
+        same_law("y", y + 10, x)
