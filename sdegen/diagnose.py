@@ -24,7 +24,7 @@ from .laws.empirical import Empirical
 from .laws.kernels import Transition
 from .laws.operators import Scale
 from .laws.outside import ClosedLaw, as_closed, as_law
-from .laws.vectors import as_vectors
+from .laws.vectors import sum_rows
 from .metrics import sliced_wasserstein
 from .metrics.estimate import Estimate
 from .models.exact import Exact
@@ -283,7 +283,7 @@ def _score_error(
             ]
         )
     wrong = sde.diffusion_operator(t).T(score - exact.score(x, t))
-    nats = 0.5 * as_vectors(wrong).square().sum(1) * factor[order] * (sde.T - sde.t_min)
+    nats = 0.5 * sum_rows(wrong.square()) * factor[order] * (sde.T - sde.t_min)
     parts, places = nats.chunk(bins), t.chunk(bins)
     curve = torch.stack([part.sum() for part in parts]) / len(nats)
     return torch.stack([places[0][0], *(place[-1] for place in places)]), curve, Estimate.of(nats)

@@ -21,6 +21,7 @@ from ..checks import check_count, check_interval, check_tensor
 from ..data import Images
 from ..data.parts import in_parts
 from ..laws.draws import noise_like
+from ..laws.vectors import sum_rows
 from .standardised import Standardised
 
 
@@ -141,7 +142,7 @@ class Logit(Bijection):
         below, above = (self.alpha + (1 - 2 * self.alpha) * part for part in (x, 1 - x))
         logs = below.log(), above.log()
         log_det = math.log(1 - 2 * self.alpha) - logs[0] - logs[1]
-        return logs[0] - logs[1], log_det.flatten(1).sum(1)
+        return logs[0] - logs[1], sum_rows(log_det)
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return the point that is mapped to `z`."""
@@ -295,7 +296,7 @@ class NormalizingFlow(Standardised):
 
     def _log_density(self, z: Tensor, log_det: Tensor) -> Tensor:
         """Return ``log N(z; 0, I) + log_det``, the log-density of data in the units of the model, ``(B,)``."""
-        return log_det - 0.5 * (z.flatten(1).square().sum(1) + self.dim * math.log(2 * math.pi))
+        return log_det - 0.5 * (sum_rows(z.square()) + self.dim * math.log(2 * math.pi))
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Return ``−log p(x) / D`` in nats per coordinate, ``(B,)``."""

@@ -18,6 +18,7 @@ from ..answers import check_answer
 from ..arguments import check_arguments
 from ..laws.draws import noise_like, uniform_like
 from ..laws.units import Units
+from ..laws.vectors import sum_rows
 from ..show import show_call
 
 
@@ -55,7 +56,7 @@ class PixelLaw(ABC):
         """
         expected = (len(x), self.outputs * x.shape[1], *x.shape[2:])
         must = f"{self.outputs} for every number, {expected}, as {type(self).__name__} needs"
-        return self.each(check_answer("the decoder", out, expected, x, must), x).flatten(1).sum(1)
+        return sum_rows(self.each(check_answer("the decoder", out, expected, x, must), x))
 
 
 class Gaussian(PixelLaw):

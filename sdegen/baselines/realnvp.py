@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..arguments import check_arguments
 from ..checks import check_count
+from ..laws.vectors import sum_rows
 from ..nets import Convolutional, Perceptron
 from ..nets.entries import zero
 from .flow import Bijection, Composition, NormalizingFlow
@@ -53,7 +54,7 @@ class Coupling(Bijection):
         """Map data to latents, and return them with the log-determinant: ``(z, log_det)``."""
         x_a, x_b = x[:, self.a], x[:, self.b]
         s, t = self._terms(x_a)
-        return torch.cat([x_a, x_b * s.exp() + t], 1)[:, self.order], s.flatten(1).sum(1)
+        return torch.cat([x_a, x_b * s.exp() + t], 1)[:, self.order], sum_rows(s)
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return the point that is mapped to `z`."""

@@ -18,6 +18,7 @@ from ..arguments import check_arguments
 from ..checks import check_count
 from ..data.parts import in_parts
 from ..laws.draws import rademacher_like
+from ..laws.vectors import sum_rows
 from ..precision import widened
 from .flow import AffineMap, Bijection, Composition, NormalizingFlow, Squeeze
 
@@ -150,7 +151,7 @@ class ResidualBlock(Bijection):
             total, w = x.new_zeros(len(x)), probe
             for k in range(1, terms + 1):
                 (w,) = torch.autograd.grad(g, x, w, create_graph=self.training, retain_graph=True)
-                total = total + (-1) ** (k + 1) / (k * probability_of_term(k)) * (w * probe).flatten(1).sum(1)
+                total = total + (-1) ** (k + 1) / (k * probability_of_term(k)) * sum_rows(w * probe)
         return x + g, total
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from ..laws.marginals import Marginal
 from ..laws.matrices import single_matrix
 from ..laws.mixtures import GaussianMixture
 from ..laws.powers import multiply_components
-from ..laws.vectors import as_vectors, over_rows
+from ..laws.vectors import as_vectors, over_rows, sum_rows
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..processes.grids import Grid
@@ -269,7 +269,7 @@ def _move(
     def off(end: Tensor, start: Tensor, e: Tensor) -> Tensor:
         """Return minus the logarithm of the density of a step, up to a constant."""
         whitened = at.R_inv(end.double() - start.double()) + h * e
-        return (as_vectors(whitened).square().sum(1) / (4 * h)).cpu()
+        return (sum_rows(whitened.square()) / (4 * h)).cpu()
 
     ratio = target - before + off(moved, x, e) - off(x, moved, _combine(powers, new[1]))
     accepted = torch.rand(len(x), generator=draws, dtype=torch.float64).log() < ratio
@@ -330,5 +330,5 @@ def _log_ratio(forward: Transition, x: Tensor, moved: Tensor, z: Tensor, root: T
     R = torch.linalg.cholesky(single_matrix(forward.covariance, moved[0].numel()))
     off = as_vectors(x.double() - forward.Phi(moved)).cpu()
     back = torch.linalg.solve_triangular(R, off.T, upper=False)
-    own = 0.5 * as_vectors(z).double().square().sum(1).cpu() + root.diagonal().log().sum()
+    own = 0.5 * sum_rows(z.double().square()).cpu() + root.diagonal().log().sum()
     return own - 0.5 * back.square().sum(0) - R.diagonal().log().sum()

@@ -16,7 +16,7 @@ from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.mixtures import GaussianMixture
 from ..laws.operators import rows
-from ..laws.vectors import as_vectors, over_rows
+from ..laws.vectors import as_vectors, over_rows, sum_rows
 from ..mixing import check_unmixed
 from ..precision import uncast
 from ..progress import show_bar
@@ -238,5 +238,5 @@ def _move(
     z = torch.randn(at.x.shape, generator=draws, dtype=torch.float64)
     new = _evaluate(log_prob, gaussian, at.x + size * at.slope(beta) + (2 * size).sqrt() * z)
     back = (at.x - new.x - size * new.slope(beta)).square() / (4 * size) - 0.5 * z.square()
-    accepted = u[1].log() < new.value(beta) - at.value(beta) - as_vectors(back).sum(1)
+    accepted = u[1].log() < new.value(beta) - at.value(beta) - sum_rows(back)
     return at.replaced(accepted, new), accepted.double().mean().item()

@@ -26,7 +26,7 @@ from ..checks import check_number
 from ..fixed import Fixed
 from ..laws.draws import noise_like
 from ..laws.products import pull_back
-from ..laws.vectors import as_vectors
+from ..laws.vectors import as_vectors, sum_rows
 from ..seeding import seeded
 from ..show import show_call
 
@@ -98,7 +98,7 @@ class NoiseLaw(Fixed, ABC):
         each, _, back = pull_back(lambda z: (self._each(y, z), ()), z)
         slope, information = back(torch.ones_like(each)), self.information(y, z)
         residual = slope / information
-        height = as_vectors(each + 0.5 * slope * residual).sum(1)
+        height = sum_rows(each + 0.5 * slope * residual)
         return LocalGaussian(height, residual, information.rsqrt())
 
     def check_seen(self, y: Tensor) -> None:

@@ -22,6 +22,7 @@ from .draws import check_draws
 from .kernels import check_noise
 from .mixtures import check_event
 from .operators import rows
+from .vectors import sum_rows
 
 # Of a law of this variance, windings beyond the second and harmonics beyond the fifth are below 1e-16 of the density anywhere.
 SWITCH, WINDINGS, HARMONICS = 3.0, 2, 5
@@ -126,7 +127,7 @@ class WrappedGaussian(NamedTuple):
         ValueError
             If there is no noise.
         """
-        return log_wrapped(*self._from_mean(x)).reshape(len(x), -1).sum(1)
+        return sum_rows(log_wrapped(*self._from_mean(x)))
 
     def score(self, x: Tensor) -> Tensor:
         """Return ``∇ log p(x)``, of the shape of `x`.

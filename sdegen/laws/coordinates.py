@@ -31,6 +31,7 @@ from ..precision import apply_matrix
 from ..show import show_call
 from .domains import check_domain
 from .products import value_and_slope
+from .vectors import sum_rows
 
 
 class Coordinates(Fixed, ABC):
@@ -114,7 +115,7 @@ class _OfTorch(Coordinates):
 
     def log_det(self, x: Tensor) -> Tensor:
         u = self(x)
-        return -self.transform.log_abs_det_jacobian(u, x).unsqueeze(-1).flatten(1).sum(1)
+        return -sum_rows(self.transform.log_abs_det_jacobian(u, x))
 
 
 class Log(_OfTorch):

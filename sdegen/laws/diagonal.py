@@ -15,6 +15,7 @@ from torch.nn.functional import logsigmoid, softplus
 from ..precision import at_least_single
 from .bases import Basis
 from .operators import Elementwise, Scale, add_product
+from .vectors import sum_rows
 
 
 @final
@@ -148,7 +149,7 @@ class Diagonal(Elementwise):
     __rmul__ = __mul__
 
     def log_abs_det(self) -> Tensor:
-        return self.c.abs().log().flatten(1).sum(1)
+        return sum_rows(self.c.abs().log())
 
     def log_snr(self, S: Diagonal) -> Tensor:
         return mean_log_snr(2 * (self.c.abs().log() - S.c.log()).flatten(1))

@@ -23,6 +23,7 @@ from .jacobi_series import JacobiSeries, inside, terms_needed
 from .jacobi_short import log_density_and_slope, quantile
 from .kernels import check_noise
 from .outside import TorchLaw
+from .vectors import sum_rows
 
 LEAST_CLOCK = 2e-4  # noise below which series are long, and the short-time formula is as exact
 TABLE = 2**22  # numbers in a table of a series; states of more are taken in parts
@@ -87,7 +88,7 @@ class JacobiLaw:
         """
         value, _ = self._log_density_and_slope(x)
         value = torch.where((x < 0) | (x > 1), -torch.inf, value)
-        return value.reshape(len(x), -1).sum(1).to(at_least_single(x.dtype))
+        return sum_rows(value).to(at_least_single(x.dtype))
 
     def score(self, x: Tensor) -> Tensor:
         """Return ``∇ log p(x)``, of the shape of `x`.

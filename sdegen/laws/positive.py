@@ -25,6 +25,7 @@ from .chi_square import log_density_of_root, quantile_of_root
 from .draws import check_draws, refuse_derivatives
 from .kernels import Kernel, check_noise
 from .mixtures import GaussianMixture
+from .vectors import sum_rows
 
 FARTHEST = 1e9  # spreads between a state and 0: beyond, the root of the state is normal
 
@@ -43,7 +44,7 @@ class _Exponential:
         positive.
         """
         u = x.double().log()
-        found = self.log.log_prob(u) - u.reshape(len(x), -1).sum(1)
+        found = self.log.log_prob(u) - sum_rows(u)
         return _within(x, found)
 
     def score(self, x: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ class NoncentralChiSquare:
         s, a = y.sqrt() / root, self.start.sqrt() / root
         w = (y.sqrt() - self.start.sqrt()) / root
         each = log_density_of_root(self.df, a, s, w) - 0.5 * (4 * self.scale * y).log()
-        return _within(x, each.reshape(len(x), -1).sum(1))
+        return _within(x, sum_rows(each))
 
     def score(self, x: Tensor) -> Tensor:
         """Return ``∇ log p(x) = order / x + (r √(m / x) − 1) / 2c`` with ``r = I_{order + 1} / I_order`` at ``√(m x) /

@@ -24,6 +24,7 @@ from .kernels import check_noise
 from .mixtures import check_event
 from .operators import rows
 from .outside import TorchLaw
+from .vectors import sum_rows
 
 
 def fold_into(x: Tensor, low: float, high: float) -> Tensor:
@@ -84,7 +85,7 @@ class ReflectedGaussian(NamedTuple):
         here, image, sigma = self._angles(x)
         density = torch.logaddexp(log_wrapped(here, sigma), log_wrapped(image, sigma)) + math.log(self._turn)
         inside = (x >= self.low) & (x <= self.high)
-        return torch.where(inside, density, -torch.inf).reshape(len(x), -1).sum(1)
+        return sum_rows(torch.where(inside, density, -torch.inf))
 
     def score(self, x: Tensor) -> Tensor:
         """Return ``∇ log p(x)``, of the shape of `x`; zero at both ends.

@@ -17,6 +17,7 @@ from torch.distributions import constraints
 
 from ..arguments import check_arguments, check_law
 from .coordinates import Coordinates, InverseTransform
+from .vectors import sum_rows
 
 LEAST = 2.0**-53  # probability on either side of a number: beyond it a double cannot tell it from 1
 
@@ -71,7 +72,7 @@ class NormalRanks(Coordinates):
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return ``log p(x) − log N(u)``, summed over the numbers of a datum, ``(B,)``."""
-        return self._log_slope(x).reshape(len(x), -1).sum(1).to(x)
+        return sum_rows(self._log_slope(x)).to(x)
 
     def _log_slope(self, x: Tensor) -> Tensor:
         """Return ``log phi'`` of each number, float64."""

@@ -1,8 +1,10 @@
-"""Rows of any shape as vectors (`as_vectors`), their scalar products (`dot`), and numbers that act row by row (`over_rows`)."""
+"""Rows of any shape as vectors (`as_vectors`), their sums (`sum_rows`) and scalar products (`dot`), and numbers that act row by
+row (`over_rows`).
+"""
 
 from __future__ import annotations
 
-__all__ = ["as_vectors", "dot", "over_rows"]
+__all__ = ["as_vectors", "dot", "over_rows", "sum_rows"]
 
 from torch import Tensor
 
@@ -24,6 +26,11 @@ def as_vectors(x: Tensor, axes: int = 1) -> Tensor:
     (torch.Size([3, 1]), torch.Size([3, 4]))
     """
     return x.flatten(axes) if x.ndim > axes else x[..., None]
+
+
+def sum_rows(x: Tensor) -> Tensor:
+    """Return the sum of the numbers of each row, ``(B,)``."""
+    return as_vectors(x).sum(1)
 
 
 def dot(a: Tensor, b: Tensor, axes: int = 1) -> Tensor:

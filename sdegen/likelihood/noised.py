@@ -17,7 +17,7 @@ from ..data.parts import check_batch
 from ..laws.derivatives import Divergence
 from ..laws.draws import uniform_like
 from ..laws.outside import as_law
-from ..laws.vectors import as_vectors
+from ..laws.vectors import sum_rows
 from ..models.modes import evaluating
 from ..models.named import read_conditions
 from ..models.score import ScoreModel
@@ -135,4 +135,4 @@ def _truncated_normal(most: Tensor, generator: torch.Generator | None) -> tuple[
     low, high = (torch.special.ndtr(v) for v in (-most.double(), most.double()))
     z = torch.special.ndtri(low + (high - low) * uniform_like(most, generator).double())
     normal = -0.5 * z.square() - 0.5 * math.log(2 * math.pi) - (high - low).log()
-    return z, as_vectors(normal).sum(1)
+    return z, sum_rows(normal)

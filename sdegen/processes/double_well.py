@@ -18,6 +18,7 @@ from ..checks import check_number
 from ..fixed import Fixed
 from ..laws.mixtures import Moments
 from ..laws.operators import Scale
+from ..laws.vectors import sum_rows
 from ..show import show_call
 from .base import SDE
 
@@ -102,7 +103,7 @@ class Stationary(Fixed):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density in nats, ``(B,)``."""
-        return (self._log_weight(x) - self.log_norm).reshape(len(x), -1).sum(1)
+        return sum_rows(self._log_weight(x) - self.log_norm)
 
     def score(self, x: Tensor) -> Tensor:
         """Return ``−2 U' / g²``."""

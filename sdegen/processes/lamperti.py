@@ -16,6 +16,7 @@ from ..checks import check_number
 from ..laws.coordinates import Coordinates, Log, LogOdds
 from ..laws.monotone import Antiderivative
 from ..laws.operators import Elementwise
+from ..laws.vectors import sum_rows
 from .base import SDE
 from .dynamics import diffusion_at
 from .transformed import Transformed
@@ -103,7 +104,7 @@ class Lamperti(Coordinates):
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return ``−Σ log g(x)``, ``(B,)``."""
-        return self._slope(x.double().cpu()).log().flatten(1).sum(1).to(x)
+        return sum_rows(self._slope(x.double().cpu()).log()).to(x)
 
     def enter(self, u: Tensor) -> Tensor:
         """Return coordinates that a step has moved out of the image, reflected at its ends; what is infinite stays so."""

@@ -26,6 +26,7 @@ from ..laws.empirical import pooled
 from ..laws.kernels import as_gaussian
 from ..laws.marginals import Marginal, Perturbed
 from ..laws.operators import Operator, rows
+from ..laws.vectors import sum_rows
 from ..likelihood.chain import last_log_mass, last_log_prob, step_divergence
 from ..models.score import ScoreModel, VelocityModel
 from ..precision import widened
@@ -86,7 +87,7 @@ class Denoising(ScoreLoss):
         total = x_0.new_zeros(len(x_0))
         for draw in draws:
             error = self.error(model, draw, weight_at(self.weighting, model.sde, draw.at), generator, **cond)
-            total = total + error.square().reshape(len(x_0), -1).sum(1)
+            total = total + sum_rows(error.square())
         return finite(total * (factor / len(draws)).to(total, non_blocking=True), t)
 
     def error(
@@ -220,7 +221,7 @@ class Implicit(ScoreLoss):
                 return W.T(W(ask_score(model, y, t, **cond)))
 
             field, divergence = self.divergence(weighted, x, generator=generator)
-            values = 0.5 * weight.T.inv()(field).square().reshape(len(x), -1).sum(1) + divergence
+            values = 0.5 * sum_rows(weight.T.inv()(field).square()) + divergence
             return finite(values * rows(factor, values), t)
         W = weight.matrix()
         if W.shape[-1] != 1:
@@ -229,7 +230,7 @@ class Implicit(ScoreLoss):
                 "scalar weighting such as UniformWeighting() on a scalar process."
             )
         score, divergence = self.divergence(lambda y: ask_score(model, y, t, **cond), x, generator=generator)
-        values = 0.5 * score.square().reshape(len(score), -1).sum(1) + divergence
+        values = 0.5 * sum_rows(score.square()) + divergence
         return finite(values * rows(W[..., 0, 0].square() * factor, values), t)
 
 
