@@ -66,7 +66,7 @@ def asked_as(example: str) -> Callable[[C], C]:
     return keep
 
 
-def check_arguments(door: F) -> F:
+def check_arguments(function: F) -> F:
     """Make a function, or the constructor of a class, refuse arguments that are not what its annotations say, in one sentence.
 
     Whole and real numbers of NumPy and tensors of no axes become Python's; a number may be infinite where its default is, or has
@@ -74,7 +74,7 @@ def check_arguments(door: F) -> F:
 
     Parameters
     ----------
-    door
+    function
         The function to decorate, or a class with a constructor of its own.
 
     Examples
@@ -89,34 +89,34 @@ def check_arguments(door: F) -> F:
     Traceback (most recent call last):
     ValueError: times = 2.5; it must be a whole number.
     """
-    if isinstance(door, type):
-        made: Any = door
+    if isinstance(function, type):
+        made: Any = function
         made.__init__ = check_arguments(made.__init__)
-        return door
-    places = [p for p in inspect.signature(door).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+        return function
+    places = [p for p in inspect.signature(function).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
     names, nameless = [p.name for p in places], {p.name for p in places if p.kind is p.POSITIONAL_ONLY}
     check_names = _check_names(door, names)
 
     @functools.cache  # at the first call, when all that annotations name is defined
     def known() -> tuple[dict[str, Check], dict[str, Check]]:
-        parameters = inspect.signature(door).parameters.values()
+        parameters = inspect.signature(function).parameters.values()
         single = [
             p for p in parameters if p.annotation is not p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         ]
-        scope = inspect.unwrap(door).__globals__
+        scope = inspect.unwrap(function).__globals__
         checks = {p.name: _check_of(_meaning(p.annotation, scope), p.default) for p in single}
         return checks, {name: check for name, check in checks.items() if name not in nameless}
 
-    @functools.wraps(door)
+    @functools.wraps(function)
     def checked(*given: Any, **named: Any) -> Any:
         check_names(given, named)
         checks, by_name = known()
         plain = [checks[n](n, v) if n in checks else v for n, v in zip(names, given, strict=False)]
         named = {n: by_name[n](n, v) if n in by_name else v for n, v in named.items()}
         try:
-            return door(*plain, *given[len(plain) :], **named)
+            return function(*plain, *given[len(plain) :], **named)
         except (StopIteration, RuntimeError) as failure:
-            explain(door.__qualname__.removesuffix(".__init__"), failure)
+            explain(function.__qualname__.removesuffix(".__init__"), failure)
             raise
 
     return typing.cast(F, checked)

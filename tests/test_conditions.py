@@ -26,7 +26,7 @@ from sdegen.models.named import keywords_of
 from sdegen.models.transformed import TransformedModel
 from sdegen.samplers import DDIM, Heun, decode, edit, encode, interpolate
 from sdegen.samplers.picard import GuessingModel
-from sdegen.training.dropping import DOORS
+from sdegen.training.dropping import TAKE_CONDITIONS
 
 RING = sdegen.data.gaussian_ring()
 N = 5
@@ -238,7 +238,7 @@ def trained(name: str) -> Model | DirectModel | str:
 def test_a_condition_can_be_trained_and_sampled_or_is_refused_at_fit(name: str) -> None:
     model = trained(name)
     if isinstance(model, str):
-        assert any(name in keywords_of(door) for door in DOORS)
+        assert any(name in keywords_of(caller) for caller in TAKE_CONDITIONS)
         assert model.startswith(f"the data has the condition {name!r}, which is an argument of ")
         assert model.endswith(".") and "\n" not in model
         return
@@ -530,7 +530,7 @@ def test_the_doors_are_all_functions_that_take_conditions_of_a_model() -> None:
     """A new one has to be among those whose arguments `fit` knows."""
     public = [getattr(module, name) for module in (sdegen, samplers, guidance) for name in module.__all__]
     found = [f for f in public if inspect.isfunction(f) and "cond" in inspect.signature(f).parameters]
-    assert set(found) <= set(DOORS)
+    assert set(found) <= set(TAKE_CONDITIONS)
 
 
 def test_a_compiled_network_takes_what_is_compiled() -> None:

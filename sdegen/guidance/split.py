@@ -170,12 +170,12 @@ def _couple(
     source: tuple[int | None, torch.Generator | None],
     batch: int | None,
     cond: dict[str, Any],
-    door: Callable[..., Any],
+    caller: Callable[..., Any],
 ) -> CopiedData:
     """Return the coupling of a call, whose conditions are checked."""
     check_count("steps", steps)
     check_batch(batch)
-    cond = read_conditions(model, cond, door)
+    cond = read_conditions(model, cond, caller)
     draws = torch.Generator().manual_seed(as_seed(*source))
     kind = CoupledCopy if isinstance(measurement, LinearMeasurement) else LangevinCopy
     return kind(model, measurement, y, draws, steps, batch, cond)

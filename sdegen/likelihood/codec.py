@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise, starmap
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +32,7 @@ from ..processes.scalar import as_scalar
 from ..show import show_call
 from .bits import byte_times, middles
 from .container import Header, digest, pack, unpack
-from .hierarchy import diffusion_hierarchy
+from .hierarchy import Rise, diffusion_hierarchy
 from .reproducible import reproducible, surroundings
 from .stack import WINDOW, WORD, BitStack
 
@@ -251,14 +251,13 @@ class Codec(Fixed):
         top = self._data(ends.reshape(2, *[1] * len(self.shape)).expand(2, *self.shape))
         reach, std = top.abs().max().item(), self._hierarchy.prior(top[:1]).stddev.min().item()
         laws = [self._hierarchy.data, *(layer.generate for layer in reversed(self._hierarchy.layers))]
-        ratio = [a / b for a, b in zip(alpha, [1.0, *alpha])]
-        up = [math.sqrt(s**2 - (r * below) ** 2) for s, r, below in zip(sigma, ratio, [0.0, *sigma])]
-        down = [a * b / s for a, b, s in zip(sigma, up[1:], sigma[1:])] + [std]
+        steps = list(starmap(Rise.between, pairwise([(1.0, 0.0), *zip(alpha, sigma)])))
         rungs: list[_Rung] = []
-        for law, r, wide, narrow in zip(laws, ratio, up, down):
-            width = min(wide, narrow) / cells
-            reach = r * reach + (WINDOW + 1) * wide + width
-            rungs.append(_Rung(len(rungs), r, wide, width, math.ceil(reach / width), law))
+        for law, step, back in zip(laws, steps, [*(step.back for step in steps[1:]), std]):
+            wide = math.sqrt(step.beta)
+            width = min(wide, back) / cells
+            reach = step.ratio * reach + (WINDOW + 1) * wide + width
+            rungs.append(_Rung(len(rungs), step.ratio, wide, width, math.ceil(reach / width), law))
         return rungs
 
     def _write(self, stack: BitStack, images: Tensor, first: int, ladder: list[_Rung]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["diffusion_hierarchy"]
+__all__ = ["Rise", "diffusion_hierarchy"]
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,32 @@ from ..baselines import Hierarchy, LatentLayer
 from ..checks import check_tensor
 from ..models.score import ScoreModel
 from ..processes.linear import as_linear
+
+
+class Rise(NamedTuple):
+    """A step of a scalar process from one state to a noisier one, in numbers.
+
+    Attributes
+    ----------
+    ratio
+        What the state is multiplied by.
+    beta
+        The variance of the noise that comes in.
+    back
+        The standard deviation of the first state given the second and the datum.
+    """
+
+    ratio: float
+    beta: float
+    back: float
+
+    @classmethod
+    def between(cls, first: tuple[float, float], second: tuple[float, float]) -> Rise:
+        """Return the step between two states, each with its ``alpha`` and ``sigma``."""
+        (alpha, sigma), (less, more) = first, second
+        ratio = less / alpha
+        beta = more**2 - (ratio * sigma) ** 2
+        return cls(ratio, beta, sigma * math.sqrt(beta) / more)
 
 
 @check_arguments
@@ -53,11 +80,9 @@ def diffusion_hierarchy(model: ScoreModel, times: Tensor) -> Hierarchy:
     alpha, sigma = (A.matrix()[..., 0, 0].tolist() for A in (sde.marginal(at).Phi, sde.marginal(at).R))
 
     def layer(k: int) -> LatentLayer:
-        ratio = alpha[k] / alpha[k + 1]  # of the step from the latent below to this one
-        beta = sigma[k] ** 2 - (ratio * sigma[k + 1]) ** 2
+        ratio, beta, std = Rise.between((alpha[k + 1], sigma[k + 1]), (alpha[k], sigma[k]))  # from the latent below
         of_x = alpha[k + 1] * beta / sigma[k] ** 2
         of_z = ratio * (sigma[k + 1] / sigma[k]) ** 2
-        std = sigma[k + 1] * math.sqrt(beta) / sigma[k]
 
         def infer(z: Tensor, x: Tensor) -> Normal:
             return Normal(of_x * sde.lift(x) + of_z * z, torch.full_like(z, std))

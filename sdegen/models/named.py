@@ -21,9 +21,9 @@ from ..dense import check_held, with_all_digits
 from .score import ScoreModel
 
 
-def keywords_of(door: Callable[..., Any]) -> list[str]:
+def keywords_of(caller: Callable[..., Any]) -> list[str]:
     """Return the names of a function's own arguments, which no condition can have."""
-    parameters = inspect.signature(door).parameters.values()
+    parameters = inspect.signature(caller).parameters.values()
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
@@ -37,12 +37,12 @@ def join_conditions(fixed: dict[str, Any], cond: dict[str, Any]) -> dict[str, An
     return {**fixed, **cond}
 
 
-def read_conditions(model: ScoreModel, cond: dict[str, Any], door: Callable[..., Any]) -> dict[str, Any]:
+def read_conditions(model: ScoreModel, cond: dict[str, Any], caller: Callable[..., Any]) -> dict[str, Any]:
     """Return the conditions of a run, as `read_named` does, after the model itself has looked at them (`ScoreModel.check_run`).
 
     Parameters
     ----------
-    model, cond, door
+    model, cond, caller
         As for `read_named`.
 
     Raises
@@ -51,7 +51,7 @@ def read_conditions(model: ScoreModel, cond: dict[str, Any], door: Callable[...,
         As for `read_named`; if a condition is not finite, of which a model might make samples all the same; and whatever
         `ScoreModel.check_run` raises.
     """
-    read = read_named(model, cond, door)
+    read = read_named(model, cond, caller)
     kinds = model.conditions.kinds if read else {}
     for name, value in read.items():  # where a network declares what a condition is, that has been done
         if name not in kinds and isinstance(value, (Tensor, float)) and not torch.as_tensor(value).isfinite().all():
@@ -61,7 +61,7 @@ def read_conditions(model: ScoreModel, cond: dict[str, Any], door: Callable[...,
 
 
 def read_named(
-    model: ScoreModel, cond: dict[str, Any], door: Callable[..., Any], complete: bool = True
+    model: ScoreModel, cond: dict[str, Any], caller: Callable[..., Any], complete: bool = True
 ) -> dict[str, Any]:
     """Return the conditions of a call, arrays and lists of numbers as tensors, and null values as None; refuse names that the
     model does not take, values that do not fit what its network declares, and conditions that training never had, or never lost.
@@ -72,7 +72,7 @@ def read_named(
         The model that is called under the conditions.
     cond
         Values by name.
-    door
+    caller
         The public function or class that was called with them, beside arguments of its own: its name is in errors.
     complete
         Whether these are all conditions of a run; of some that are fixed beforehand others may follow.
@@ -91,12 +91,12 @@ def read_named(
         return cond
     for name in cond:
         if not known.takes(name):
-            own, who = keywords_of(door), f"{door.__name__} has no argument {name!r}"
+            own, who = keywords_of(caller), f"{caller.__name__} has no argument {name!r}"
             names = [*own, *sorted(known.names)]
             shortened = [n for n in names if len(n) > 3 and n[:3] in name]  # as rtol has the beginning of tolerance
             meant = get_close_matches(name, names, 1, 0.6) or shortened
             taken = f"it takes {', '.join(sorted(known.names))}" if known.names else "it takes none"
-            taken += f", and {door.__name__} itself {', '.join(own)}" if own else ""
+            taken += f", and {caller.__name__} itself {', '.join(own)}" if own else ""
             rest = f"perhaps {meant[0]!r} is meant" if meant else taken
             raise TypeError(f"{who}, and {type(model).__name__} takes no condition of that name: {rest}.")
     missing = sorted(name for name in known.needed if name not in cond or (name in known.kinds and cond[name] is None))

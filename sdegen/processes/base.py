@@ -9,7 +9,6 @@ from __future__ import annotations
 __all__ = ["Flow", "HasVelocity", "Reverse", "SDE", "HasScore"]
 
 import math
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -29,7 +28,7 @@ from ..show import show_call
 from .dynamics import Dynamics, as_ordered_times, as_time, diffusion_at, drift_at
 from .lifting import Lifting
 from .nonlinear import calibrate_lag, local_law, walk
-from .state_noise import Dependence, GramDivergence
+from .state_noise import GramDivergence
 
 
 class HasScore(Protocol):
@@ -259,9 +258,7 @@ class Reverse(Dynamics):
             raise ValueError(f"eta = {eta}; the noise level of a reversed process is at least 0.")
         self.sde, self.model, self.eta, self.T = sde, model, eta, sde.T
         self.domain, self.free, self.direction = sde.domain, sde.free, -1 if eta else 0
-        self.divergence = GramDivergence(
-            f"{type(sde).__name__}.diffusion", partial(diffusion_at, sde), Dependence.NONE if sde.is_linear else None
-        )
+        self.divergence = GramDivergence.of(sde, sde.is_linear)
 
     def enter(self, x: Tensor) -> Tensor:
         """Return states brought back into the domain by the rule of the forward process."""

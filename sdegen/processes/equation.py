@@ -4,15 +4,13 @@ from __future__ import annotations
 
 __all__ = ["Equation"]
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from ..laws.chains import FluxTerms
 from .base import SDE
 from .dynamics import diffusion_at, drift_at
-from .state_noise import Dependence, GramDivergence
+from .state_noise import GramDivergence
 
 ROUNDING = 1e-12  # of the largest coefficient: a change as small counts as none
 
@@ -31,9 +29,7 @@ class Equation:
     def __init__(self, sde: SDE, states: Tensor) -> None:
         self.sde, self.states, self.shape = sde, states.reshape(len(states), -1), states.shape[1:]
         self._middle = torch.tensor(0.5 * sde.T, dtype=torch.float64)
-        self._divergence = GramDivergence(
-            f"{type(sde).__name__}.diffusion", partial(diffusion_at, sde), Dependence.NONE if sde.is_linear else None
-        )
+        self._divergence = GramDivergence.of(sde, sde.is_linear)
         self._divergence.look_at(states, self._middle)
 
     def field(self, group: list[int], t: Tensor) -> FluxTerms:

@@ -6,6 +6,7 @@ __all__ = ["Dependence", "GramDivergence", "dependence_of_noise"]
 
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ..laws.diagonal import Diagonal
 from ..laws.operators import Elementwise, Operator, Scale
 from ..laws.products import pull_back, value_and_slopes
 from ..precision import uncast
+from .dynamics import Dynamics, diffusion_at
 
 Noise = Callable[[Tensor, Tensor], Operator]  # what it is at states and times
 
@@ -141,6 +143,12 @@ class GramDivergence:
 
     def __init__(self, name: str, noise: Noise, dependence: Dependence | None = None) -> None:
         self.name, self.noise, self.dependence = name, noise, dependence
+
+    @classmethod
+    def of(cls, sde: Dynamics, linear: bool) -> GramDivergence:
+        """Return that of a process, whose noise depends on no state where it is `linear`."""
+        dependence = Dependence.NONE if linear else None
+        return cls(f"{type(sde).__name__}.diffusion", partial(diffusion_at, sde), dependence)
 
     def look_at(self, x: Tensor, t: Tensor) -> None:
         """Find out how the noise depends on the state, once. Within a transform of torch.func, where that cannot be seen, it is

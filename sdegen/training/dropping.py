@@ -4,7 +4,7 @@ checks that data, loss and network agree on which there are.
 
 from __future__ import annotations
 
-__all__ = ["DOORS", "Drop", "check_lost", "check_taken", "note_conditions"]
+__all__ = ["TAKE_CONDITIONS", "Drop", "check_lost", "check_taken", "note_conditions"]
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ from ..samplers.run import sample
 from .score_loss import ScoreLoss
 
 # Functions that take a model's conditions by keyword beside arguments of their own, so that none may have one of those names.
-DOORS = (
+TAKE_CONDITIONS = (
     sample, edit, encode, encode_with_error, decode, interpolate, fit_solver, estimate_log_prob, sample_with_log_prob, Density,
     elbo, discrete_elbo, bits_per_dim, discrete_bits_per_dim, noised_bits_per_dim, twisted_smc, tilted_smc, measure_profile,
     corrected, anneal_product, log_prob_of_steps, annealed_smc, decoupled_annealing, split_gibbs,
@@ -194,10 +194,10 @@ def check_taken(objective: Callable[..., Tensor], model: nn.Module, cond: dict[s
 def _check_names(objective: Callable[..., Tensor], model: ScoreModel, cond: dict[str, Tensor]) -> None:
     """Refuse conditions of names that a score model does not take, or that mean something else where it is sampled."""
     for name in cond:
-        door = next((door for door in DOORS if name in keywords_of(door)), None)
-        if door is not None:
+        caller = next((caller for caller in TAKE_CONDITIONS if name in keywords_of(caller)), None)
+        if caller is not None:
             raise ValueError(
-                f"the data has the condition {name!r}, which is an argument of {door.__name__} and could not be given there; "
+                f"the data has the condition {name!r}, which is an argument of {caller.__name__} and could not be given there; "
                 f"give it another name, such as '{name}_of'."
             )
         if isinstance(objective, ScoreLoss) and not model.conditions.takes(name):
