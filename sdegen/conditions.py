@@ -91,7 +91,7 @@ class Condition(ABC):
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout = {self.dropout}; give a probability from 0 to below 1, or None.")
 
-    def has_lost(self, values: Tensor) -> bool:
+    def has_dropped(self, values: Tensor) -> bool:
         """Tell whether some rows of values were dropped: they hold nothing but the null."""
         return bool(_absent(values, self.null).reshape(len(values), -1).all(1).any())
 
@@ -127,7 +127,7 @@ class Conditions(NamedTuple):
         What those are that its network declares, by name.
     nulls
         The null of each condition that has one, by name: the number that stands for a value that was dropped.
-    untaught, unlost
+    untaught, undropped
         Conditions that training never gave, so that no run may give them; and those that it always gave, so that every run must.
     """
 
@@ -138,7 +138,7 @@ class Conditions(NamedTuple):
     kinds: Mapping[str, Condition] = MappingProxyType({})
     nulls: Mapping[str, float] = MappingProxyType({})
     untaught: frozenset[str] = frozenset()
-    unlost: frozenset[str] = frozenset()
+    undropped: frozenset[str] = frozenset()
 
     def takes(self, name: str) -> bool:
         """Tell whether a condition of this name is taken."""
@@ -153,8 +153,10 @@ class Conditions(NamedTuple):
         less = frozenset(names)
         kinds = {name: self.kinds[name] for name in self.kinds if name not in less}
         nulls = {name: self.nulls[name] for name in self.nulls if name not in less}
-        names, needed, untaught, unlost = (v - less for v in (self.names, self.needed, self.untaught, self.unlost))
-        return Conditions(names, self.others, needed, self.never | less, kinds, nulls, untaught, unlost)
+        names, needed, untaught, undropped = (
+            v - less for v in (self.names, self.needed, self.untaught, self.undropped)
+        )
+        return Conditions(names, self.others, needed, self.never | less, kinds, nulls, untaught, undropped)
 
     def both(self, other: Conditions) -> Conditions:
         """Return the conditions that two models take together."""
@@ -162,10 +164,10 @@ class Conditions(NamedTuple):
         return Conditions(
             names, self.others and other.others, self.needed | other.needed, (self.never | other.never) - names,
             {**other.kinds, **self.kinds}, {name: null for name, null in self.nulls.items() if name in other.nulls},
-            self.untaught | other.untaught, self.unlost | other.unlost,
+            self.untaught | other.untaught, self.undropped | other.undropped,
         )  # fmt: skip
 
-    def is_lost(self, name: str, value: Any) -> bool:
+    def is_dropped(self, name: str, value: Any) -> bool:
         """Tell whether a value stands for no condition, for all data: it is None, or holds nothing but the null."""
         known = name in self.nulls and isinstance(value, (Tensor, int))
         values = torch.as_tensor(value if known else [])

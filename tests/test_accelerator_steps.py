@@ -57,7 +57,7 @@ def take_steps(model: Any, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> 
     batches = training.source.batches(8, training.generator)
     for _ in range(2):
         batch = next(batches)
-        training.step(training.drop(batch, training.generator) if training.drop.lost else batch, 1e-3)
+        training.step(training.drop(batch, training.generator) if training.drop.chances else batch, 1e-3)
     return training
 
 

@@ -336,11 +336,11 @@ def test_conditions_without_with_more_and_of_both_are_those_of_the_sets(
     assert one.plus(*some).needed == one.needed
     both = one.both(other)
     assert both.needed == one.needed | other.needed
-    # One that is lost stands for none where it does for both: by the number of the first.
+    # One that is dropped stands for none where it does for both: by the number of the first.
     assert both.nulls == {name: null for name, null in one.nulls.items() if name in other.nulls}
-    assert (both.untaught, both.unlost) == (one.untaught | other.untaught, one.unlost | other.unlost)
+    assert (both.untaught, both.undropped) == (one.untaught | other.untaught, one.undropped | other.undropped)
     less = one.without(some)
-    assert (less.untaught, less.unlost) == (one.untaught - some, one.unlost - some)
+    assert (less.untaught, less.undropped) == (one.untaught - some, one.undropped - some)
     assert less.nulls == {name: null for name, null in one.nulls.items() if name not in some}
 
 

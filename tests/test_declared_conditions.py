@@ -47,7 +47,7 @@ def awake(net: nn.Module) -> nn.Module:
 
 
 def values(kind: str, shape: tuple[int, ...], n: int = N) -> tuple[Any, Tensor]:
-    """A condition that may be lost, for states of a shape, and a value for each of `n` data."""
+    """A condition that may be dropped, for states of a shape, and a value for each of `n` data."""
     draws, grid = torch.Generator().manual_seed(1), (shape[1:] if len(shape) > 1 else shape)
 
     def normal(*sizes: int) -> Tensor:
@@ -246,11 +246,11 @@ def test_a_network_of_the_user_may_say_what_a_row_is() -> None:
         sample(model, 2, steps=2, seed=0, batch=1, shift=torch.zeros(3, 2))
 
 
-# --- losing ----------------------------------------------------------------------------------------------------------
+# --- dropping --------------------------------------------------------------------------------------------------------
 
 
 def test_each_condition_is_lost_on_its_own() -> None:
-    """With its own probability, independently of the others, and none that is never lost."""
+    """With its own probability, independently of the others, and none that is never dropped."""
     n = 20_000
     kinds = {"a": Label(3, dropout=0.2), "b": Vector(2, dropout=0.5), "c": Set(1), "d": Vector(1, dropout=None)}
     cond = {"a": torch.zeros(n).long(), "b": torch.ones(n, 2), "c": torch.ones(n, 1, 1), "d": torch.ones(n, 1).long()}
@@ -263,7 +263,7 @@ def test_each_condition_is_lost_on_its_own() -> None:
 
 
 def test_nothing_is_drawn_where_nothing_is_lost() -> None:
-    assert not Drop(0.0, None, {"a": torch.zeros(3)}, {"a": Vector(1)}).lost
+    assert not Drop(0.0, None, {"a": torch.zeros(3)}, {"a": Vector(1)}).chances
 
 
 @settings(max_examples=20, deadline=None)
@@ -497,7 +497,9 @@ def test_a_set_for_all_data_is_no_set_for_each() -> None:
 def test_what_is_never_lost_is_not_lost_with_others() -> None:
     model = Model(nets.MLP(2, width=8, depth=1, conditions={"c": Vector(2)}), VP())
     data = (torch.randn(N, 2), {"c": torch.randn(N, 2)})
-    with pytest.raises(ValueError, match=r"p_uncond = 0.1, but the network declares c as never lost; declare it with"):
+    with pytest.raises(
+        ValueError, match=r"p_uncond = 0.1, but the network declares c as never dropped; declare it with"
+    ):
         fit(model, data, steps=1, seed=0, p_uncond=0.1, null={"c": GAP})
     with pytest.raises(ValueError, match=r"p_uncond = 0.1, but null is empty"):
         fit(model, data, steps=1, seed=0, p_uncond=0.1)

@@ -1,4 +1,4 @@
-"""A batch in parts gives what it gives at once; autocast reaches the network and nothing else; conditions are lost by chance."""
+"""A batch in parts gives what it gives at once; autocast reaches the network alone; conditions are dropped by chance."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_run_in_bfloat16_comes_near_the_one_without(device):
     assert 0 < (curves[1] - curves[0]).norm() < 1e-2 * curves[0].norm()
 
 
-# --- conditions that are lost -----------------------------------------------------------------------------------------
+# --- conditions that are dropped --------------------------------------------------------------------------------------
 
 
 def test_conditions_are_lost_with_the_probability_asked_for(device, generator):
@@ -276,8 +276,8 @@ def test_no_loss_of_conditions_draws_no_number(device, dtype):
     ("asked", "message"),
     [
         ({"p_uncond": 1.5}, r"^p_uncond = 1\.5; it must be .* a probability"),
-        ({"p_uncond": 0.1, "null": {"text": 0.0}}, r"no condition 'text', only \['label'\]; name those to lose"),
-        ({"p_uncond": 0.1, "null": {}}, r"null is empty; name the conditions to lose"),
+        ({"p_uncond": 0.1, "null": {"text": 0.0}}, r"no condition 'text', only \['label'\]; name those to drop"),
+        ({"p_uncond": 0.1, "null": {}}, r"null is empty; name the conditions to drop"),
     ],
 )
 def test_losses_that_make_no_sense_are_refused(asked, message, device, dtype):
@@ -309,7 +309,7 @@ def test_losses_that_make_no_sense_are_refused(asked, message, device, dtype):
 def test_a_null_value_that_the_condition_cannot_take_is_refused(value, null, message):
     with pytest.raises(ValueError, match=message):
         Drop(0.1, {"label": null}, {"label": value})
-    Drop(0.0, {"label": null}, {"label": value})  # nothing is lost
+    Drop(0.0, {"label": null}, {"label": value})  # nothing is dropped
 
 
 def test_a_loss_of_other_than_one_value_per_datum_is_refused(device, dtype):

@@ -110,7 +110,7 @@ def test_what_is_known_of_one_particle_alone_is_not_its_error() -> None:
 def test_a_wrapper_that_keeps_what_was_measured_is_named(around: Callable[[Any], Any]) -> None:
     wide = sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([2.0]))
     inner = sdegen.guidance.PiGDM(sdegen.ExactConditional(sdegen.VP(), [wide, wide], wide), Linear(A.A[:1], 2.0))
-    with pytest.raises(ValueError, match=r"keeps y for itself .*, and guidance against a null loses it unless drop="):
+    with pytest.raises(ValueError, match=r"keeps y for itself .*, and guidance against a null drops it unless drop="):
         sdegen.sample(around(inner), 4, steps=3, seed=0, y=Y[:1], label=0)
 
 

@@ -257,8 +257,8 @@ def require_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
         one, each = tuple(seen.shape[1:]), tuple(seen.shape)
         raise ValueError(
             f"what was measured is missing: pass y=..., of shape {one} for all samples or {each} for each. Of what has this "
-            "model inside, another measurement keeps y for itself (join the two), and guidance against a null loses it unless "
-            "drop=[...] names what is lost."
+            "model inside, another measurement keeps y for itself (join the two), and guidance against a null drops it unless "
+            "drop=[...] names what is dropped."
         )
     return check_measured(cond["y"], seen)
 

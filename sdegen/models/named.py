@@ -63,8 +63,9 @@ def read_conditions(model: ScoreModel, cond: dict[str, Any], caller: Callable[..
 def read_named(
     model: ScoreModel, cond: dict[str, Any], caller: Callable[..., Any], complete: bool = True
 ) -> dict[str, Any]:
-    """Return the conditions of a call, arrays and lists of numbers as tensors, and null values as None; refuse names that the
-    model does not take, values that do not fit what its network declares, and conditions that training never had, or never lost.
+    """Return the conditions of a call, arrays and lists of numbers as tensors, and null values as None; refuse names that
+    the model does not take, values that do not fit what its network declares, and conditions that training never had, or never
+    dropped.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ def read_named(
         never was without one that is missing.
     """
     known = model.conditions
-    if not cond and not known.needed and not known.unlost:
+    if not cond and not known.needed and not known.undropped:
         return cond
     for name in cond:
         if not known.takes(name):
@@ -108,30 +109,30 @@ def read_named(
             check_held(name, value)
         declared = name in kinds and value is not None
         read[name] = kinds[name].read(name, value) if declared else _as_tensor(value, model.like)
-        if known.is_lost(name, read[name]):
+        if known.is_dropped(name, read[name]):
             read[name] = None
     given = frozenset(name for name, value in read.items() if value is not None)
-    lost = frozenset(name for name in known.unlost & given & kinds.keys() if _loses_rows(kinds[name], read[name]))
-    _check_learned(model, given & known.untaught, lost | (known.unlost - given if complete else frozenset()))
+    dropped = frozenset(name for name in known.undropped & given & kinds.keys() if _lacks_rows(kinds[name], read[name]))
+    _check_learned(model, given & known.untaught, dropped | (known.undropped - given if complete else frozenset()))
     return read
 
 
-def _loses_rows(kind: Condition, value: Tensor) -> bool:
+def _lacks_rows(kind: Condition, value: Tensor) -> bool:
     """Tell whether some samples are without a value."""
-    return value.ndim > kind.ndim and kind.has_lost(value)
+    return value.ndim > kind.ndim and kind.has_dropped(value)
 
 
-def _check_learned(model: ScoreModel, untaught: frozenset[str], unlost: frozenset[str]) -> None:
-    """Refuse a condition that training never had (`untaught`), and to go without one that it always had (`unlost`)."""
+def _check_learned(model: ScoreModel, untaught: frozenset[str], undropped: frozenset[str]) -> None:
+    """Refuse a condition that training never had (`untaught`), and to go without one that it always had (`undropped`)."""
     for name in sorted(untaught):
         raise ValueError(
             f"{name} is given, and {type(model).__name__} was trained on data without it; leave it out, or train on data with "
             f"it, (x, {{{name!r}: ...}})."
         )
-    for name in sorted(unlost):
+    for name in sorted(undropped):
         raise ValueError(
             f"{name} is not given for all samples, and {type(model).__name__} was never trained without it; pass {name}=..., or "
-            "train with p_uncond=0.1, which loses it now and then."
+            "train with p_uncond=0.1, which drops it now and then."
         )
 
 

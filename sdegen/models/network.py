@@ -53,7 +53,7 @@ class Trainable(ScoreModel, Calibrated):
     ----------
     learned
         For each condition that the network declares and may go without, by name: whether training ever had it, and whether it
-        was ever lost. Both are taken to be true of a name that is not there. The state dict holds them too.
+        was ever dropped. Both are taken to be true of a name that is not there. The state dict holds them too.
     """
 
     net: nn.Module
@@ -70,23 +70,23 @@ class Trainable(ScoreModel, Calibrated):
             return known
         noted = {name: self.learned[name] for name in known.nulls if name in self.learned}
         untaught = frozenset(name for name, (given, _) in noted.items() if not given)
-        unlost = frozenset(name for name, (_, lost) in noted.items() if not lost)
-        return known._replace(untaught=untaught, unlost=unlost)
+        undropped = frozenset(name for name, (_, dropped) in noted.items() if not dropped)
+        return known._replace(untaught=untaught, undropped=undropped)
 
-    def note_conditions(self, given: Collection[str], lost: Collection[str]) -> None:
-        """Note which conditions a training has, and which it loses, for `learned`.
+    def note_conditions(self, given: Collection[str], dropped: Collection[str]) -> None:
+        """Note which conditions a training has, and which it drops, for `learned`.
 
         Parameters
         ----------
         given
             Names of the conditions that the data have.
-        lost
+        dropped
             Names of those that some data are without.
         """
         trained = self.moments is not None and not self.learned  # by a version that noted nothing
         for name in conditions_of(self.net).nulls:
             had, went_without = self.learned.get(name, _UNKNOWN if trained else (False, False))
-            self.learned[name] = had or name in given, went_without or name not in given or name in lost
+            self.learned[name] = had or name in given, went_without or name not in given or name in dropped
 
     def check_run(self, /, **cond: Any) -> None:
         """Warn of conditions that lie far from all that the network has learned from."""

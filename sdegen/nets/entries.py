@@ -147,8 +147,8 @@ class VectorEntry(nn.Module):
             return e + self.null, _join(x, x.new_zeros(1, 2, *x.shape[2:])) if self.joined else x
         known, there = self.units(value, self.null)
         said = self.layers(torch.cat([known, there], 1) if self.gaps else known)
-        lost = there.sum(1, keepdim=True) == 0
-        return e + torch.where(lost, self.null, said), _join(x, torch.stack([known, there], 1)) if self.joined else x
+        dropped = there.sum(1, keepdim=True) == 0
+        return e + torch.where(dropped, self.null, said), _join(x, torch.stack([known, there], 1)) if self.joined else x
 
 
 class SetEntry(nn.Module):
@@ -209,8 +209,8 @@ class FieldEntry(nn.Module):
 
     def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features as they are, and states ``(n, C, *grid)`` with ``2 channels`` more."""
-        lost = value is None
-        more = x.new_zeros(1, 2 * self.channels, *x.shape[2:]) if lost else torch.cat(self.units(value, x), 1)
+        dropped = value is None
+        more = x.new_zeros(1, 2 * self.channels, *x.shape[2:]) if dropped else torch.cat(self.units(value, x), 1)
         return e, _join(x, more)
 
 

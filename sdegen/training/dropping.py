@@ -4,7 +4,7 @@ checks that data, loss and network agree on which there are.
 
 from __future__ import annotations
 
-__all__ = ["TAKE_CONDITIONS", "Drop", "check_lost", "check_taken", "note_conditions"]
+__all__ = ["TAKE_CONDITIONS", "Drop", "check_dropped", "check_taken", "note_conditions"]
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -49,18 +49,18 @@ TAKE_CONDITIONS = (
 
 
 class Drop:
-    """Condition dropout for classifier-free guidance: each row of a batch loses all its conditions with probability `p`, and each
-    of those that a network declares with a probability of its own, independently.
+    """Condition dropout for classifier-free guidance: all conditions of a row are dropped with probability `p`, and each of those
+    that a network declares with a probability of its own, independently.
 
     J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598.
 
     Parameters
     ----------
     p
-        The probability that a datum loses all conditions of `null` together.
+        The probability that all conditions of `null` are dropped together for a datum.
     null
-        The value of a lost condition, by name: a number, or a tensor of the shape of one row. Conditions that it does not name
-        are not lost together. By default the nulls of those declared that may be lost, and ``{"label": -1}`` where a
+        The value of a dropped condition, by name: a number, or a tensor of the shape of one row. Conditions that it does not name
+        are not dropped together. By default the nulls of those declared that may be dropped, and ``{"label": -1}`` where a
         network declares none.
     cond
         The conditions of the data, one row a datum.
@@ -70,7 +70,7 @@ class Drop:
     Raises
     ------
     ValueError
-        If `p` is no probability, or `null` names what the data has not, what is never lost, or a value that is none of its
+        If `p` is no probability, or `null` names what the data has not, what is never dropped, or a value that is none of its
         condition's.
     """
 
@@ -89,41 +89,41 @@ class Drop:
         if p:
             _check_together(p, together, cond, kinds)
         own = [({name: value}, kinds[name].dropout or 0.0) for name, value in nulls.items() if name in cond]
-        self.lost = [(names, chance) for names, chance in ((together, p), *own) if chance]
-        for names, _ in self.lost:
+        self.chances = [(names, chance) for names, chance in ((together, p), *own) if chance]
+        for names, _ in self.chances:
             for name, value in names.items():
                 _check_null(name, torch.as_tensor(value), cond[name])
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Drop conditions of a batch at random, and return it."""
         cond = dict(batch.cond)
-        for names, chance in self.lost:
-            lost = torch.rand(len(batch.x), dtype=torch.float64, generator=generator) < chance
-            cond |= {name: _without(cond[name], null, lost) for name, null in names.items()}
+        for names, chance in self.chances:
+            dropped = torch.rand(len(batch.x), dtype=torch.float64, generator=generator) < chance
+            cond |= {name: _without(cond[name], null, dropped) for name, null in names.items()}
         return Batch(batch.x, cond)
 
 
 def _check_together(p: float, null: dict[str, Any], cond: dict[str, Tensor], kinds: Mapping[str, Condition]) -> None:
-    """Refuse to lose together what the data has not, what is never lost, or nothing."""
+    """Refuse to drop together what the data has not, what is never dropped, or nothing."""
     for name in null:
         if name in kinds and kinds[name].needed:
             raise ValueError(
-                f"p_uncond = {p}, but the network declares {name} as never lost; declare it with dropout=None, or with a "
+                f"p_uncond = {p}, but the network declares {name} as never dropped; declare it with dropout=None, or with a "
                 "probability of its own."
             )
     missing = sorted(null.keys() - cond.keys())
     if missing or not null:
         raise ValueError(
-            f"p_uncond = {p}, but the data has no condition {missing[0]!r}, only {sorted(cond)}; name those to lose and "
+            f"p_uncond = {p}, but the data has no condition {missing[0]!r}, only {sorted(cond)}; name those to drop and "
             "their null values: null={name: value}."
             if missing
-            else f"p_uncond = {p}, but null is empty; name the conditions to lose: null={{name: value}}."
+            else f"p_uncond = {p}, but null is empty; name the conditions to drop: null={{name: value}}."
         )
 
 
-def _without(value: Tensor, null: Any, lost: Tensor) -> Tensor:
-    """Return a condition with its null in the rows that have lost it."""
-    rows, null = lost.to(value.device, non_blocking=True).reshape(-1, *[1] * (value.ndim - 1)), torch.as_tensor(null)
+def _without(value: Tensor, null: Any, dropped: Tensor) -> Tensor:
+    """Return a condition with its null in the rows that are without it."""
+    rows, null = dropped.to(value.device, non_blocking=True).reshape(-1, *[1] * (value.ndim - 1)), torch.as_tensor(null)
     if null.isnan().any():  # a vector or a mask of whole numbers, which have no NaN
         value = value if value.is_floating_point() else value.double()
     return torch.where(rows, null.to(value, non_blocking=True), value)
@@ -147,14 +147,14 @@ def note_conditions(model: nn.Module, objective: Callable[..., Tensor], source: 
     cond, kinds = objective.conditions(source.cond), model.conditions.kinds
     of_data = cond is source.cond
     here = not of_data or (not isinstance(source, Stream) and not isinstance(source.x, Rows))
-    lost = {name for names, _ in drop.lost for name in names if of_data}
-    lost |= {name for name, value in cond.items() if not here or (name in kinds and kinds[name].has_lost(value))}
-    model.note_conditions(cond, lost)
+    dropped = {name for names, _ in drop.chances for name in names if of_data}
+    dropped |= {name for name, value in cond.items() if not here or (name in kinds and kinds[name].has_dropped(value))}
+    model.note_conditions(cond, dropped)
 
 
-def check_lost(objective: Callable[..., Tensor], p: float, cond: dict[str, Tensor]) -> None:
-    """Refuse ``p_uncond`` for a loss that asks the model under conditions of its own: those of the data, which would be lost, are
-    not used.
+def check_dropped(objective: Callable[..., Tensor], p: float, cond: dict[str, Tensor]) -> None:
+    """Refuse ``p_uncond`` for a loss that asks the model under conditions of its own: those of the data, which would be dropped,
+    are not used.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def check_lost(objective: Callable[..., Tensor], p: float, cond: dict[str, Tenso
     """
     if p and isinstance(objective, ScoreLoss) and objective.conditions(cond) is not cond:
         raise ValueError(
-            f"p_uncond = {p}, and {type(objective).__name__} has conditions of its own, of which none would be lost; leave "
+            f"p_uncond = {p}, and {type(objective).__name__} has conditions of its own, of which none would be dropped; leave "
             "p_uncond out, and give those their nulls in some rows."
         )
 

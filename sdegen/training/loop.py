@@ -60,7 +60,7 @@ def fit(
     data
         A law, a tensor, ``(x, cond)``, a `Dataset`, a memory-mapped array, images (`data.Source`), or an iterable of batches such
         as a `DataLoader` (`data.Stream`). Conditions reach the network as keywords; a single tensor of conditions as ``label``.
-        What data are without one the network learns where training loses it: by the probability that `nets.Label` and the like
+        What data are without one the network learns where training drops it: by the probability that `nets.Label` and the like
         declare for each, or all at once by ``p_uncond``.
     settings
         All options that the trained weights depend on; the default ones if none are given.
@@ -186,7 +186,7 @@ def train(training: Training, listeners: Iterable[Listener] = ()) -> Iterator[St
                 break
             rate = settings.rate(run.steps, done)
             batch = next(batches)
-            if training.drop.lost:
+            if training.drop.chances:
                 batch = training.drop(batch, training.generator)
             # Once the number of threads is known, a step saves the call.
             with training.threads.timed() if training.threads.number is None else nullcontext():

@@ -64,11 +64,11 @@ class Settings:
     loss
         Called as ``loss(model, x, generator=, **cond)`` in place of the model's own.
     p_uncond, null
-        Each datum loses its conditions with probability `p_uncond`, all at once and independently of the others, so that the
-        model learns the law without them too: for `guidance.ClassifierFree` (J. Ho and T. Salimans, *Classifier-free
-        diffusion guidance*, 2022, arXiv:2207.12598). A lost condition becomes its value in `null`; one that `null` does not name
-        is never lost so. By default they are all that the network declares and may lose (`nets.Label` and the like, where each
-        can have a probability of its own), and ``{"label": -1}`` where it declares none.
+        The conditions of a datum are dropped with probability `p_uncond`, all at once and independently of those of others, so
+        that the model learns the law without them too: for `guidance.ClassifierFree` (J. Ho and T. Salimans, *Classifier-free
+        diffusion guidance*, 2022, arXiv:2207.12598). A dropped condition becomes its value in `null`; one that `null` does not
+        name is never dropped so. By default they are all that the network declares and that may be dropped (`nets.Label` and
+        the like, where each can have a probability of its own), and ``{"label": -1}`` where it declares none.
     accumulate
         Parts in which a batch goes through the network, for less memory and the same result (`gradients.Gradient`).
     autocast

@@ -34,7 +34,7 @@ from .averages import PowerEMA, Snapshots
 from .buffers import Buffers
 from .checkpoints import Checkpoint, Folder
 from .copies import FloatCopies
-from .dropping import Drop, check_lost, check_taken, note_conditions
+from .dropping import Drop, check_dropped, check_taken, note_conditions
 from .finite import NonFiniteLoss
 from .gradients import Gradient
 from .learner import Learner, learnable, objective_of
@@ -111,7 +111,7 @@ class Training:
         self.workers.share(model)
         objective = objective_of(model) if settings.loss is None else settings.loss
         check_taken(objective, model, self.source.cond)
-        check_lost(objective, settings.p_uncond, self.source.cond)
+        check_dropped(objective, settings.p_uncond, self.source.cond)
         self.gradient = Gradient(
             model, objective, self.parameters, self.generator, self.workers, settings.accumulate, settings.autocast,
             self.copies,

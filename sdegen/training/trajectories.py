@@ -170,7 +170,7 @@ class Trajectories(ScoreLoss):
     generative models for improved sampling speed*, 2021, arXiv:2101.02388.
 
     Of the data of `fit` it takes the number of rows in a batch alone, but as in every training their moments become those of the
-    map: give the data of the teacher. Conditions are those of the trajectories, which `fit` cannot lose by ``p_uncond``: give
+    map: give the data of the teacher. Conditions are those of the trajectories, which `fit` cannot drop by ``p_uncond``: give
     `trace` their nulls in some rows.
 
     Parameters

@@ -90,7 +90,7 @@ class Validation(Keeping):
 def _check_known(model: ScoreModel, cond: Collection[str]) -> None:
     """Refuse data without a condition that a training never is without, and with one that it never has."""
     known = model.conditions
-    for name in sorted(known.unlost.difference(cond)):
+    for name in sorted(known.undropped.difference(cond)):
         raise ValueError(
             f"the validation data have no condition {name!r}, and all rows that {type(model).__name__} learns from have it; give "
             f"it in (x, {{{name!r}: ...}})."
