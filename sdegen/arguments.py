@@ -95,7 +95,7 @@ def check_arguments(function: F) -> F:
         return function
     places = [p for p in inspect.signature(function).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
     names, nameless = [p.name for p in places], {p.name for p in places if p.kind is p.POSITIONAL_ONLY}
-    check_names = _check_names(door, names)
+    check_names = _check_names(function, names)
 
     @functools.cache  # at the first call, when all that annotations name is defined
     def known() -> tuple[dict[str, Check], dict[str, Check]]:
@@ -122,13 +122,15 @@ def check_arguments(function: F) -> F:
     return typing.cast(F, checked)
 
 
-def _check_names(door: Callable[..., Any], places: Sequence[str]) -> Callable[[Sequence[Any], dict[str, Any]], None]:
+def _check_names(
+    function: Callable[..., Any], places: Sequence[str]
+) -> Callable[[Sequence[Any], dict[str, Any]], None]:
     """Return the check that a call has no argument of another name, and none more by place, than a function has."""
-    parameters = inspect.signature(door).parameters.values()
+    parameters = inspect.signature(function).parameters.values()
     kinds = {p.kind for p in parameters}
     known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
     by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    who = door.__qualname__.removesuffix(".__init__")
+    who = function.__qualname__.removesuffix(".__init__")
     within = len(places) - (places[:1] == ["self"])
 
     def check(given: Sequence[Any], named: dict[str, Any]) -> None:
