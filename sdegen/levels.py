@@ -55,12 +55,12 @@ def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Te
             f"net takes a noise level for each state alone, and a run gives it one for all {len(x)}, of shape (1,); let forward "
             "begin with level = level.expand(len(x))."
         ) from error
-    for name, value in cond.items():
-        if isinstance(value, Tensor) and _answers(net, x, level, **cond | {name: value.expand(len(x), *value.shape)}):
+    for name, one in {k: v for k, v in cond.items() if isinstance(v, Tensor)}.items():
+        shape = one.shape[1:] if one.ndim and len(one) == 1 else one.shape
+        if _answers(net, x, level, **cond | {name: one.expand(len(x), *shape)}):
             raise ValueError(
-                f"net takes a row of {name} for each state alone, and is given one value for all {len(x)}, of shape "
-                f"{tuple(value.shape)}; give rows, {name}.expand({', '.join(map(str, (len(x), *value.shape)))}), or let forward "
-                "do so."
+                f"net takes a row of {name} for each state alone, and is given one value for all {len(x)}; give rows, a tensor "
+                f"of shape {(len(x), *shape)}, or let forward make them."
             ) from error
     zero = torch.zeros_like(each)  # a level in the range of any network
     if _answers(net, x, zero.long(), **cond) and not _answers(net, x, zero, **cond):

@@ -494,13 +494,17 @@ class Hears(Joins):
 
 
 @pytest.mark.parametrize("kind", [sdegen.Model, sdegen.DirectModel])
-def test_a_network_that_wants_a_row_of_a_condition_for_each_state_is_told_so(kind: Any) -> None:
-    x, theta = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), torch.ones(3)
+@pytest.mark.parametrize("theta", [torch.ones(3), torch.ones(1, 3), torch.tensor(2.0), torch.ones(1)])
+def test_a_network_that_wants_a_row_of_a_condition_for_each_state_is_told_so(kind: Any, theta: Tensor) -> None:
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
     model = kind(Hears(), sdegen.VP())
-    each = model.score(x, 0.5, theta=theta.expand(5, 3))
-    with pytest.raises(ValueError, match=r"a row of theta for each .* all 5, .*; give rows, theta\.expand\(5, 3\), "):
-        sdegen.sample(model, x_T=x, steps=2, theta=theta)
-    assert torch.equal(each, model.score(x, 0.5, theta=theta.expand(5, 3)))
+    rows = torch.ones(5, 3) if theta.numel() == 3 else torch.ones(5)
+    shape = re.escape(str(tuple(rows.shape)))
+    with pytest.raises(
+        ValueError, match=rf"a row of theta for each .* all 5; give rows, a tensor of shape {shape}, or"
+    ):
+        model.score(x, 0.5, theta=theta)
+    assert model.score(x, 0.5, theta=rows).isfinite().all()
 
 
 class Numbered(torch.nn.Module):

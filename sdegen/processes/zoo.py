@@ -200,8 +200,8 @@ class VE(ScalarSDE):
 
 
 class EDM(ScheduleSDE):
-    """The process of EDM: ``alpha = 1`` and ``sigma = sigma_min + t``, so that the noise level is the time, with ``T =
-    sigma_max − sigma_min``.
+    """The process of EDM: ``alpha = 1`` and ``sigma = sigma_min + t``, with ``T = sigma_max − sigma_min``, so that the noise
+    level is the time, but for ``sigma_min``.
 
     ``sigma(0) = sigma_min``; the step from there to clean data is ``final="denoise"``. T. Karras et al., *Elucidating the
     design space of diffusion-based generative models*, 2022, arXiv:2206.00364.

@@ -25,7 +25,7 @@ STEPS = 4000  # of a run for which neither steps nor seconds are given
 ELSEWHERE = {
     "epochs": "give steps, of which an epoch has len(data) / batch_size.",
     "device": "move the model first, model.to(device): training happens where its weights are.",
-    "optimizer": "fit takes AdamW; with another, write the loop: model.loss(x).mean().backward().",
+    "optimizer": "fit takes AdamW; with another, write the loop around sdegen.losses.Denoising()(model, x).mean().",
 }
 OPTIONAL = ("steps", "seconds", "clip", "snapshots", "seed")  # may be None: switched off, or chosen by the run
 
