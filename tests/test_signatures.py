@@ -229,6 +229,12 @@ def test_data_by_name_and_in_lists_are_told_what_to_give(case: str) -> None:
         sdegen.fit(model, data, steps=1, progress=False)
 
 
+def test_a_tensor_beside_data_of_another_condition_is_said_to_be_the_label() -> None:
+    net = sdegen.nets.MLP(2, width=4, depth=1, conditions={"theta": nets.Vector(3)})
+    with pytest.raises(TypeError, match=r"the condition 'label', .* give a dict, \(x, \{'theta': tensor\}\)\), or"):
+        sdegen.fit(sdegen.Model(net, sdegen.VP()), (torch.zeros(4, 2), torch.zeros(4, 3)), steps=1, progress=False)
+
+
 READINGS = ["score", "noise", "denoise", "velocity", "estimate"]
 STATES: dict[str, tuple[Any, str]] = {
     "array": (np.zeros((3, 2)), r"^x is a ndarray; give a tensor: torch\.from_numpy\(x\)\.$"),

@@ -204,7 +204,11 @@ def _check_names(objective: Callable[..., Tensor], model: ScoreModel, cond: dict
             own = model.conditions
             taken = ", ".join(sorted(own.names)) or "none"
             why = "whose own arguments have that name" if name in own.never else f"which takes {taken}"
-            named = f" (a tensor beside the data is 'label': give a dict, (x, {{{min(own.names)!r}: tensor}}))" if own.names else ""
+            named = (
+                f" (a tensor beside the data is 'label': give a dict, (x, {{{min(own.names)!r}: tensor}}))"
+                if own.names
+                else ""
+            )
             raise TypeError(
                 f"the data has the condition {name!r}, and {type(model).__name__} hands it to its network, {why}; rename it"
                 f"{named if name == 'label' else ''}, or let the network's forward take it by keyword."
