@@ -181,9 +181,12 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=whole, help="threads of a CPU run (default: all cores)")
 
 
-def add_data(parser: argparse.ArgumentParser, choices: Sequence[str], default: str, what: str = "the images") -> None:
-    """Add the option of the set of data."""
-    parser.add_argument("--data", choices=choices, default=default, help=f"{what} (default: {default})")
+def add_data(
+    parser: argparse.ArgumentParser, choices: Sequence[str], default: str, what: str = "the images", quick: str = ""
+) -> None:
+    """Add the option of the set of data, and say which a quick run takes where it takes always the same."""
+    always = f"; --quick takes {quick}" if quick else ""
+    parser.add_argument("--data", choices=choices, default=default, help=f"{what} (default: {default}{always})")
 
 
 def add_count(parser: argparse.ArgumentParser, default: int) -> None:

@@ -3,18 +3,23 @@
     python -m benchmarks.conditional_table --threads 1            # ten problems each, half an hour of one core
     python -m benchmarks.conditional_table --threads 1 --quick
 
-A problem is a law in 2, 4 or 8 dimensions, one Gaussian or a mixture of four of any axes, of which some directions are measured
-with noise; a seed is a problem. Every model samples its posterior with 5, 8, 10 and 20 evaluations from the same 10,000
-starts, whose mean and covariance are those of the prior. *Off* is how far the variance of the samples, summed over coordinates,
-is from that of the ends of the same flow in 100 steps, in per cent of it: the error of the sampler alone. *Truth* is the same for
-ten evaluations beside the ends of the true posterior's flow from these starts: with what the model itself is off by. How far
-those ends are from the known variance of the posterior, by the chance of the draws, is in the first row: a mode of one sample in
-a hundred has a tenth more or fewer of 10,000. The columns of 3 % are the share of the problems that are within.
+In the first block a row is a way to sample posteriors. A problem is a law in 2, 4 or 8 dimensions, one Gaussian or a mixture of
+four of any axes, of which some directions are measured with noise; a seed is a problem. Every model samples its posterior with
+5, 8, 10 and 20 evaluations from the same 10,000 starts, whose mean and covariance are those of the prior.
 
-A second block is of laws of one label each, Gaussians of standard deviations between 0.05 and 1 beside one another, and means
+- ``off`` is how far the variance of the samples, summed over coordinates, is from that of the ends of the same flow in 100
+  steps, in per cent of it: the error of the sampler alone;
+- ``truth`` is the same for ten evaluations beside the ends of the true posterior's flow from these starts: the error of the
+  model is in it;
+- ``3 %`` is the share of the problems that are within.
+
+The first row is how far the ends of the true posterior's flow are from the known variance of the posterior, by the chance of
+the draws: a mode of one sample in a hundred has a tenth more or fewer of 10,000.
+
+The second block is of laws of one label each, Gaussians of standard deviations between 0.05 and 1 beside one another, and means
 over the labels: of a model that knows the moments of its labels, and of one that knows those of all data and what
-`measure_profile` finds under the labels, as a network does. *Narrow* and *wide* are the ratio of the variances at ten evaluations
-of the labels with the least and the most of it.
+`measure_profile` finds under the labels, as a network does. ``narrow`` and ``wide`` are the ratio of the variances at ten
+evaluations for the labels with the least and the most of it.
 """
 
 from __future__ import annotations

@@ -133,6 +133,8 @@ def of_images(table: Table) -> bool:
 
 def families_block(table: Table) -> str:
     """Return what is asked for."""
+    if not of_images(table) and table.args.preset != "own":
+        raise SystemExit(f"--preset {table.args.preset} is of trainings on images: add --data, such as fashion_mnist.")
     found = [mixture_block(table)] if of_the_mixture(table) else []
     return "\n".join(found + ([image_block(table)] if of_images(table) else []))
 
@@ -147,7 +149,8 @@ def picture(table: Table) -> None:
 
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
-    command.add_data(parser, ["mixture", *SPLITS], "mixture", "the data: the mixture of eight modes, or images")
+    what, both = "the data: the mixture of eight modes, or images", "the mixture and the digits"
+    command.add_data(parser, ["mixture", *SPLITS], "mixture", what, quick=both)
     add_preset(parser)
     add_epochs(parser)
 

@@ -5,18 +5,19 @@
     python -m benchmarks.fid_table --data mnist --count 10000 --only default
     python -m benchmarks.fid_table --data sprites --inception    # by the network of published distances, of images in colour
 
-Every row is `count` samples with the labels of as many images that were held back, against those images. The floor is real
-against real: as many training images. The 1,000-step rows set what a CPU can afford: 2,000 samples where nothing else is
-said. FID, KID, precision and recall are of the features of the shipped network of the data set, which also tells whether a
-sample is of the class it was asked for; the column after that says by how many points it finds so less often than in real
-images held back, in the class where this is most.
+A row is a way of sampling: `count` samples with the labels of as many images that were held back, against those images. The
+floor is real against real: as many training images. Unless `--count` says otherwise there are 2,000 samples, as many as a CPU
+can draw in 1,000 steps.
+
+FID, KID, precision and recall are of the features of the shipped network of the data set, which is a classifier too.
+``accuracy`` is the share of samples that it reads as the class that was asked for, and ``worst class`` is by how many points
+that is less than of real images, in the class where the loss is largest.
 
 Rows of jumps are of the flow map that the shipped model was made into, without noise between jumps and with it, which takes the
-state to the data and back; the default sampler has rows of as few evaluations beside them, and *fitted* is what
-`samplers.fit_solver` makes of as few, in five rounds, under classes as frequent as in the training images.
+state to the data and back; the default sampler has rows of as few evaluations beside them. *Fitted* is what
+`samplers.fit_solver` makes of as few evaluations in five rounds, under classes as frequent as in the training images.
 
 Rows of the models trained for bits are of `likelihood_recipe`, whose weights have to lie below the results that are written to.
-
 Of the sprites two more models are trained, of VP and of blurring diffusion, alike but for the process.
 """
 
@@ -131,7 +132,7 @@ def fid_block(table: Table) -> str:
 
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
-    command.add_data(parser, list(SPLITS), "digits")
+    command.add_data(parser, list(SPLITS), "digits", quick="the digits")
     command.add_count(parser, COUNT)
     parser.add_argument(
         "--inception",

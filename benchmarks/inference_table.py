@@ -3,17 +3,20 @@
     python -m benchmarks.inference_table            # five to ten minutes of one core a row
     python -m benchmarks.inference_table --quick
 
-A row is a task and a method; "true draws" are the floor.
-Every method has the same 10,000 simulations, and is compared with the same true draws. ``C2ST`` is the accuracy of a
-nearest-neighbour classifier between 2,000 draws and as many of the true posterior, in units of its standard deviations, the mean
-over ten data; ``KL(truth‖model)`` in nats over the same data, where the true density is known. ``TARP`` and ``coverage`` are the
-areas between curve and diagonal over new pairs: positive for a posterior too wide, negative for one too narrow, and 0 but for
-their errors for one that is calibrated. True posteriors are exact draws, draws on a grid, or the ends of 2,000 Markov chains
-(`benchmarks.simulators`). ``CPU s`` are the seconds that cores have spent on the training. Rows of sbi: what its methods learn,
-with its defaults, of the same simulations in the seconds that ours has taken on the same task, or until they stop by its own
-rule, as ``ended by`` says: ``time`` or ``own rule``. Of the time an epoch begun is finished (`benchmarks.inference_peers`).
-``passes`` counts how often a training has gone through the simulations; sbi holds a tenth of them out to choose its weights by,
-ours none. Evaluations are not timed.
+A row is a task and a method; "true draws" are the floor. Every method has the same 10,000 simulations, and is compared with the
+same true draws: exact ones, draws on a grid, or the ends of 2,000 Markov chains (`benchmarks.simulators`).
+
+- ``C2ST`` is the accuracy of a nearest-neighbour classifier between 2,000 draws and as many of the true posterior, in units of
+  its standard deviations, the mean over ten data;
+- ``KL(truth‖model)`` is in nats over the same data, where the true density is known;
+- ``TARP`` and ``coverage`` are the areas between curve and diagonal over new pairs: positive for a posterior too wide, negative
+  for one too narrow, and 0 but for their errors for one that is calibrated;
+- ``CPU s`` are the seconds that cores have spent on the training, without evaluations;
+- ``passes`` counts how often a training has gone through the simulations.
+
+Rows of sbi (`benchmarks.inference_peers`) are what its methods learn, with its defaults, of the same simulations in the seconds
+that ours has taken on the same task, or until they stop by its own rule, as ``ended by`` says: ``time`` or ``own rule``. An
+epoch that begins within the time is finished. sbi holds a tenth of the simulations out to choose its weights by, ours none.
 
 Rounds are of the moons with 2,000 simulations in all, for each of three data: those of the first are from the prior, later ones
 from the prior within the region where the posterior so far has its mass (`inference.Truncated`), and every posterior is trained
@@ -219,7 +222,7 @@ def pairs_block(table: Table) -> str:
 
 def rounds_block(table: Table) -> str:
     """Return the rows of rounds of simulations for one datum at a time, and of as many simulations at once."""
-    n, draws, data, steps = (200, 200, 1, 50) if table.quick else (2000, DRAWS, 3, 1500)
+    n, draws, data, steps = (200, 200, 2, 50) if table.quick else (2000, DRAWS, 3, 1500)
     settings = NARROW | {"steps": steps}
 
     def row(rounds: int, seed: int) -> Values:

@@ -245,7 +245,7 @@ def reconstruction_block(table: Table) -> str:
 
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
-    command.add_data(parser, list(SPLITS), "fashion_mnist")
+    command.add_data(parser, list(SPLITS), "fashion_mnist", quick="the digits")
     add_preset(parser)
     parser.add_argument(
         "--steps",

@@ -3,13 +3,14 @@
     python -m benchmarks.misfit_table --threads 1          # two minutes of one core
     python -m benchmarks.misfit_table --quick
 
-A row is a kind of measurement.
-The data are mixtures, of which a quarter of the dimensions is measured, and the measurements that are not linear of the table of
-posteriors. Of each of 50 measurements a seed, 64 samples are looked at by `guidance.find_misfit`: those of the exact posterior,
-then the same with errors. ``right`` is the share of measurements in which exact samples are found wrong or too narrow; the
-other columns are shares in which wrong samples are found so: moved by so many standard deviations of the noise in every number
-measured, drawn of the data instead of the posterior, or moved to `y` so that a share of their residuals is left, which of
-exact samples of a precise measurement is as if their spread were that share.
+A row is a kind of measurement of a mixture: a quarter of the dimensions with Gaussian noise, or one of those of the table of
+posteriors that are not linear. Of each of 50 measurements a seed, 64 samples are looked at by `guidance.find_misfit`. A column
+is the share of measurements whose samples it finds wrong or too narrow:
+
+- ``right``: of samples of the exact posterior, where every finding is a false alarm;
+- ``off by r``: of the same samples, moved by `r` standard deviations of the noise in every number that is measured;
+- ``unmeasured``: of samples of the data, drawn without the measurement;
+- ``r left``: of the same samples, moved towards what was measured until the share `r` of each residual is left.
 """
 
 from __future__ import annotations

@@ -3,23 +3,28 @@
     python -m benchmarks.unnormalised_table            # with --own one to two hours of one core
     python -m benchmarks.unnormalised_table --quick
 
-A row is a law and a method.
-The ring, Neal's funnel in ten dimensions and many wells in 32 have known normalisers. A network begins with a Gaussian and
-learns by adjoint matching, or by the log-variance of its paths, which is the loss of denoising diffusion samplers without slopes,
-or by the divergence of its paths, with slopes through the whole run: on VP as these samplers (DDS), and with the pinned Brownian
-paths of the path integral sampler (PIS). Or it learns from particles that were annealed without a network
-(`guidance.anneal_density`, whose own normaliser is `particles off`). Then samples are weighed along their paths, of 100 steps, by
-the log-variance of 50, by the divergence of 30, of what learned from particles of 200. `log Z off` is what the logarithm of the
-normaliser is off by, beside the error that the run states, `effective` the share of samples that weights leave, `modes off` the
-total variation of the weights of modes. Annealed importance sampling and sequential Monte Carlo are given as many evaluations of
-the density and its slope as adjoint matching, with Langevin steps that are accepted by Metropolis and Hastings between as many
-levels; the divergence of paths has as many too. Their rows that are *longer* are given as many as the particles that a network
-learned from.
+In the first table a row is a law and a method. The laws, the ring, Neal's funnel in ten dimensions and many wells in 32, have
+known normalisers. Methods that train a network begin with a Gaussian:
+
+- adjoint matching;
+- the log-variance of paths: the loss of denoising diffusion samplers, without slopes;
+- the divergence of paths, with slopes through the whole run: on VP as denoising diffusion samplers have it (DDS), and with the
+  pinned Brownian paths of the path integral sampler (PIS);
+- learning from particles that were annealed without a network (`guidance.anneal_density`).
+
+Samples of the network are then weighed along their paths: of 100 steps, but 50 for the log-variance, 30 for the divergence, and
+200 for what learned from particles. Methods without a network are annealed importance sampling and sequential Monte Carlo, with
+Langevin steps that are accepted by Metropolis and Hastings. They are given as many evaluations of the density and its slope as
+adjoint matching, as the divergence of paths is; rows that are *longer* as many as the particles that a network learned from.
+
+`log Z off` is what the logarithm of the normaliser is off by, beside the error that the run states (`particles off` is the same
+of the particles alone), `effective` the share of samples that weights leave, `modes off` the total variation of the weights of
+modes.
 
 The second table is a policy gradient: a model trained on the ring, tilted by the reward ``x_1 / 3`` along its own paths. The
-tilted law is a mixture in closed form. Beside it particles are weighted by that reward (`guidance.tilted_smc`), and by a network
-that has learned it from 1,000 ratings with errors of 0.3. `KL` is that of samples, by nearest neighbours, `reward off` the mean
-of the reward less that of the law.
+tilted law is a mixture in closed form, and its own samples are the floor. Beside it particles are weighted by that reward
+(`guidance.tilted_smc`), and by a network that has learned it from 1,000 ratings with errors of 0.3. `KL` is that of samples, by
+nearest neighbours, `reward off` the mean of the reward less that of the law.
 """
 
 from __future__ import annotations

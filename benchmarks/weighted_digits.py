@@ -120,7 +120,7 @@ def digits_block(table: Table) -> str:
 
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
-    command.add_data(parser, ["mnist", "digits"], "mnist")
+    command.add_data(parser, ["mnist", "digits"], "mnist", quick="the digits")
     parser.set_defaults(count=COUNT)
 
 

@@ -599,6 +599,12 @@ def test_the_table_of_solvers_names_the_peers_that_are_missing(
         assert said.startswith(f"{name} not installed: best peers") if name else not said
 
 
+def test_settings_of_images_are_refused_of_the_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["families_table", "--preset", "source"])
+    with pytest.raises(SystemExit, match="--preset source is of trainings on images: add --data"):
+        families_table.main()
+
+
 COMPLETE = [
     "conditional_images", "conditional_table", "drawn_table", "misfit_table", "parallel_table", "series_table",
     "weighted_table", "latent_codes --preset source",
@@ -783,6 +789,7 @@ def test_a_method_refuses_a_measurement_and_a_fault_is_no_refusal() -> None:
         ("mode_categories", "τ = 2", 1),
         ("fields_table", "UNet", 2),
         ("inference_table", "Gaussian linear, 10-D, score", 1),
+        ("inference_table", "one round of 2,000", 1),
         ("families_table", "8 categories", 1),
         ("families_table", "residual flow", 2),
         ("speed", "512", 1),
