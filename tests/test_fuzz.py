@@ -129,6 +129,57 @@ def test_some_numbers_of_every_library_are_numbers(name: str, argument: str, for
     test_numbers_of_every_library_are_numbers(name, argument, form)
 
 
+# What is computed in float64 from numbers of any dtype. The other callables answer in the dtype of the states, or keep what
+# they are given.
+IN_FLOAT64 = (
+    "GaussianMixture", "moments_of", "processes.grids.Given", "samplers.BrownianNoise", "laws.tilt_law",
+    "guidance.annealed_smc", "guidance.decoupled_annealing", "guidance.split_gibbs",
+    "guidance.measurements.mixture_posterior", "guidance.measurements.posterior_moments",
+    "metrics.KernelDensity", "metrics.crps", "metrics.effective_share", "metrics.find_coverage", "metrics.find_ranks",
+    "metrics.find_tarp_coverage", "metrics.kl_from_log_ratio", "metrics.knn_kl", "metrics.mmd", "metrics.mode_shares",
+    "metrics.predictive_check",
+)  # fmt: skip
+
+
+def numbers_within(value: Any, place: str = "") -> dict[str, Any]:
+    """Real numbers and tensors of an answer by their places: of its parts and attributes, as far as they are the library's."""
+    if isinstance(value, (float, torch.Tensor)):
+        real = isinstance(value, float) or value.is_floating_point()
+        return (
+            {place: torch.as_tensor(value, dtype=torch.float64) if isinstance(value, float) else value} if real else {}
+        )
+    if isinstance(value, (list, tuple)):
+        parts = {f"{place}[{i}]": part for i, part in enumerate(value)}
+    elif type(value).__module__.startswith("sdegen") and hasattr(value, "__dict__"):
+        parts = {f"{place}.{name}": part for name, part in vars(value).items()}
+    else:
+        return {}
+    return {k: v for name, part in parts.items() for k, v in numbers_within(part, name).items()}
+
+
+@pytest.mark.parametrize("name", IN_FLOAT64)
+def test_numbers_of_float32_are_the_same_numbers_in_float64(name: str) -> None:
+    function, found = function_of(name), []
+    for dtype in (torch.float32, torch.float64):
+        positional, keyword = [], {}
+        for a in arguments(name, function, TARGETS[name][1]):
+            given = fresh(a.valid)
+            if isinstance(given, torch.Tensor) and given.is_floating_point():
+                given = given.float().to(dtype)
+            if a.name == "generator":
+                given = torch.Generator().manual_seed(3)
+            if a.keyword:
+                keyword[a.name] = given
+            else:
+                positional.append(given)
+        torch.manual_seed(0)
+        found.append(numbers_within(function(*positional, **keyword)))
+    coarse, fine = found
+    assert coarse.keys() == fine.keys() and fine
+    for place, value in fine.items():
+        torch.testing.assert_close(coarse[place], value, rtol=1e-10, atol=1e-12, equal_nan=True, msg=place)
+
+
 def test_every_public_callable_is_tried_or_excepted_with_a_reason() -> None:
     names = {name.removeprefix("sdegen."): value for name, value in PUBLIC.items()}
     called = {name for name, value in names.items() if is_called(value)}
