@@ -114,8 +114,7 @@ class _OfTorch(Coordinates):
         return x
 
     def log_det(self, x: Tensor) -> Tensor:
-        u = self(x)
-        return -sum_rows(self.transform.log_abs_det_jacobian(u, x))
+        return -sum_rows(self.transform.log_abs_det_jacobian(self(x), x))
 
 
 class Log(_OfTorch):
