@@ -488,3 +488,8 @@ def test_what_is_written_in_numbers_asks_for_a_scalar_process(make: Callable[[],
     ):
         with pytest.raises(TypeError, match="is not scalar, and"):
             call()
+
+
+def test_the_operator_of_the_data_is_the_identity_in_float64() -> None:
+    tenth = (sdegen.Blurring((1, 2, 2)).datum * 0.1).matrix().reshape(4, 4)
+    torch.testing.assert_close(tenth, 0.1 * torch.eye(4, dtype=torch.float64), rtol=1e-14, atol=1e-15)

@@ -290,3 +290,19 @@ def test_what_continues_a_density_does_not_know_up_from_down(walls: tuple[bool, 
     other, also = _continued(logs.flip(0), clear.flip(0), Axis(0.0, 1.0, walls[::-1]))
     torch.testing.assert_close(other.flip(0), one, rtol=1e-12, atol=1e-12)
     assert torch.equal(also.flip(0), known) and not torch.equal(one, logs)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("end", [0, 1])
+def test_an_end_is_reached_where_mass_is_at_it_and_it_may_be_moved(axis: int, end: int) -> None:
+    for walls, closed, want in (
+        ((False, False), False, [(axis, end)]),
+        ((True, True), False, []),
+        ((False, False), True, []),
+    ):
+        cells = Cells([Axis(-1.0, 1.0, walls, closed)] * 2, 8)
+        mass = torch.zeros(8, 8, dtype=torch.float64)
+        mass[4, 4] = 1.0
+        assert cells.reached(mass.reshape(-1, 1)) == []
+        mass.select(axis, -end)[4] = 0.5
+        assert cells.reached(mass.reshape(-1, 1)) == want

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 import sdegen
 from sdegen import fit
 from sdegen.training import Listener, Settings, TensorBoard, Training, state, train
-from sdegen.training.listeners import Checkpoints
+from sdegen.training.listeners import Bar, Checkpoints
 from sdegen.training.loop import OWN
 from sdegen.training.run import PendingLosses
 from sdegen.training.settings import ELSEWHERE
@@ -358,3 +359,12 @@ def test_numbers_of_numpy_are_settings_and_no_clip_clips_nothing():
     )
     assert (given.steps, given.lr, given.clip, given.seed, given.betas) == (3, 0.5, None, 2, (0.5, 0.75))
     assert {type(v) for v in (given.steps, given.lr, given.seed, *given.betas)} == {int, float}
+
+
+def test_the_bar_runs_from_the_steps_taken_to_the_last() -> None:
+    bar = Bar()
+    bar.begin(SimpleNamespace(settings=SimpleNamespace(last=7), run=SimpleNamespace(steps=3)))
+    assert (bar.bar.n, bar.bar.total) == (3, 7)
+    bar(SimpleNamespace(step=4))
+    assert bar.bar.n == 4
+    bar.close()
