@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from refusals import Refusals, check_refusal
@@ -19,7 +21,9 @@ from sdegen import (
     Rectified,
     fit,
     grids,
+    guidance,
     log_prob,
+    measurements,
     sample,
     samplers,
 )
@@ -72,7 +76,14 @@ bad(
     r"yields 3 values",
     r"a datum and a label",
 )
-bad("a setting of no name, fit", TypeError, fitted(law, epochs=5), r"no setting 'epochs'", r"has steps, .*batch_size")
+bad("a setting of no name, fit", TypeError, fitted(law, rounds=5), r"no setting 'rounds'", r"has steps, .*batch_size")
+bad(
+    "epochs, fit",
+    TypeError,
+    fitted(law, epochs=5),
+    r"no setting 'epochs'",
+    r"give steps, of which an epoch has len\(data\)",
+)
 bad(
     "an array, log_prob",
     TypeError,
@@ -489,3 +500,54 @@ def test_states_are_noised_by_noise_alone(process: str, case: str) -> None:
     sde.lag = 0.05
     with pytest.raises((TypeError, ValueError), match=sentence):
         sde.perturb(**{"x_0": torch.ones(3, 2), "t": 0.1} | wrong)
+
+
+def of_arrays() -> dict[str, Callable[[Any], Any]]:
+    """Methods of public objects that take data, as a function of these."""
+    ring, A, scaling = sdegen.data.gaussian_ring(), measurements.Linear(torch.ones(1, 2), 0.5), sdegen.data.Scaling()
+    particles = guidance.Particles(torch.rand(6, 2), torch.full((6,), 1 / 6), 0, 1)
+    return {
+        "GaussianMixture.log_prob": ring.log_prob,
+        "GaussianMixture.score": ring.score,
+        "GaussianMixture.component_log_prob": ring.component_log_prob,
+        "KernelDensity.log_prob": sdegen.metrics.KernelDensity(torch.rand(5, 2), 0.3).log_prob,
+        "FeatureMoments.update": sdegen.metrics.FeatureMoments().update,
+        "Measurement.measure": A.measure,
+        "Measurement.sample": A.sample,
+        "Measurement.log_prob": lambda x: A.log_prob(torch.zeros(6, 1), x),
+        "Scaling.inverse": scaling.inverse,
+        "Scaling.middles": scaling.middles,
+        "Scaling.bits_per_dim": lambda x: scaling.bits_per_dim(x, 4),
+        "Particles.mean": particles.mean,
+    }
+
+
+@pytest.mark.parametrize("name", of_arrays())
+@pytest.mark.parametrize(
+    "given", [np.zeros((6, 2)), [[0.0, 1.0]] * 6, None, "data"], ids=["array", "list", "None", "word"]
+)
+def test_methods_say_that_they_take_tensors(name: str, given: Any) -> None:
+    if name == "Particles.mean" and given is None:
+        pytest.skip("None is the mean of the data themselves")
+    with pytest.raises(TypeError, match=r"give a tensor|give torch\.Tensor|a Tensor|a tensor"):
+        of_arrays()[name](given)
+
+
+def test_particles_are_drawn_in_whole_numbers_and_pooled_of_runs() -> None:
+    particles = guidance.Particles(torch.rand(6, 2), torch.full((6,), 1 / 6), 0, 1)
+    for n in (2.5, 0, -1, math.nan):
+        with pytest.raises(ValueError, match=rf"^n = {n}; it must be a whole number"):
+            particles.sample(n)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^of has shape \(5,\); give values \(n, \*\) of the 6 particles"):
+        particles.mean(torch.rand(5))
+    with pytest.raises(TypeError, match=r"^a run .* give Particles"):
+        guidance.Particles.pooled([1, 2])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"^other "):
+        sdegen.metrics.FeatureMoments().merge(torch.rand(3, 2))  # type: ignore[arg-type]
+
+
+def test_what_was_seen_may_be_an_array_and_data_have_axes() -> None:
+    A, x = measurements.Linear(torch.ones(1, 2), 0.5), torch.rand(3, 2)
+    assert torch.equal(A.log_prob(np.ones((3, 1)), x), A.log_prob(torch.ones(3, 1), x))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^x has no axes; give data \(B, \*\), a row for each"):
+        A.sample(torch.tensor(1.0))

@@ -101,6 +101,7 @@ class Scaling:
         y = self._with_noise(u.to(work), generator) / self.steps  # from 0 to 1: so both ends are hit exactly
         return (self.low + (self.high - self.low) * y).to(dtype)
 
+    @check_arguments
     def inverse(self, x: Tensor, clip: bool = False) -> Tensor:
         """Return the bytes that were scaled to `x`, exactly; for other numbers, such as samples, the byte whose cell they lie in.
 
@@ -135,6 +136,7 @@ class Scaling:
             )
         return u.clamp(0, self.levels - 1).to(torch.uint8)
 
+    @check_arguments
     def middles(self, u: Tensor) -> Tensor:
         """Return the middles of the cells of bytes, float64 of the same shape.
 
@@ -151,6 +153,7 @@ class Scaling:
         """
         return dim * math.log(self.step)
 
+    @check_arguments
     def bits_per_dim(self, log_prob: Tensor, dim: int) -> Tensor:
         """Return ``−(log p(x) + D log step) / (D log 2)``: in the mean over the noise of a cell an upper bound on the bits per
         dimension of the bytes.

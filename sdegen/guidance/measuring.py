@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..answers import check_answer, check_each
 from ..arguments import asked_as, check_arguments
-from ..checks import kind_of
+from ..checks import check_tensor, kind_of
 from ..dense import with_all_digits
 from ..fixed import Fixed, is_unknown
 from ..laws.products import pull_back, value_and_slope
@@ -64,6 +64,9 @@ class Measurement(Fixed, ABC):
 
     def measure(self, x: Tensor) -> Tensor:
         """Return ``f(x)``, checked: one measurement for each datum, in the dtype of the data."""
+        if not isinstance(x, Tensor) or x.ndim == 0:
+            check_tensor("x", x, floating=False, finite=False)
+            raise ValueError("x has no axes; give data (B, *), a row for each.")
         with uncast(x):
             return check_each(self._name, self(x), len(x), x, "one measurement for each datum, (B, *)")
 
@@ -73,7 +76,7 @@ class Measurement(Fixed, ABC):
 
     def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
         """Return ``log p(y | x)`` in nats, ``(B,)``; a ValueError if `y` has not the shape of what is measured."""
-        seen = self.measure(x)
+        seen, y = self.measure(x), as_measured(y)
         if y.shape != seen.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; expected that of what is measured, {tuple(seen.shape)}.")
         who, must = f"{type(self.noise).__name__}.log_prob", "one number for each datum"

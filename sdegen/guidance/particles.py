@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_count, check_number
-from ..laws.draws import resample_systematically
+from ..checks import check_count, check_kind, check_number, check_tensor
+from ..laws.draws import check_draws, resample_systematically
 from ..laws.kernels import posterior
 from ..models.score import ScoreModel
 from ..processes.grids import Angle, Grid
@@ -165,7 +165,7 @@ class Particles(NamedTuple):
         >>> Particles.pooled(runs).x.shape
         torch.Size([200, 2])
         """
-        each = list(runs)
+        each = [check_kind("a run", run, cls, "Particles, such as tilted_smc returns") for run in runs]
         told = [(run.log_evidence, run.evidence_error, run.ancestors) for run in each]
         known = [values for values in told if None not in values]
         if not known or len(known) < len(each) or len({run.x.shape[1:] for run in each}) > 1:
@@ -208,13 +208,17 @@ class Particles(NamedTuple):
         return effective_size(self.weights)
 
     def mean(self, of: Tensor | None = None) -> Tensor:
-        """Return the weighted mean of the data, or of values ``(n, *)`` computed from the data, float64."""
-        values = self.x if of is None else of
+        """Return the weighted mean of the data, or of values ``(n, *)`` computed from the data, float64; a ValueError if there
+        are fewer or more of them than particles.
+        """
+        values = self.x if of is None else check_tensor("of", of, floating=False, finite=False)
+        if values.shape[:1] != self.x.shape[:1]:
+            raise ValueError(f"of has shape {tuple(values.shape)}; give values (n, *) of the {len(self.x)} particles.")
         return torch.tensordot(self.weights.to(values.device), values.double(), dims=1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` of the particles by their weights, some several times."""
-        return self.x[draw_indices(self.weights, n, generator)]
+        return self.x[draw_indices(self.weights, check_draws(n, generator), generator)]
 
 
 def _family_weights(log_weights: Tensor, family: Tensor) -> Tensor:

@@ -319,6 +319,8 @@ def check_event(x: Tensor, event_shape: torch.Size) -> None:
     ValueError
         If its shape is another.
     """
+    if not isinstance(x, Tensor):
+        check_tensor("x", x)
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; convert it to floating point.")
     if x.shape[1:] != event_shape or x.ndim == 0 or len(x) == 0:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..checks import check_tensor
 from ..dense import with_all_digits
 from ..show import show_call
 
@@ -110,6 +111,8 @@ def check_samples(x: Tensor, name: str) -> None:
     ValueError
         If the batch is empty, or holds NaN or infinite values.
     """
+    if not isinstance(x, Tensor):
+        check_tensor(name, x)
     if x.dtype == torch.uint8:
         raise TypeError(f"{name} holds bytes; metrics of images take numbers in [0, 1]: {name} / 255.")
     if not x.is_floating_point():

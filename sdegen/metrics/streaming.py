@@ -88,6 +88,7 @@ class FeatureMoments:
         first, second = (Moments(half.mean, half.covariance()) for half in self._halves)
         return first, second
 
+    @check_arguments
     def update(self, features: Tensor) -> None:
         """Update the moments with features ``(B, *)``, floating point; an empty batch changes nothing.
 
@@ -111,6 +112,7 @@ class FeatureMoments:
         keys = torch.rand(len(x), dtype=torch.float64, generator=self._generator)
         self._retain(features.detach().reshape(len(x), -1).to(x.device), keys)
 
+    @check_arguments
     def merge(self, other: FeatureMoments) -> None:
         """Update the moments with all features that another `FeatureMoments` has seen.
 
