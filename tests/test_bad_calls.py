@@ -76,7 +76,13 @@ bad(
     r"yields 3 values",
     r"a datum and a label",
 )
-bad("a setting of no name, fit", TypeError, fitted(law, rounds=5), r"no setting 'rounds'", r"has steps, .*batch_size")
+bad(
+    "a setting of no name, fit",
+    TypeError,
+    fitted(law, momentum=5),
+    r"no setting 'momentum'",
+    r"has steps, .*batch_size",
+)
 bad(
     "epochs, fit",
     TypeError,
