@@ -348,3 +348,12 @@ def test_neighbouring_seeds_differ_in_half_their_bits(seed: int) -> None:
 @pytest.mark.parametrize(("shape", "numbers"), [((3,), 1), ((3, 4), 4), ((2, 3, 4, 5), 60), ((0, 6), 6), ((2, 0), 1)])
 def test_the_numbers_of_one_sample_are_those_of_all_its_axes(shape, numbers):
     assert numbers_in(torch.zeros(shape)) == numbers
+
+
+def test_draws_that_no_memory_holds_are_refused_before_the_law_is_asked() -> None:
+    class Unasked:
+        def sample(self, n: int, generator: torch.Generator) -> Tensor:
+            raise AssertionError("the law was asked")
+
+    with pytest.raises(MemoryError, match="n = 1000000000000000 samples of 10 numbers do not fit into memory"):
+        draw(Unasked(), 10**15, 0, 10)
