@@ -31,7 +31,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FAILURES = RuntimeError, ValueError, IndexError  # what a network raises that was written for other shapes
+# What a network raises that was written for other shapes, or for tensors where numbers are given.
+FAILURES = RuntimeError, ValueError, IndexError, TypeError
 
 
 def as_numbers(answer: Any) -> Tensor | None:

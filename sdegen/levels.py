@@ -55,7 +55,7 @@ def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Te
             f"net takes a noise level for each state alone, and a run gives it one for all {len(x)}, of shape (1,); let forward "
             "begin with level = level.expand(len(x))."
         ) from error
-    for name, one in {k: v for k, v in cond.items() if isinstance(v, Tensor)}.items():
+    for name, one in {k: torch.as_tensor(v) for k, v in cond.items() if isinstance(v, (Tensor, int, float))}.items():
         shape = one.shape[1:] if one.ndim and len(one) == 1 else one.shape
         if _answers(net, x, level, **cond | {name: one.expand(len(x), *shape)}):
             raise ValueError(

@@ -494,11 +494,11 @@ class Hears(Joins):
 
 
 @pytest.mark.parametrize("kind", [sdegen.Model, sdegen.DirectModel])
-@pytest.mark.parametrize("theta", [torch.ones(3), torch.ones(1, 3), torch.tensor(2.0), torch.ones(1)])
-def test_a_network_that_wants_a_row_of_a_condition_for_each_state_is_told_so(kind: Any, theta: Tensor) -> None:
+@pytest.mark.parametrize("theta", [torch.ones(3), torch.ones(1, 3), torch.tensor(2.0), torch.ones(1), 2.0, 2])
+def test_a_network_that_wants_a_row_of_a_condition_for_each_state_is_told_so(kind: Any, theta: Any) -> None:
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
     model = kind(Hears(), sdegen.VP())
-    rows = torch.ones(5, 3) if theta.numel() == 3 else torch.ones(5)
+    rows = torch.ones(5, 3) if torch.as_tensor(theta).numel() == 3 else torch.ones(5)
     shape = re.escape(str(tuple(rows.shape)))
     with pytest.raises(
         ValueError, match=rf"a row of theta for each .* all 5; give rows, a tensor of shape {shape}, or"

@@ -45,6 +45,17 @@ class Passes:
         return iter(self.items)
 
 
+@pytest.mark.parametrize("size", [8, 64])
+@pytest.mark.parametrize(
+    "data", [lambda: DataLoader(X, batch_size=16), lambda: iter(X.split(16)), lambda: Passes(X.split(16))],
+    ids=["loader", "iterator", "iterable"],
+)  # fmt: skip
+def test_a_batch_size_that_batches_of_ones_own_would_not_have_is_refused(data, size):
+    with pytest.raises(ValueError, match=rf"batch_size = {size}, and the first batch of data has 16 rows"):
+        fit(model(), data(), steps=1, batch_size=size, progress=False)
+    fit(model(), data(), steps=1, batch_size=16, progress=False)
+
+
 @pytest.mark.parametrize(
     ("data", "names"),
     [
@@ -233,8 +244,9 @@ def test_a_batch_of_fewer_rows_than_parts_is_refused():
 
 
 def test_a_list_or_an_array_is_no_stream():
-    for data in ([X, X, X], X.numpy()):
-        with pytest.raises(
-            TypeError, match=r"^data is a (list|ndarray); give a tensor, .* an iterable of batches such as"
-        ):
+    for data, instead in (
+        ([X, X, X], "give one tensor, .* or iter"),
+        (X.numpy(), "give a tensor, .* an iterable of batches"),
+    ):
+        with pytest.raises(TypeError, match=rf"^data is a (list|ndarray); {instead}"):
             source_of(data, torch.float64, CPU)

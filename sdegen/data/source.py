@@ -77,6 +77,8 @@ class Source:
 
     Attributes
     ----------
+    own_size
+        None: batches are as large as they are asked for.
     order
         The rows that are still to come in this pass. Put back, it lets a run go on in the order it began.
 
@@ -89,6 +91,7 @@ class Source:
     """
 
     __repr__ = show_call
+    own_size: int | None = None
 
     @check_arguments
     def __init__(self, data: Any, dtype: torch.dtype, device: torch.device, cast: bool = False) -> None:

@@ -56,6 +56,11 @@ class Stream:
     cast
         As for `Source`.
 
+    Attributes
+    ----------
+    own_size
+        Rows of the first batch.
+
     Raises
     ------
     TypeError
@@ -90,6 +95,7 @@ class Stream:
         head = next(first, None)
         if head is None:
             raise ValueError(f"data is a {type(data).__name__} that gave no batch; give at least one.")
+        self.own_size = len(head.x)
         self._moments = join_moments(
             (len(batch.x), moments_of(batch.x)) for batch in _take_rows(MOMENT_ROWS, chain([head], first))
         )

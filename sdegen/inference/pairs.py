@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..answers import ask_draws
 from ..arguments import asked_as, check_arguments, check_law
 from ..checks import check_count, check_tensor
+from ..dense import with_all_digits
 from ..laws.outside import as_law
 from ..mixing import mixes_rows
 from ..progress import should_show
@@ -198,11 +199,11 @@ def _simulate(simulator: Callable[..., Any], theta: Tensor) -> Tensor:
 def _as_data(x: Any) -> Tensor:
     """Return what a simulator returned as a tensor of floating-point numbers."""
     try:
-        data = torch.as_tensor(x).detach()
+        data = with_all_digits(x).detach()
     except (TypeError, ValueError, RuntimeError, LookupError):  # as of a table of pandas
         raise TypeError(
             f"simulator returned {type(x).__name__}; it must return a tensor or an array of numbers."
         ) from None
     if data.is_complex():
         raise TypeError(f"simulator returned {data.dtype}; it must return real numbers, as torch.view_as_real gives.")
-    return data if data.is_floating_point() else data.to(torch.get_default_dtype())
+    return data if data.is_floating_point() else data.double()

@@ -8,6 +8,7 @@ __all__ = ["KernelDensity", "Samples", "kde_kl", "kde_kl_once"]
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -110,7 +111,7 @@ def kde_kl_once(x: Tensor, distribution: KnownDensity, h: float = 0.1) -> float:
     """
     law = as_law(distribution)
     points = as_points(x, "x")
-    check_density(distribution, law.log_prob, x.detach())
+    check_density(distribution, partial(ask_log_prob, law), x.detach())
     q = KernelDensity(points, h).log_prob(points).cpu().exp() + 1e-10
     p = ask_log_prob(law, x.detach()).detach().cpu().double().exp() + 1e-10
     return (q * (q / p).log()).sum().item()

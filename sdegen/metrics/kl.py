@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["KnownDensity", "kl", "kl_from_log_ratio", "prior_gap"]
 
 import math
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -94,7 +95,7 @@ def kl(
         raise ValueError(f"x has shape {tuple(x.shape)}; give at least 2 draws{SPREAD}.")
     x = x.detach()
     for origin, law in zip(given, (generated, real), strict=True):
-        check_density(origin, law.log_prob, x)
+        check_density(origin, partial(ask_log_prob, law), x)
     return kl_from_log_ratio(ask_log_prob(real, x), ask_log_prob(generated, x), control)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["density", "images", "scatter", "trajectories"]
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def density(
     side = torch.linspace(-extent, extent, points, dtype=torch.float64)
     grid = torch.cartesian_prod(side, side)
     shown = Density(law) if model else law
-    check_density(given, shown.log_prob, grid[len(grid) // 2 :])
+    check_density(given, partial(ask_log_prob, shown), grid[len(grid) // 2 :])
     values = torch.cat([ask_log_prob(shown, block).detach().double().cpu() for block in grid.split(5000)]).exp()
     image = values.reshape(points, points).T.numpy()
     edge = extent * points / (points - 1)  # the outer pixels are centred on the outer points

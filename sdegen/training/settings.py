@@ -53,7 +53,7 @@ class Settings:
         Length of the run: steps (4,000 by default), or wall-clock seconds; the first limit that is reached ends it.
     batch_size, lr, warmup, weight_decay, betas, clip
         Settings of AdamW; `warmup` steps raise the rate to `lr`, and `clip` bounds the norm of the gradient, None not at all.
-        Batches that the user makes keep their own size.
+        Batches that the user makes keep their own size, and another `batch_size` beside them is refused.
     lr_factors
         Of parameters whose names begin with a key, such as ``{"net.critic.": 4.0}``: what their rate is multiplied by.
     schedule
@@ -189,6 +189,19 @@ class Settings:
         """Return the finished fraction of the run after so many steps and seconds; one or more when it is over."""
         last = self.last
         return max(steps / last if last else 0.0, seconds / self.seconds if self.seconds else 0.0)
+
+    def check_parts(self, parts: int) -> None:
+        """Refuse to split a batch in more parts than it has rows."""
+        if self.batch_size < parts:
+            raise ValueError(f"batch_size = {self.batch_size} cannot be split in {parts}; take fewer parts.")
+
+    def check_own_size(self, own: int | None) -> None:
+        """Refuse a batch size that is given beside batches of the user's own of another size, `own`, which they keep."""
+        if own is not None and self.batch_size not in (own, Settings.batch_size):
+            raise ValueError(
+                f"batch_size = {self.batch_size}, and the first batch of data has {own} rows, a size that such batches keep; "
+                "give batch_size to what makes them, such as a DataLoader."
+            )
 
     def rate(self, step: int, done: float) -> float:
         """Return the learning rate at a step, from the finished fraction `done` of the run."""

@@ -96,7 +96,7 @@ class Training:
         self.copies = copies if copies.copies else None
         self.parameters, self.like = list(copies.named.values()), (like := next(iter(named.values())))
         self.workers = Workers(like.device)
-        self._check_parts(settings)
+        settings.check_parts(settings.accumulate * self.workers.number)
         self.folder = None if checkpoint is None else Folder(checkpoint)
         kept = self._kept()
         if settings.seed is None:
@@ -104,6 +104,7 @@ class Training:
         self.settings, self.run = settings, Run(settings=settings, model=model)
         self.generator = torch.Generator().manual_seed(settings.seed or 0)
         self.source = self.batches_of(data)
+        settings.check_own_size(self.source.own_size)
         kinds = (model.conditions if isinstance(model, ScoreModel) else NONE).kinds
         self.drop = Drop(settings.p_uncond, settings.null, self.source.cond, kinds)
         raw = self.source.moments(self.generator)
@@ -170,11 +171,6 @@ class Training:
             self.run.snapshots = Snapshots(named, None if self.folder is None else self.folder.path)
             self.run.snapshots.buffers = buffers
             self.averages += self.run.snapshots.averages
-
-    def _check_parts(self, settings: Settings) -> None:
-        parts = settings.accumulate * self.workers.number
-        if settings.batch_size < parts:
-            raise ValueError(f"batch_size = {settings.batch_size} cannot be split in {parts}; take fewer parts.")
 
     def _kept(self) -> Checkpoint | None:
         """Return the newest checkpoint, after the main process has made the folder."""
