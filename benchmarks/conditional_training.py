@@ -4,7 +4,7 @@
 
 The network is that of the shipped model of Fashion-MNIST with two conditions more, whose weights begin at 0
 (`nets.add_conditions`): ``coarse``, the means of 4 × 4 pixels brought to the size of the image, and ``known``, the pixels that
-are seen. Each image of a batch comes with one of them, and loses it one time in ten.
+are seen. Each image of a batch comes with one of them, which is dropped one time in ten.
 """
 
 from __future__ import annotations

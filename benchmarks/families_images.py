@@ -137,9 +137,8 @@ class Curve:
         flow = isinstance(step.model, baselines.RealNVP)
         if step.step % (500 if flow else self.epoch):
             return
-        with (
-            step.averaged() as model
-        ):  # formed only where it is asked for: the buffers of averaged weights take some batches
+        # Formed only where it is asked for: the buffers of averaged weights take some batches.
+        with step.averaged() as model:
             if flow:
                 what, cell = "bits", bits(self.judge, model, self.seed)["bits"]
             else:

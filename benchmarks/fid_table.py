@@ -87,9 +87,8 @@ def floor(task: Task, seed: int) -> Values:
     assert images.labels is not None and held.labels is not None
     cells = task.judged(images.scaled(0, 1).rows(), images.labels)
     del cells["worst class"]
-    right = metrics.accuracy(
-        task.real, held.labels, task.net
-    ).overall  # on images that the classifier has not seen either
+    # On images that the classifier has not seen either.
+    right = metrics.accuracy(task.real, held.labels, task.net).overall
     return cells | {"count": [len(images), None], "accuracy": [right.value, right.stderr]}
 
 

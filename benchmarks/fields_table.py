@@ -31,11 +31,8 @@ from sdegen import metrics, nets
 from sdegen.laws.bases import CosineBasis
 
 COLUMNS = {"sliced W2": 3, "axes KL": 2, "smooth": 3, "KL": 1, "steps": 0, "train s": 0, "seeds": 0}
-WEIGHTS, MEANS, LENGTHS = (
-    (0.4, 0.6),
-    (0.7, -0.7),
-    (2.0, 0.5),
-)  # smooth fields first, then rough ones; lengths in grid cells
+# Smooth fields first, then rough ones; lengths in grid cells.
+WEIGHTS, MEANS, LENGTHS = (0.4, 0.6), (0.7, -0.7), (2.0, 0.5)
 WHITE = 0.1  # share of white noise in the variance of a field, which is 1
 DATA = 20_000
 

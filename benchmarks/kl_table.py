@@ -99,9 +99,8 @@ def flow_divergences(model: Any, n: int, seed: int, device: str, dtype: torch.dt
     return cells
 
 
-SOURCE_FLOOR = (
-    "25.13"  # what the source project printed for samples of its exact score, one figure for both of its processes
-)
+# What the source project printed for samples of its exact score, one figure for both of its processes.
+SOURCE_FLOOR = "25.13"
 TIGHTER = 200  # points that are integrated a second time, for the error of the first
 Draw = Callable[[int, torch.Generator], Tensor]
 

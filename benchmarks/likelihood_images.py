@@ -54,9 +54,8 @@ def complexity(images: Images) -> Tensor:
 def gaussian_bits(seen: Images, images: Images) -> Tensor:
     """Return bits per dimension under a Gaussian with the moments of `seen`: what brightness and smoothness alone tell."""
     x = seen.x.flatten(1).double()
-    covariance = (
-        x.T.cov() + torch.eye(x.shape[1], dtype=torch.float64) / 12
-    )  # 1/12 is the variance of uniform dequantisation
+    # 1/12 is the variance of uniform dequantisation.
+    covariance = x.T.cov() + torch.eye(x.shape[1], dtype=torch.float64) / 12
     law = torch.distributions.MultivariateNormal(x.mean(0), covariance)
     return -law.log_prob(images.x.flatten(1).double()) / (x.shape[1] * torch.tensor(2.0).log())
 

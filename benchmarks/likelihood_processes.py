@@ -116,9 +116,8 @@ def judged(process: Process, n: int, seed: int) -> Values:
     sde, law = model.sde, process.law
     x = law.sample(n, torch.Generator().manual_seed(1000 + seed))
     z = torch.randn(sde.lift(x).shape, dtype=x.dtype, generator=torch.Generator().manual_seed(2000 + seed))
-    u, rest = sde.complete(
-        x, z
-    )  # for a state with more numbers than the data, the joint density: its divergence bounds that of the data
+    # For a state with more numbers than the data, the joint density: its divergence bounds that of the data.
+    u, rest = sde.complete(x, z)
     found = sdegen.estimate_log_prob(model, u.float(), joint=True, tolerance=1e-4)
     assert isinstance(found, sdegen.LogProb)
     value, truth = found.value.double() - rest, law.log_prob(x)

@@ -42,9 +42,8 @@ def samples_by_error(problem: Problem, seed: int) -> dict[str, Tensor]:
     x = problem.truth.sample(SAMPLES, draws)
     found = {"right": x, "unmeasured": problem.law.sample(SAMPLES, draws)}
     if isinstance(measurement, measurements.Linear):
-        back = torch.linalg.pinv(
-            measurement.A.double()
-        ).T  # takes a change of what is measured to the least change of the data
+        # Takes a change of what is measured to the least change of the data.
+        back = torch.linalg.pinv(measurement.A.double()).T
         residuals = (problem.y - measurement.measure(x)) @ back
         found |= {f"off by {r:g}": x + r * measurement.std * back.sum(0) for r in MOVED}
         found |= {f"{share:g} left": x + (1 - share) * residuals for share in LEFT}

@@ -194,9 +194,8 @@ def stochastic() -> dict[str, Peer]:
     try:
         k = k_diffusion("sampling")
 
-        def with_noise(
-            name: str,
-        ) -> Callable[..., Tensor]:  # plain draws, as k-diffusion's Brownian tree costs a hundred times the step
+        # Plain draws, as k-diffusion's Brownian tree costs a hundred times the step.
+        def with_noise(name: str) -> Callable[..., Tensor]:
             return lambda model, u, ratios, disable: getattr(k, f"sample_{name}")(
                 model, u, ratios, disable=disable, noise_sampler=lambda *_: torch.randn_like(u)
             )

@@ -112,7 +112,6 @@ def near_the_data(weighting: Weighting, centre: float, sde: Any, t: Tensor) -> T
     level = -0.5 * sde.snr(ends).log()
     slope = (level[1:] - level[:-1]) / (ends[1:] - ends[:-1])
     at = sde.marginal(t)
-    weight = (weighting(sde, t) @ at.R.inv() @ at.B).matrix()[
-        :, 0, 0
-    ]  # what the row's weighting is on the error of the velocity
+    # What the row's weighting is on the error of the velocity.
+    weight = (weighting(sde, t) @ at.R.inv() @ at.B).matrix()[:, 0, 0]
     return slope * weight * (-0.5 * ((-0.5 * sde.snr(t).log() - centre) / 1.8).square()).exp()

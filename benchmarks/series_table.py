@@ -90,9 +90,8 @@ def seen_places(n: int, draws: torch.Generator) -> Tensor:
     past = torch.arange(PLACES) < (share * PLACES).ceil()
     seen, begins = torch.rand(n, PLACES, generator=draws) < share, torch.rand(n, PLACES, generator=draws) < ease
     begins[:, 0] = True
-    first = (
-        torch.where(begins, torch.arange(PLACES), 0).cummax(1).values
-    )  # where the stretch that a place belongs to begins
+    # Where the stretch that a place belongs to begins.
+    first = torch.where(begins, torch.arange(PLACES), 0).cummax(1).values
     return torch.where(torch.rand(n, 1, generator=draws) < 0.5, past, seen.gather(1, first))
 
 

@@ -80,9 +80,8 @@ def mixture() -> Task:
         return theta + torch.where(wide, WIDE, NARROW) * torch.randn_like(theta)
 
     def propose(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        theta = simulate(
-            x.expand(n, 2)
-        )  # the noise is symmetric: parameters given data are drawn as data given parameters
+        # The noise is symmetric: parameters given data are drawn as data given parameters.
+        theta = simulate(x.expand(n, 2))
         return theta, (theta.abs() <= SIDE).all(1)
 
     def log_density(theta: Tensor, x: Tensor) -> Tensor:

@@ -75,9 +75,8 @@ def trained(steps: int, device: str, seed: int) -> Values:
     for _ in range(LAPS):
         for name, sampler in choices.items():
             began = time.perf_counter()
-            x = (
-                sdegen.sample(model, x_T=x_T, sampler=sampler, progress=False).double().cpu()
-            )  # on the CPU, so that an accelerator is waited for
+            # On the CPU, so that an accelerator is waited for.
+            x = sdegen.sample(model, x_T=x_T, sampler=sampler, progress=False).double().cpu()
             seconds[name].append(time.perf_counter() - began)
             cells[f"samples {name}"] = x
     y, z = (law.sample(10_000, torch.Generator().manual_seed(700 + k + 2 * seed)) for k in range(2))

@@ -8,7 +8,7 @@ of starting states, distance of the end points from an adaptive solution of the 
 orders are observed). The peers run in their own code on three grids each, and every cell is the best of them, chosen with
 hindsight; ours is the default of `sdegen.sample`, untouched, and what `samplers.fit_solver` makes of paths from other starts.
 Root-mean-square on the ring; in 8 and 64 dimensions, where single paths that end in another mode set the root-mean-square, the
-median too. "best peer is" names the peer and grid that were best on most mixtures, and on how many where not on all.
+median too. "best peer is" names the peer and grid that were best most often, and of how many mixtures where not of all.
 
 A second block observes orders of convergence, a third the law of stochastic samplers, on their samples, a fourth times and
 judges a trained network.

@@ -118,7 +118,7 @@ class Exact(Fixed, ScoreModel):
 class ExactConditional(Fixed, ScoreModel):
     """The exact score model of a linear SDE started from one of several known distributions, chosen row by row by `label`.
 
-    With the law of all data as ``null`` it is the exact counterpart of a network trained with lost labels, and goes into
+    With the law of all data as ``null`` it is the exact counterpart of a network trained with dropped labels, and goes into
     ``guidance.ClassifierFree`` like one, so that guidance can be studied without errors of a network.
 
     Parameters
