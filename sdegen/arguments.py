@@ -128,17 +128,21 @@ def _check_names(
     """Return the check that a call has no argument of another name, and none more by place, than a function has."""
     parameters = inspect.signature(function).parameters.values()
     kinds = {p.kind for p in parameters}
-    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
+    any_place, any_name = inspect.Parameter.VAR_POSITIONAL in kinds, inspect.Parameter.VAR_KEYWORD in kinds
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = [name for name in names if name != "self"]
     by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     who = function.__qualname__.removesuffix(".__init__")
     within = len(places) - (places[:1] == ["self"])
+    allowed = {"self", *names}
 
     def check(given: Sequence[Any], named: dict[str, Any]) -> None:
-        if len(given) > len(places) and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        if len(given) > len(places) and not any_place:
             number = len(given) - len(places) + within
             rest = f"; give others by name: {', '.join(by_name)}" if by_name else ""
-            raise TypeError(f"{who} takes {within} arguments by place, and is given {number}{rest}.")
-        for name in () if inspect.Parameter.VAR_KEYWORD in kinds else named.keys() - known - {"self"}:
+            taken = "1 argument" if within == 1 else f"{within} arguments"
+            raise TypeError(f"{who} takes {taken} by place, and is given {number}{rest}.")
+        for name in () if any_name else [name for name in named if name not in allowed]:
             near = difflib.get_close_matches(name, known, 1)
             instead = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known) or 'none'}."
             raise TypeError(f"{who} has no argument {name!r}; {instead}")

@@ -62,4 +62,7 @@ def with_all_digits(value: Any) -> Tensor:
     >>> with_all_digits([0.1, 0.2]), with_all_digits(3)
     (tensor([0.1000, 0.2000], dtype=torch.float64), tensor(3))
     """
+    if isinstance(value, (list, tuple)) and any(isinstance(part, Tensor) for part in value):
+        # NumPy has no bfloat16, no derivatives and no accelerators.
+        return torch.stack([with_all_digits(part) for part in value])
     return torch.as_tensor(value if isinstance(value, (Tensor, np.ndarray, np.generic)) else np.asarray(value))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .answers import FAILURES
+from .conditions import has_rows
 from .fixed import is_unknown
 
 
@@ -55,7 +56,9 @@ def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Te
             f"net takes a noise level for each state alone, and a run gives it one for all {len(x)}, of shape (1,); let forward "
             "begin with level = level.expand(len(x))."
         ) from error
-    for name, one in {k: torch.as_tensor(v) for k, v in cond.items() if isinstance(v, (Tensor, int, float))}.items():
+    shared = {name: v for name, v in cond.items() if isinstance(v, (Tensor, int, float)) and not has_rows(v, len(x))}
+    for name, value in shared.items():
+        one = torch.as_tensor(value)
         shape = one.shape[1:] if one.ndim and len(one) == 1 else one.shape
         if _answers(net, x, level, **cond | {name: one.expand(len(x), *shape)}):
             raise ValueError(

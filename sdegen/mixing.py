@@ -18,10 +18,11 @@ ROUNDING = 64.0  # units of rounding of the largest number, which is more than t
 SEED = 161_803_398_874  # that generators are set by meanwhile, and no run is likely to begin from
 SEEDS = 5  # of draws, by all of which what mixes rows must seem to
 AGAIN = 30  # times to ask it: draws of its own that drop a tenth of four numbers all agree once in 10⁵
+SOLVED = 1e-3  # share of a log-density by which solvers may err that choose their steps for all rows together
 PAIRS = (0, 1), (1, 0), (0, 0), (1, 1)
 
 
-def check_unmixed(who: str, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
+def check_unmixed(who: str, function: Callable[[Tensor], Tensor], x: Tensor, tolerance: float = 0.0) -> None:
     """Refuse a function whose answer for one datum depends on the other in its batch (`mixes_rows`), as where it subtracts their
     mean or has batch normalisation in training mode.
 
@@ -33,6 +34,8 @@ def check_unmixed(who: str, function: Callable[[Tensor], Tensor], x: Tensor) -> 
         From data ``(2, *)`` to an answer of each, ``(2, *)``.
     x
         Two data that differ, ``(2, *)``.
+    tolerance
+        As for `mixes_rows`.
 
     Raises
     ------
@@ -47,7 +50,7 @@ def check_unmixed(who: str, function: Callable[[Tensor], Tensor], x: Tensor) -> 
     ValueError: f answers otherwise of a datum when another stands beside it in the batch, as where it subtracts a mean over the \
 batch; let each row depend on its own datum alone, and networks of it be in eval mode.
     """
-    if mixes_rows(function, x):
+    if mixes_rows(function, x, tolerance):
         raise ValueError(
             f"{who} answers otherwise of a datum when another stands beside it in the batch, as where it subtracts a mean over "
             "the batch; let each row depend on its own datum alone, and networks of it be in eval mode."
@@ -55,8 +58,8 @@ batch; let each row depend on its own datum alone, and networks of it be in eval
 
 
 def check_density(law: Any, log_prob: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Refuse a law from outside whose log-density at one point depends on another (`check_unmixed`). Those of the library do not,
-    and may cost the integration of a flow.
+    """Refuse a law from outside whose log-density at one point depends on another (`check_unmixed`) by more than the error of an
+    adaptive solver. Those of the library do not, and may cost the integration of a flow.
 
     Parameters
     ----------
@@ -73,7 +76,7 @@ def check_density(law: Any, log_prob: Callable[[Tensor], Tensor], x: Tensor) -> 
         If it does.
     """
     if len(x) > 1 and type(law).__module__.split(".")[0] != __package__:
-        check_unmixed(f"{type(law).__name__}.log_prob", log_prob, x[:2])
+        check_unmixed(f"{type(law).__name__}.log_prob", log_prob, x[:2], SOLVED)
 
 
 def mixes_rows(function: Callable[[Tensor], Tensor], x: Tensor, tolerance: float = 0.0) -> bool:

@@ -246,6 +246,20 @@ def test_annealed_particles_take_any_measurement() -> None:
     assert abs(counted.mean((counted.x[:, 0] > 0).double()).item() - expected) < 0.05
 
 
+@pytest.mark.parametrize("y", [torch.tensor([2]), torch.tensor(2), [2], 2], ids=str)
+def test_counts_may_be_given_as_whole_numbers(y: Any) -> None:
+    counts = Nonlinear(lambda x: x[:, :1].exp(), PoissonNoise())
+    few: dict[str, Any] = {"steps": 2, "seed": 0, "progress": False}
+    assert torch.equal(
+        annealed_smc(EXACT, counts, 8, y=y, **few).x, annealed_smc(EXACT, counts, 8, y=torch.tensor([2.0]), **few).x
+    )
+    first = Mask(torch.tensor([True, False]), 0.5)
+    assert torch.equal(
+        split_gibbs(EXACT, first, 4, y=y, levels=2, **few),
+        split_gibbs(EXACT, first, 4, y=torch.tensor([2.0]), levels=2, **few),
+    )
+
+
 def test_noise_of_moves_grows_where_all_are_accepted_and_falls_where_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
     x = RING.sample(20, torch.Generator().manual_seed(0))
     for after, factor in ((0.0, 1.0), (-1e3, -1.0)):

@@ -507,6 +507,24 @@ def test_a_network_that_wants_a_row_of_a_condition_for_each_state_is_told_so(kin
     assert model.score(x, 0.5, theta=rows).isfinite().all()
 
 
+class Averages(Joins):
+    """A network that adds the mean of a vector of each state."""
+
+    def __init__(self) -> None:
+        super().__init__(True)
+
+    def forward(self, x: Tensor, level: Tensor, *, theta: Tensor) -> Tensor:
+        return super().forward(x, level) + theta.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("kind", [sdegen.Model, sdegen.DirectModel])
+def test_a_network_that_fails_with_a_row_of_a_condition_for_each_state_is_not_told_to_be_given_rows(kind: Any) -> None:
+    model = kind(Averages(), sdegen.VP())
+    with pytest.raises(IndexError, match="out of range"):
+        model.score(torch.ones(5, 2), 0.5, theta=torch.ones(5))
+    assert model.score(torch.ones(5, 2), 0.5, theta=torch.ones(5, 3)).isfinite().all()
+
+
 class Numbered(torch.nn.Module):
     """A network that has an embedding of the numbers of steps."""
 

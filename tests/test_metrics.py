@@ -76,6 +76,12 @@ def test_estimate_of_values_is_their_mean_and_its_standard_error():
         Estimate.of([1.0])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_an_estimate_may_be_of_a_list_of_tensors_as_of_losses(dtype: torch.dtype) -> None:
+    losses = [torch.tensor(value, dtype=dtype, requires_grad=True) for value in (1.0, 2.0, 6.0)]
+    assert Estimate.of(losses) == Estimate.of([1.0, 2.0, 6.0])
+
+
 @pytest.mark.parametrize(
     ("estimate", "text"),
     [

@@ -199,6 +199,10 @@ CALLED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: sdegen.sample(sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring()), 3, 10),
         r"^sample takes 2 arguments by place, and is given 3; give others by name: x_T, steps, sampler, ",
     ),
+    "more than one by place": (
+        lambda: sdegen.guidance.Mixed([], []),
+        r"^Mixed takes 1 argument by place, and is given 2\.$",
+    ),
     "more of a constructor": (lambda: sdegen.OU(1.0, 2.0, 3.0), r"^OU takes 2 arguments by place, and is given 3\.$"),
 }
 

@@ -81,7 +81,7 @@ class NoisedData(ABC):
         self.model, self.measurement, self.y = model, measurement, as_measured(y)
         self.generator, self.steps, self.batch, self.cond = generator, steps, batch, cond
         self.sde = _require_plain(model)
-        check_tensor("y", self.y)
+        check_tensor("y", self.y, floating=False)  # counts are whole numbers
         measurement.refuse_mixing(model)
         self.evaluations = 0  # evaluations of the model so far, of each sample
 

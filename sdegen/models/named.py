@@ -31,8 +31,8 @@ def join_conditions(fixed: dict[str, Any], cond: dict[str, Any]) -> dict[str, An
     """Return conditions that are fixed together with those of a call; refuse, by a TypeError, to give one in both."""
     for name in fixed.keys() & cond.keys():
         raise TypeError(
-            f"{name} is fixed in this model and was given again; leave it out, ask the model inside, or let guidance.Without "
-            f"fix it, which lets {name} go that is given."
+            f"{name} is fixed in this model and was given again; leave it out, ask the model inside, or fix it by "
+            f"guidance.Without, which passes over the {name} of a call."
         )
     return {**fixed, **cond}
 

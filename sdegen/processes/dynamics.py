@@ -143,11 +143,10 @@ def at_times(process: Any, name: str, *given: Tensor) -> Any:
         states, t = given[:-1], given[-1]
         told = SINGLE in str(error) or is_unknown(t)  # explained already, of a coefficient that this one calls
         if t.numel() > 1 and not told and all(_answers(coefficient, *states, u.reshape(1)) for u in t.aminmax()):
-            beside = (
-                _beside(coefficient(t.reshape(-1)[:1]))
-                if not states
-                else (f"; beside x give t its axes, t.reshape(-1{', 1' * (states[0].ndim - 1)})")
-            )
+            if states:
+                beside = f"; beside x give t its axes, t.reshape(-1{', 1' * (states[0].ndim - 1)})"
+            else:
+                beside = _beside(coefficient(t.reshape(-1)[:1]))
             raise ValueError(
                 f"{type(process).__name__}.{name} {SINGLE} ({error}); write it by elementwise torch "
                 "functions of t, as t.sqrt() or torch.where(t > 0.5, a, b), without math, float(t), t.item() and "
@@ -157,7 +156,7 @@ def at_times(process: Any, name: str, *given: Tensor) -> Any:
 
 
 def _beside(answer: Any) -> str:
-    """Return the advice which axes times need beside what a coefficient answers for one: numbers in a row, or a matrix."""
+    """Return how to give times the axes that they need beside a vector or a matrix, which a coefficient answers for one time."""
     several = isinstance(answer, Tensor) and answer.numel() > 1
     return f"; beside a tensor of numbers write t[...{', None' * answer.ndim}] for t" if several else ""
 

@@ -97,9 +97,8 @@ class Tabulated(LinearSDE):
         at every call, since the graph of one is used up by a backward pass.
         """
         if self._panels is None or self._panels[0] != state:
-            with isolated_for(
-                self
-            ):  # panels do not depend on the times that are asked about, which may be differentiated
+            # Panels do not depend on the times that are asked about, which may be differentiated.
+            with isolated_for(self):
                 panels = make()
             if panels.learns:
                 return panels
