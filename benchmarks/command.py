@@ -189,13 +189,13 @@ def add_data(
     parser.add_argument("--data", choices=choices, default=default, help=f"{what} (default: {default}{always})")
 
 
-def add_count(parser: argparse.ArgumentParser, default: int) -> None:
-    """Add the option of how many samples a row has."""
+def add_count(parser: argparse.ArgumentParser, default: int, what: str = "a row") -> None:
+    """Add the option of how many samples a row has; `what` says which rows, if not all."""
     parser.add_argument(
         "--count",
         type=whole,
         default=default,
-        help=f"samples of a row, and images held back that they are compared with, or all there are (default: {default:,})",
+        help=f"samples of {what}, and images held back that they are compared with, or all there are (default: {default:,})",
     )
 
 

@@ -211,7 +211,7 @@ def picture(table: Table) -> None:
 def options(parser: ArgumentParser) -> None:
     """Add the options of this table alone."""
     command.add_length(parser)
-    command.add_count(parser, fid_images.COUNT)
+    command.add_count(parser, fid_images.COUNT, "a DDPM's row")
 
 
 def main() -> None:
