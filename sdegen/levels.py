@@ -1,4 +1,4 @@
-"""Calls of networks with noise levels: where a network fails by the form of its level alone, an error says so."""
+"""Calls of networks with noise levels: where a network fails by the form of its level or of a condition, an error says so."""
 
 from __future__ import annotations
 
