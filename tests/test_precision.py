@@ -544,7 +544,7 @@ def test_data_are_at_least_as_fine_as_the_network(dtype: torch.dtype, given: tor
         seen.append(x.dtype)
         return Denoising()(model, x, **cond)
 
-    data = torch.utils.data.DataLoader(x, batch_size=8) if stream else x
+    data = torch.utils.data.DataLoader(x, batch_size=16) if stream else x
     if not is_finer(given, dtype):
         with pytest.raises(
             ValueError, match=f"is {given} on cpu, the model {dtype}; data are not coarser .* move one to the"
