@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
 
@@ -155,7 +156,8 @@ def isolated() -> Iterator[None]:
 
 
 class _Watch(TorchFunctionMode):
-    """A context that refuses to compute with tensors of the transformations of functions around it (``torch.func``).
+    """A context that refuses to compute with tensors that the transformations of functions around it (``torch.func``) transform.
+    Within these every result is wrapped like such a tensor, also of constants; a constant has no derivative and is no batch.
 
     Parameters
     ----------
@@ -166,6 +168,8 @@ class _Watch(TorchFunctionMode):
     def __init__(self, level: int) -> None:
         super().__init__()
         self.level = level
+        # How operations are dispatched around the block, where a forward-mode derivative can be seen.
+        self.around = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         read = func.__name__ not in _OF_SHAPE and any(map(self._transformed, tree_iter((args, kwargs))))
@@ -178,8 +182,19 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _transformed(self, value: Any) -> bool:
-        """Tell whether a value is a tensor of a transformation around the block."""
-        return isinstance(value, Tensor) and 0 < torch._C._functorch.maybe_get_level(value) <= self.level
+        """Tell whether a value is a tensor that a transformation around the block transforms."""
+        functorch = torch._C._functorch
+        if not isinstance(value, Tensor) or not 0 < functorch.maybe_get_level(value) <= self.level:
+            return False
+        if forward_ad._current_level >= 0:
+            with torch._C._ForceDispatchKeyGuard(*self.around):
+                if forward_ad.unpack_dual(value).tangent is not None:
+                    return True
+        while functorch.maybe_get_level(value) > 0:
+            if value.requires_grad or functorch.is_batchedtensor(value):
+                return True
+            value = functorch.get_unwrapped(value)
+        return False
 
 
 _OF_SHAPE = {"__get__", "size", "dim", "numel", "__len__", "is_floating_point", "is_complex"}  # what reads no numbers

@@ -191,6 +191,23 @@ def test_derivatives_by_what_a_coefficient_hides_are_right_or_refused(process: s
         torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("process", ["scalar", "schedule", "coordinates", "correlated"])
+@pytest.mark.parametrize("along", ["grad", "jvp", "jacfwd"])
+def test_constants_that_are_made_within_a_transformation_are_constants(along: str, process: str) -> None:
+    """There they are wrapped like what is transformed."""
+    draw = random.Random(f"{process} {along}")
+    rate, place = torch.tensor(draw.uniform(0.4, 1.5), dtype=torch.float64), HIDDEN[draw.choice([*HIDDEN])]
+    x = torch.tensor([[0.3, -1.2]], dtype=torch.float64)
+
+    def value(x: Tensor, rate: Tensor) -> Tensor:
+        return sdegen.Exact(of_rate(process, place(rate)), WIDE).score(x, 0.4).square().sum()
+
+    outside = 2.0 * rate
+    want = ALONG[along](lambda x: value(x, outside), x)
+    assert want.abs().min() > 0
+    torch.testing.assert_close(ALONG[along](lambda x: value(x, 2.0 * rate), x), want)
+
+
 @pytest.mark.parametrize("along", ["grad", "vjp", "jvp"])
 def test_an_attribute_is_seen(along: str) -> None:
     """What a refusal proposes."""
