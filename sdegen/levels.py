@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .answers import FAILURES
-from .conditions import has_rows
+from .conditions import conditions_of, has_rows
 from .fixed import is_unknown
 
 
@@ -56,8 +56,10 @@ def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Te
             f"net takes a noise level for each state alone, and a run gives it one for all {len(x)}, of shape (1,); let forward "
             "begin with level = level.expand(len(x))."
         ) from error
-    shared = {name: v for name, v in cond.items() if isinstance(v, (Tensor, int, float)) and not has_rows(v, len(x))}
-    for name, value in shared.items():
+    declared = conditions_of(net).kinds  # of which the network itself says what is wrong
+    for name, value in cond.items():
+        if name in declared or not isinstance(value, (Tensor, int, float)) or has_rows(value, len(x)):
+            continue
         one = torch.as_tensor(value)
         shape = one.shape[1:] if one.ndim and len(one) == 1 else one.shape
         if _answers(net, x, level, **cond | {name: one.expand(len(x), *shape)}):

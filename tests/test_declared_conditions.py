@@ -616,7 +616,7 @@ def test_what_data_may_be_without_is_learned_without(data: str) -> None:
     if data == "gaps":
         model = Model(nets.MLP(2, width=8, depth=1, conditions={"theta": Vector(1, gaps=True, dropout=None)}), VP())
         cond = {"theta": cond["theta"].index_fill(0, torch.tensor([3]), GAP)}
-    fit(model, ((x, cond) for _ in range(9)) if data == "batches" else (x, cond), **BRIEF)
+    fit(model, ((x, cond) for _ in range(9)) if data == "batches" else (x, cond), **BRIEF | {"batch_size": 16})
     sample(model, 2, steps=2)
 
 

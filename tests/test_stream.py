@@ -51,9 +51,10 @@ class Passes:
     ids=["loader", "iterator", "iterable"],
 )  # fmt: skip
 def test_a_batch_size_that_batches_of_ones_own_would_not_have_is_refused(data, size):
-    with pytest.raises(ValueError, match=rf"batch_size = {size}, and the first batch of data has 16 rows"):
+    with pytest.raises(ValueError, match=rf"batch_size = {size}, and batches of data have 16 rows"):
         fit(model(), data(), steps=1, batch_size=size, progress=False)
     fit(model(), data(), steps=1, batch_size=16, progress=False)
+    fit(model(), DataLoader(X[:5], batch_size=size), steps=1, batch_size=size, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def robustness(
     ValueError
         As for `fgsm`, or if there are fewer than two data.
     """
-    if len(x) < 2:
+    if check_tensor("x", x).ndim and len(x) < 2:
         raise ValueError(f"x has {len(x)} rows; give at least 2{SPREAD}.")
     found = []
     for epsilon in epsilons:

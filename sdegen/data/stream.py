@@ -59,7 +59,7 @@ class Stream:
     Attributes
     ----------
     own_size
-        Rows of the first batch.
+        Rows of a batch: those of the first, or as many as a `DataLoader` asks for, which may have fewer.
 
     Raises
     ------
@@ -95,7 +95,7 @@ class Stream:
         head = next(first, None)
         if head is None:
             raise ValueError(f"data is a {type(data).__name__} that gave no batch; give at least one.")
-        self.own_size = len(head.x)
+        self.own_size = getattr(data, "batch_size", None) or len(head.x)
         self._moments = join_moments(
             (len(batch.x), moments_of(batch.x)) for batch in _take_rows(MOMENT_ROWS, chain([head], first))
         )

@@ -199,8 +199,8 @@ class Settings:
         """Refuse a batch size that is given beside batches of the user's own of another size, `own`, which they keep."""
         if own is not None and self.batch_size not in (own, Settings.batch_size):
             raise ValueError(
-                f"batch_size = {self.batch_size}, and the first batch of data has {own} rows, a size that such batches keep; "
-                "give batch_size to what makes them, such as a DataLoader."
+                f"batch_size = {self.batch_size}, and batches of data have {own} rows, a size that they keep; give batch_size to "
+                "what makes them, such as a DataLoader."
             )
 
     def rate(self, step: int, done: float) -> float:

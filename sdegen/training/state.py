@@ -104,15 +104,13 @@ class Training:
         self.settings, self.run = settings, Run(settings=settings, model=model)
         self.generator = torch.Generator().manual_seed(settings.seed or 0)
         self.source = self.batches_of(data)
-        settings.check_own_size(self.source.own_size)
         kinds = (model.conditions if isinstance(model, ScoreModel) else NONE).kinds
         self.drop = Drop(settings.p_uncond, settings.null, self.source.cond, kinds)
         raw = self.source.moments(self.generator)
         self.moments = self._in_coordinates(raw)
         self.workers.share(model)
         objective = objective_of(model) if settings.loss is None else settings.loss
-        check_taken(objective, model, self.source.cond)
-        check_dropped(objective, settings.p_uncond, self.source.cond)
+        self._check_data(objective)
         self.gradient = Gradient(
             model, objective, self.parameters, self.generator, self.workers, settings.accumulate, settings.autocast,
             self.copies,
@@ -139,6 +137,12 @@ class Training:
         cast(Learner, model).moments = self.moments
         self.workers.check_same("step", self.run.steps)
         self.threads = Threads(like.device, self.run.threads if threads is None else threads)
+
+    def _check_data(self, objective: Callable[..., Tensor]) -> None:
+        """Refuse data that do not suit the objective or the settings."""
+        self.settings.check_own_size(self.source.own_size)
+        check_taken(objective, self.model, self.source.cond)
+        check_dropped(objective, self.settings.p_uncond, self.source.cond)
 
     def _measure(self, objective: Callable[..., Tensor]) -> None:
         """Give the model the units of data and conditions, and tell it which conditions it will learn with and without."""
