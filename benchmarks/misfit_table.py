@@ -26,6 +26,7 @@ from benchmarks.posterior_problems import NONLINEAR, Problem, linear
 from benchmarks.rows import Values
 from benchmarks.tables import Table
 from sdegen import guidance, measurements
+from sdegen.metrics.estimate import share_error
 
 SAMPLES = 64
 MOVED = (0.5, 1.0, 2.0, 4.0)
@@ -58,8 +59,7 @@ def compute(find: Callable[[int], Problem], count: int, seed: int) -> Values:
         for name, x in samples_by_error(problem, number).items():
             misfit = guidance.find_misfit(problem.measurement, problem.y, x)
             told.setdefault(name, []).append(misfit.wrong or misfit.narrow)
-    shares = {name: sum(found) / count for name, found in told.items()}
-    return {name: [share, (share * (1 - share) / count) ** 0.5] for name, share in shares.items()}
+    return {name: [sum(found) / count, share_error(sum(found), count)] for name, found in told.items()}
 
 
 def misfit_block(table: Table) -> str:

@@ -18,6 +18,7 @@ import sdegen
 from benchmarks import peers
 from benchmarks.rows import Values
 from benchmarks.solver_problems import TARGETS, Problem, run
+from benchmarks.speed_timing import ratio
 from benchmarks.tables import Table
 from sdegen import grids, metrics, samplers
 
@@ -83,8 +84,7 @@ def trained(steps: int, device: str, seed: int) -> Values:
     for name, x in (("default", cells.pop("samples default")), ("DDIM", cells.pop("samples DDIM")), ("exact", z)):
         w = metrics.sliced_wasserstein(x, y, generator=torch.Generator().manual_seed(seed))
         cells[f"sliced W2, {name}"] = list(w)
-    ratios = torch.tensor(seconds["default"], dtype=torch.float64) / torch.tensor(seconds["DDIM"], dtype=torch.float64)
-    return cells | {"time ratio": [ratios.median().item(), ratios.std().item() / LAPS**0.5]}
+    return cells | {"time ratio": ratio(seconds["default"], seconds["DDIM"])}
 
 
 def trained_block(table: Table) -> str:

@@ -23,6 +23,7 @@ from benchmarks.weighted_guidance import Guided, Weighted, anneal, correct, know
 from benchmarks.weighted_posteriors import posterior
 from sdegen.guidance import Product
 from sdegen.laws import multiply_laws
+from sdegen.metrics.estimate import share_error
 
 COVERAGE = {"within one": 2, "within two": 2, "bias": 3, "spread": 3, "stated": 3, "seeds": 0}
 
@@ -71,8 +72,8 @@ def covered(problem: Problem, n: int, runs: int, run_of: Weighted, seed: int) ->
     errors, own = torch.tensor(off), torch.tensor(stated)
 
     def within(k: int) -> list[float | None]:
-        share = (errors.abs() < k * own).double().mean().item()
-        return [share, (share * (1 - share) / runs) ** 0.5]
+        count = (errors.abs() < k * own).sum().item()
+        return [count / runs, share_error(count, runs)]
 
     return {
         "within one": within(1),
