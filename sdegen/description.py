@@ -164,7 +164,7 @@ def _of_torch(cls: type) -> bool:
 
 
 def _made_of_numbers(place: str) -> str:
-    """Return what the class around a module of torch may do, in the words of an error."""
+    """Return the part of an error that says how a class may keep a module of torch at a place of its own."""
     owner, _, argument = place.rpartition(".")
     return (
         f"let the constructor of {owner} make it of numbers that it keeps, and keep it under another name than that of an "

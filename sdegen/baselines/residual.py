@@ -287,10 +287,7 @@ class ResidualFlow(NormalizingFlow):
         ValueError
             If there are fewer than two probes.
         """
-        if probes < 2:
-            raise ValueError(
-                f"probes = {probes}; a standard error is made of the spread of two or more: give at least 2."
-            )
+        check_count("probes", probes, 2, ": a standard error is made of the spread of two or more")
         values = torch.stack([self._draw_estimate(x, generator, batch).detach() for _ in range(probes)])
         return values.mean(0), values.std(0) / math.sqrt(probes)
 

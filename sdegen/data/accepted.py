@@ -66,7 +66,7 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
 
 
 def _instead(x: Any) -> str:
-    """Return what to give in the place of something that is no tensor."""
+    """Return the part of an error that says what to give in the place of data that are no tensor."""
     if isinstance(x, Mapping) and x:
         names = [str(name) for name in x]
         data = next(

@@ -70,9 +70,7 @@ def kde_kl(
     ValueError
         If `draws` is below 2, `h` is not positive, or samples are not finite.
     """
-    check_count("n", n)
-    if draws < 2:
-        raise ValueError(f"draws = {draws}; it must be at least 2{SPREAD}; kde_kl_once measures one set.")
+    check_count("n", n), check_count("draws", draws, 2, f"{SPREAD}; kde_kl_once measures one set")
     generator = as_generator(generator, seed)
     sample: Any = getattr(as_law(draw), "sample", draw)
     return Estimate.of([kde_kl_once(sample(n, generator), distribution, h) for _ in range(draws)])

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..checks import check_count
 from ..laws.mixtures import Moments
-from .estimate import as_points
+from .estimate import SPREAD, as_points
 from .extraction import Extent, Extractor, ImageBatches, extract, name_and_hash
 
 
@@ -55,8 +56,7 @@ class FeatureMoments:
 
     @check_arguments
     def __init__(self, extractor: str = "features", hash: str = "", *, keep: int = 4_096) -> None:
-        if keep < 2:
-            raise ValueError(f"keep = {keep}; it must be at least 2: a standard error is made of the spread of rows.")
+        check_count("keep", keep, 2, SPREAD)
         self.extractor, self.hash, self.keep = extractor, hash, keep
         self.extent = Extent()  # of the images that the features are of
         self.rows = torch.empty(0, 0)

@@ -156,7 +156,7 @@ def at_times(process: Any, name: str, *given: Tensor) -> Any:
 
 
 def _beside(answer: Any) -> str:
-    """Return how to give times the axes that they need beside a vector or a matrix, which a coefficient answers for one time."""
+    """Return the part of an error that says how to index times, where a coefficient's answer for one is a vector or a matrix."""
     several = isinstance(answer, Tensor) and answer.numel() > 1
     return f"; beside a tensor of numbers write t[...{', None' * answer.ndim}] for t" if several else ""
 

@@ -146,7 +146,7 @@ class GramDivergence:
 
     @classmethod
     def of(cls, sde: Dynamics, linear: bool) -> GramDivergence:
-        """Return that of a process, whose noise depends on no state where it is `linear`."""
+        """Return the divergence for the noise of a process, which depends on no state where the process is `linear`."""
         dependence = Dependence.NONE if linear else None
         return cls(f"{type(sde).__name__}.diffusion", partial(diffusion_at, sde), dependence)
 
