@@ -93,7 +93,7 @@ class Condition(ABC):
 
     def has_dropped(self, values: Tensor) -> bool:
         """Tell whether some rows of values were dropped: they hold nothing but the null."""
-        return bool(_absent(values, self.null).reshape(len(values), -1).all(1).any())
+        return bool(_absent(values, self.null).reshape(len(values), math.prod(values.shape[1:])).all(1).any())
 
     def has_rows(self, name: str, value: Tensor, n: int) -> bool:
         """Tell whether a value has a row for each of `n` data; without it is one for all.
@@ -168,10 +168,12 @@ class Conditions(NamedTuple):
         )  # fmt: skip
 
     def is_dropped(self, name: str, value: Any) -> bool:
-        """Tell whether a value stands for no condition, for all data: it is None, or holds nothing but the null."""
-        known = name in self.nulls and isinstance(value, (Tensor, int))
-        values = torch.as_tensor(value if known else [])
-        return bool(values.numel() and _absent(values, self.nulls[name]).all()) if known else value is None
+        """Tell whether a value stands for no condition, for all data: it is None, or holds nothing but the null, as the empty set."""
+        if name not in self.nulls or not isinstance(value, (Tensor, int)):
+            return value is None
+        values, kind = torch.as_tensor(value), self.kinds.get(name)
+        fits = values.numel() or (kind is not None and (values.ndim == kind.ndim or len(values)))  # else no row at all
+        return bool(fits and _absent(values, self.nulls[name]).all())
 
     def with_rows(self, cond: Mapping[str, Any], n: int) -> list[str]:
         """Name the conditions that have a row for each of `n` data: declared ones that have one axis more than a value, and of
@@ -184,11 +186,10 @@ class Conditions(NamedTuple):
         n
             The number of data.
         """
-        kinds = self.kinds
         return [
             k
             for k, v in cond.items()
-            if (kinds[k].has_rows(k, v, n) if k in kinds and isinstance(v, Tensor) else has_rows(v, n))
+            if (self.kinds[k].has_rows(k, v, n) if k in self.kinds and isinstance(v, Tensor) else has_rows(v, n))
         ]
 
 

@@ -552,6 +552,23 @@ def test_the_null_of_a_condition_is_a_run_without_it(kind: str, rows: bool) -> N
     assert not torch.equal(sample(model, 4, steps=5, seed=0, c=value), whole)
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 3), st.booleans(), st.integers(1, 5))
+def test_a_set_of_nothing_is_no_set_however_it_is_written(places: int, rows: bool, n: int) -> None:
+    """With places that are all NaN or with none at all, it is a run without: its sampler, its guidance, its refusal."""
+    model = Model(awake(nets.MLP(2, width=8, depth=1, conditions={"c": Set(3, dropout=0.1)})), VP())
+    model.moments = RING.moments()
+    empty = torch.full((n, places, 3)[not rows :], GAP)
+    assert torch.equal(sample(model, n, steps=5, seed=0, c=empty), sample(model, n, steps=5, seed=0))
+    with pytest.raises(ValueError, match="nothing to guide along"):
+        sample(guidance.ClassifierFree(model, 2.0), n, steps=2, c=empty)
+    model.learned["c"] = (True, False)
+    with pytest.raises(ValueError, match="c is not given for all samples"):
+        sample(model, n, steps=2, c=empty)
+    with pytest.raises(ValueError, match=r"c has shape \(0, 2, 3\); give sets \(number, 3\), one for all rows or one for"):
+        sample(model, n, steps=2, c=torch.zeros(0, 2, 3))  # no row at all
+
+
 def learner(**dropout: float | None) -> Model:
     torch.manual_seed(0)
     kinds = {"theta": Vector(1, **dropout), "label": Label(2, **dropout)}
