@@ -168,7 +168,7 @@ class Conditions(NamedTuple):
         )  # fmt: skip
 
     def is_dropped(self, name: str, value: Any) -> bool:
-        """Tell whether a value stands for no condition, for all data: it is None, or holds nothing but the null, as the empty set."""
+        """Tell whether a value stands for no condition, for all data: it is None, empty, or holds nothing but the null."""
         if name not in self.nulls or not isinstance(value, (Tensor, int)):
             return value is None
         values, kind = torch.as_tensor(value), self.kinds.get(name)

@@ -565,7 +565,9 @@ def test_a_set_of_nothing_is_no_set_however_it_is_written(places: int, rows: boo
     model.learned["c"] = (True, False)
     with pytest.raises(ValueError, match="c is not given for all samples"):
         sample(model, n, steps=2, c=empty)
-    with pytest.raises(ValueError, match=r"c has shape \(0, 2, 3\); give sets \(number, 3\), one for all rows or one for"):
+    with pytest.raises(
+        ValueError, match=r"c has shape \(0, 2, 3\); give sets \(number, 3\), one for all rows or one for"
+    ):
         sample(model, n, steps=2, c=torch.zeros(0, 2, 3))  # no row at all
 
 
