@@ -180,6 +180,43 @@ def test_a_map_both_ways_is_held_to_coming_back() -> None:
         assert ("comes_back" in failures) == both_ways
 
 
+class DriftsAway(FlowMap):
+    """A way to the same time goes somewhere."""
+
+    def jump(self, x: Tensor, t: Any, s: Any, **cond: Any) -> Tensor:
+        return super().jump(x, t, s, **cond) + 1e-3
+
+
+class MixesRows(FlowMap):
+    """The mean of the batch has a say."""
+
+    def jump(self, x: Tensor, t: Any, s: Any, **cond: Any) -> Tensor:
+        return super().jump(x, t, s, **cond) + 1e-3 * (x - x.mean(0))
+
+
+class AnswersOtherwise(FlowMap):
+    """What samplers ask is answered with another velocity."""
+
+    def answer(self, x: Tensor, question: Any, /, **cond: Any) -> Tensor:
+        return 1.01 * super().answer(x, question, **cond)
+
+
+@pytest.mark.parametrize(
+    ("kind", "law"),
+    [
+        (DriftsAway, "a_way_to_the_same_time_goes_nowhere"),
+        (MixesRows, "rows_of_a_jump_do_not_mix"),
+        (AnswersOtherwise, "jumps_take_the_way_of_the_map"),
+    ],
+)
+def test_wrong_maps_are_named(kind: type[FlowMap], law: str) -> None:
+    model = a_map(sdegen.VP(), gaussian(torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=d64)), size=0.0)
+    model.__class__ = kind
+    (case,) = [case for case in testing.flow_map_cases(model) if case.id == law]
+    with pytest.raises(testing.report.Violation):
+        case.values[0]()
+
+
 def test_one_point_is_exact_before_training() -> None:
     point = torch.tensor([[2.0, -3.0]], dtype=d64)
     model = a_map(sdegen.VP(), sdegen.Empirical(point.repeat(3, 1)), size=0.0)

@@ -96,6 +96,14 @@ class FirstTimeForAll(sdegen.Exact):
         return super().score(x, torch.as_tensor(t).reshape(-1)[0])
 
 
+class OneTimeForAllIsAnother(sdegen.Exact):
+    """One time for several rows is taken for a later one."""
+
+    def score(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
+        t = torch.as_tensor(t)
+        return super().score(x, 1.001 * t if t.ndim == 0 and len(x) > 1 else t)
+
+
 class WrongSign(sdegen.Exact):
     """The noise has the wrong sign."""
 
@@ -116,6 +124,13 @@ class OwnNoise(sdegen.Exact):
 
     def noise(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
         return 0.9 * super().noise(x, t)
+
+
+class OwnVelocity(sdegen.Exact):
+    """`velocity_at` is overridden and `estimate` is not."""
+
+    def velocity_at(self, x: Tensor, at: Any, **cond: Any) -> Tensor:
+        return 0.9 * super().velocity_at(x, at)
 
 
 class DividesByAlpha(sdegen.Exact):
@@ -142,9 +157,11 @@ MODELS: list[Fault] = [
     (InPlace, "readings_are_functions", {"answers_are_sums_of_readings"}),
     (Mixing, "rows_do_not_mix", READ),
     (FirstTimeForAll, "rows_do_not_mix", READ),
+    (OneTimeForAllIsAnother, "rows_do_not_mix", READ),
     (WrongSign, "readings_agree", {"answers_are_sums_of_readings"}),
     (OwnDenoiser, "readings_agree", {"answers_are_sums_of_readings"}),
     (OwnNoise, "readings_agree", {"answers_are_sums_of_readings"}),
+    (OwnVelocity, "readings_agree", {"answers_are_sums_of_readings"}),
     (ForgetsTheScore, "answers_are_sums_of_readings", set()),
 ]
 
@@ -187,6 +204,12 @@ class TakesAnyStates(Outside):
     """It does not say that the network inside has a dtype."""
 
     like = None
+
+
+class EndsByItself(Outside):
+    """Its end is its own."""
+
+    end = None
 
 
 class CopiesMoments(ScoreModel):
@@ -267,6 +290,7 @@ def network(variance: bool = False) -> sdegen.Model:
 WRAPPERS: list[Fault] = [
     (AnotherProcess, "process_is_that_of_the_model_inside", set()),
     (TakesAnyStates, "process_is_that_of_the_model_inside", {"score_has_the_shape_of_the_state"}),
+    (EndsByItself, "moments_and_end_are_shared", set()),
     (CopiesMoments, "moments_and_end_are_shared", {"mode_is_that_of_the_network_inside"}),
     (KeepsItAwake, "mode_is_that_of_the_network_inside", set()),
     (Trains, "nothing_of_its_own_is_trained", set()),
@@ -345,6 +369,13 @@ class Backwards(VelocityParametrization):
         return -super().c_noise(at)
 
 
+class LevelInAColumn(VelocityParametrization):
+    """The noise level has an axis too many."""
+
+    def level(self, sde: Any, at: Any) -> Tensor:
+        return super().level(sde, at).reshape(-1, 1)
+
+
 class LevelOfTheBatch(VelocityParametrization):
     """The noise level is centred over the batch."""
 
@@ -360,6 +391,7 @@ PARAMETRIZATIONS: list[Fault] = [
     (LoudInput, "input_has_unit_variance", set()),
     (LogTime, "coefficients_are_finite_at_both_ends", set()),
     (Backwards, "noise_level_rises_with_time", set()),
+    (LevelInAColumn, "noise_level_rises_with_time", {"rows_do_not_mix"}),
     (LevelOfTheBatch, "rows_do_not_mix", set()),
 ]
 
@@ -389,6 +421,17 @@ class TooManyNumbers(UniformWeighting):
 
     def __call__(self, sde: Any, t: Tensor) -> Any:
         return Scale(torch.ones(len(t), 3))
+
+
+class WidensStates(UniformWeighting):
+    """The weighted state is float64 whatever the state is."""
+
+    def __call__(self, sde: Any, t: Tensor) -> Any:
+        class Wide(Scale):
+            def __call__(self, y: Tensor) -> Tensor:
+                return super().__call__(y).double()
+
+        return Wide(torch.ones_like(t))
 
 
 class InfiniteEarly(UniformWeighting):
@@ -422,6 +465,7 @@ class OfTheBatch(UniformWeighting):
 WEIGHTINGS: list[Fault] = [
     (Number, "weight_is_an_operator_for_every_row", {"weights_are_finite_and_not_zero", "rows_do_not_mix"}),
     (TooManyNumbers, "weight_is_an_operator_for_every_row", {"weights_are_finite_and_not_zero", "rows_do_not_mix"}),
+    (WidensStates, "weight_is_an_operator_for_every_row", set()),
     (InfiniteEarly, "weights_are_finite_and_not_zero", set()),
     (NothingLate, "weights_are_finite_and_not_zero", set()),
     (OfTheBatch, "rows_do_not_mix", set()),
@@ -452,6 +496,14 @@ class SingleTimes(UniformTimes):
     def sample(self, sde: Any, n: int, generator: Any = None) -> tuple[Tensor, Tensor]:
         t, factor = super().sample(sde, n, generator)
         return t.float(), factor
+
+
+class NegativeFactor(UniformTimes):
+    """Factors count against the loss."""
+
+    def sample(self, sde: Any, n: int, generator: Any = None) -> tuple[Tensor, Tensor]:
+        t, factor = super().sample(sde, n, generator)
+        return t, -factor
 
 
 class NoFactorForOne(UniformTimes):
@@ -497,6 +549,7 @@ class InverseFactor(ImportanceTimes):
 
 TIMES: list[Fault] = [
     (BeyondTheEnd, "times_lie_inside", {"factor_undoes_the_law"}),
+    (NegativeFactor, "times_lie_inside", {"factor_undoes_the_law"}),
     (NoFactorForOne, "times_lie_inside", set()),
     (SingleTimes, "times_lie_inside", set()),
     (OwnRandomness, "generator_decides_the_draw", set()),
