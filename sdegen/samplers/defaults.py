@@ -27,6 +27,7 @@ from .trials import TURN, WIDER, choose_solver, level, make_by_moments, summaris
 USUAL = 20  # steps, where the tables compare solvers
 LONG = 500  # steps of a method whose error falls as one over them: the only one that asks nothing of the process
 MENDS = 0.8  # of the reversed process's noise: ten evaluations then come near the FID of a thousand steps of DDPM
+ROOM = 10  # steps under conditions, from which on order three has room around the Gaussian of their moments
 NOISE_FROM = 6  # steps: with fewer the solver's own error is the larger one
 
 
@@ -51,10 +52,10 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
 
     Under conditions or measurements the law of the samples is narrower than the data's moments say. A network that was trained
     with conditions has a profile of the law under them, and with it its variance: there the reference is the Gaussian of that
-    variance around zero. Elsewhere, but for networks of images, the grid is the one by the moments with 1.5 times the scale,
-    and the order two up to twelve steps and three beyond, with a corrector: around the Gaussian of the moments under the
-    conditions where these are known (`ScoreModel.conditional_moments`), as under linear measurements, and around a point mass
-    where not.
+    variance around zero. Elsewhere, but for networks of images, it is around the Gaussian of the moments under the conditions
+    where these are known (`ScoreModel.conditional_moments`), as under linear measurements, and around a point mass where not.
+    The grid is the one by the moments with 1.5 times the scale, and the order two up to twelve steps and three beyond, with a
+    corrector; from ten steps on around known moments ``Angle(scale, power=0.75)``, and the order three.
 
     With noise (`eta`) it is `SecantSDE`, on the grid of equal parts of the root of the error, or on
     ``Angle(scale, power=0.75)`` with half that scale where no profile is known. Under conditions it is `ExponentialSDE` on
@@ -127,8 +128,11 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     if conditioned and not draws_images(model):
         # The law of the samples is narrower than the data's moments say, and the flow of these leaves it three quarters of its
         # width at ten steps. Chosen on exact posteriors of mixtures in 2 to 16 dimensions, by distance and width.
-        grid = Angle(end=end, scale=WIDER * (scale or TURN), power=0.5)
-        return Multistep(steps, grid, 2 if steps < 13 else 3, MatchedConditional(), share, corrector=True)
+        if known and steps >= ROOM:
+            grid, order = Angle(end=end, scale=scale or TURN, power=0.75), 3
+        else:
+            grid, order = Angle(end=end, scale=WIDER * (scale or TURN), power=0.5), 2 if steps < 13 else 3
+        return Multistep(steps, grid, order, MatchedConditional(), share, corrector=True)
     return make_by_moments(steps, end, scale, Normal() if scale is None else None)
 
 

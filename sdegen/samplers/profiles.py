@@ -27,7 +27,7 @@ from ..processes.linear import LinearSDE, gaussian
 from ..processes.scalar import as_scalar
 from .start import check_states
 from .stops import move_cost, move_stops
-from .trials import CONTESTANTS, MOST, follow_flow, summarise_law, trial_cost, try_solvers, untried
+from .trials import CONTESTANTS, LAST, MOST, follow_flow, summarise_law, trial_cost, try_solvers, untried
 
 LEVELS = 32
 DRAWS, FEWEST = 16, 4  # data at each level
@@ -247,8 +247,8 @@ def known_profile(model: ScoreModel, end: float | None, steps: int | None) -> Pr
     of, measured = vars(model).get("_measured", (about, profile))
     if measured is profile and of != about:
         profile = None  # it was of the same model before that changed
-    few = steps if steps is not None and steps <= MOST else None  # of more steps the profile says enough
-    told = profile is not None and (few is None or profile.choices[few] >= 0)
+    few = steps if steps is not None and steps <= LAST else None  # of more steps the profile says enough
+    told = profile is not None and (few is None or _was_tried(profile, few))
     if told or model.moments is None or model.conditions.names:
         return profile
     data = model.draw_standardised(DRAWS)
@@ -258,13 +258,20 @@ def known_profile(model: ScoreModel, end: float | None, steps: int | None) -> Pr
     if profile is None:
         profile = _measure(model, x_0, end, {})
     if few is not None:
-        choices, moves = profile.choices.clone(), profile.stops.clone()
-        ((choices[few], own),) = _try(model, x_0, profile, end, [few], True, {})
-        moves[few, : len(own)] = own
+        choices, moves = torch.full((max(len(profile.choices), few + 1),), -1), profile.stops.clone()
+        choices[: len(profile.choices)] = profile.choices
+        ((choices[few], own),) = _try(model, x_0, profile, end, [few], few <= MOST, {})
+        if len(own):
+            moves[few, : len(own)] = own
         profile = profile._replace(choices=choices, stops=moves)
     model.profile = profile
     vars(model)["_measured"] = about, profile
     return profile
+
+
+def _was_tried(profile: Profile, steps: int) -> bool:
+    """Tell whether solvers were tried in a number of steps."""
+    return steps < len(profile.choices) and bool(profile.choices[steps] >= 0)
 
 
 def _about(model: ScoreModel, end: float | None) -> Any:
