@@ -30,8 +30,8 @@ class Profile(NamedTuple):
     given
         Whether all this is of the law under conditions, each datum under its own, ``()``.
     choices
-        For each number of steps from 0 to 12, which of the default's solvers was nearest to the flow, by its place among them; −1
-        where none was tried, ``(13,)``.
+        For each number of steps from 0 to 12, or to the most that were tried, which of the default's solvers was nearest to the
+        flow, by its place among them; −1 where none was tried, ``(13,)`` or longer.
     stops
         For each number of steps from 0 to 12, where that solver stops instead of at its own times, as fractions of the way along
         its grid, rising from 0 to 1 and −1 beyond; −1 throughout where its own times are kept, ``(13, 13)``.

@@ -37,11 +37,11 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
 
     On scalar processes it follows the probability flow by `Multistep`. That is chosen
 
-    - by trials, in up to twelve steps: of a few solvers the one that came nearest to the model's own flow on some paths. They
-      differ in their grid, of equal parts of the measured error (`EvenError`) or around a level of noise that is guessed
-      (`Angle`), in their order, and in their reference, the Gaussian of the data's moments or a point mass. The stops of the
-      nearest are then moved, where paths held back end nearer to the flow so. `fit` makes these trials (``model.profile``),
-      and for a true score the first call with that number of steps does;
+    - by trials, in up to twelve steps, or sixty of a true score: of a few solvers the one that came nearest to the model's own
+      flow on some paths. They differ in their grid, of equal parts of the measured error (`EvenError`) or around a level of
+      noise that is guessed (`Angle`), in their order, and in their reference, the Gaussian of the data's moments or a point
+      mass. In up to twelve steps the stops of the nearest are then moved, where paths held back end nearer to the flow so.
+      `fit` makes these trials (``model.profile``), and for a true score the first call with that number of steps does;
     - by the profile, in more steps or where none were tried: the grid of equal parts of the error around that Gaussian, with
       an order that grows with the steps, as high orders need room: one up to two steps, two up to six, three up to twelve, and
       beyond three with a corrector, which makes it four. Data that are points at the last noise are followed around a point
