@@ -18,7 +18,7 @@ EVALUATIONS = (10, 20, 50, 100)
 FITTED = (2, 4)  # evaluations of a solver that is fitted to the model
 SCALES = (1.25, 1.375, 1.5, 2.0, 3.0)
 JUMPS = (1, 2, 4)
-FEW = (5, 6)  # evaluations of the default sampler in rows beside the jumps
+FEW = (5, 6)  # evaluations of the default sampler in more rows
 LIMITED = (1.5, 2.0, 3.0, 4.0)  # scales of guidance that is switched off at high noise levels,
 LEVEL = 5.0  # above this sigma / alpha
 
@@ -82,8 +82,9 @@ def recipes(quick: bool, data: str) -> dict[str, Recipe]:
     for name, make in makers.items():
         found |= {f"{name}, {n}": Recipe(partial(make, steps=n)) for n in evaluations}
     default = partial(samplers.default, steps=10)
+    few = (*JUMPS, *FEW) if data in SHIPPED else FEW
+    found |= {f"default, {n}": Recipe(partial(samplers.default, steps=n)) for n in few}
     if data in SHIPPED:
-        found |= {f"default, {n}": Recipe(partial(samplers.default, steps=n)) for n in (*JUMPS, *FEW)}
         found |= {f"jumps, {n}": Recipe(partial(jump, steps=n), lambda task: task.jumping) for n in JUMPS}
         found |= {
             f"jumps, {n}, noise between": Recipe(partial(jump, steps=n, back=1.0), lambda task: task.jumping)
