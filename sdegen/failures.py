@@ -1,4 +1,4 @@
-"""Four failures that Python's and torch's own messages do not explain, put in a sentence: `explain`, and the same for a ``with``
+"""Five failures that Python's and torch's own messages do not explain, put in a sentence: `explain`, and the same for a ``with``
 block, `Explained`.
 """
 
@@ -18,7 +18,8 @@ def explain(who: str, failure: Exception) -> None:
 
     A ``StopIteration`` of code from outside would end the iteration of a caller without a word, or come out of a generator as
     another error; a tensor that was made under ``torch.inference_mode()`` has no derivatives; ``torch.func.vmap`` follows no
-    numbers that are looked at; and where torch's default device is meta new tensors hold none.
+    numbers that are looked at, and no transformation of ``torch.func`` the adaptive steps of torchdiffeq; and where torch's
+    default device is meta new tensors hold none.
 
     Parameters
     ----------
@@ -55,6 +56,11 @@ def explain(who: str, failure: Exception) -> None:
         raise RuntimeError(
             f"{who} looks at numbers or draws some, which torch.func.vmap does not follow; call it once, with all rows in a "
             "batch, and take derivatives by torch.autograd.grad, or torch.func.jacrev(..., chunk_size=1)."
+        ) from failure
+    if said.startswith("In order to use an autograd.Function with functorch"):
+        raise RuntimeError(
+            f"{who} takes adaptive steps, which torch.func does not follow; take derivatives by torch.autograd.grad, or give a "
+            "sampler or a method of fixed steps."
         ) from failure
     if torch.get_default_device().type == "meta" and "default device" not in said:
         raise RuntimeError(

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["Fixed", "isolated", "isolated_for", "bytes_of", "kept_property", "is_unknown", "remembered", "weights_of"]
+__all__ = [
+    "Fixed",
+    "bytes_of",
+    "is_followed",
+    "isolated_for",
+    "kept_property",
+    "remembered",
+    "tensors_of",
+    "weights_of",
+]
 
 import functools
 import gc
 import inspect
 from abc import ABCMeta
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from types import FunctionType
 from typing import Any, Generic, TypeVar, overload
 from weakref import WeakKeyDictionary
@@ -17,12 +26,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_iter
 
 from .show import show_value
 from .signatures import Overridable
+from .transforms import is_unknown, isolated
 from .warning import warn_caller
 
 T = TypeVar("T")
@@ -136,74 +143,42 @@ def _making(init: Callable[..., None]) -> Callable[..., None]:
     return make
 
 
-@contextmanager
-def isolated() -> Iterator[None]:
-    """Compute within a ``with`` block as if the caller were in no transformation of functions (``torch.func``), no inference mode
-    and under no default device: what is kept must bear no trace of who first asked for it.
-
-    Raises
-    ------
-    RuntimeError
-        If the block computes with a tensor of such a transformation, as of a closure: its derivatives would be lost.
-    """
-    cpu, grad = torch.device("cpu"), torch.is_grad_enabled()
-    # Within either context every operation passes through Python, so each is entered where it may change anything alone.
-    home = nullcontext() if torch.get_default_device() == cpu else cpu
-    transform = torch._C._functorch.peek_interpreter_stack()
-    watch = nullcontext() if transform is None else _Watch(transform.level())
-    with torch._C._DisableFuncTorch(), torch.inference_mode(False), torch.set_grad_enabled(grad), home, watch:
-        yield
-
-
-class _Watch(TorchFunctionMode):
-    """A context that refuses to compute with tensors that the transformations of functions around it (``torch.func``) transform.
-    Within these every result is wrapped like such a tensor, also of constants; a constant has no derivative and is no batch.
-
-    Parameters
-    ----------
-    level
-        How many of these there are; tensors of those within the block have a higher one.
-    """
-
-    def __init__(self, level: int) -> None:
-        super().__init__()
-        self.level = level
-        # How operations are dispatched around the block, where a forward-mode derivative can be seen.
-        self.around = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-
-    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
-        read = func.__name__ not in _OF_SHAPE and any(map(self._transformed, tree_iter((args, kwargs))))
-        if read:
-            raise RuntimeError(
-                "a tensor that torch.func transforms is used where what is computed is kept beyond the transformation, as a "
-                "tensor in a closure of a process's coefficients is; let the process have it as an attribute "
-                "(self.beta = beta), where it is seen, or differentiate by torch.autograd.grad."
-            )
-        return func(*args, **(kwargs or {}))
-
-    def _transformed(self, value: Any) -> bool:
-        """Tell whether a value is a tensor that a transformation around the block transforms."""
-        functorch = torch._C._functorch
-        if not isinstance(value, Tensor) or not 0 < functorch.maybe_get_level(value) <= self.level:
-            return False
-        if forward_ad._current_level >= 0:
-            with torch._C._ForceDispatchKeyGuard(*self.around):
-                if forward_ad.unpack_dual(value).tangent is not None:
-                    return True
-        while functorch.maybe_get_level(value) > 0:
-            if value.requires_grad or functorch.is_batchedtensor(value):
-                return True
-            value = functorch.get_unwrapped(value)
-        return False
-
-
-_OF_SHAPE = {"__get__", "size", "dim", "numel", "__len__", "is_floating_point", "is_complex"}  # what reads no numbers
-
-
 def isolated_for(thing: Any) -> AbstractContextManager[None]:
     """Return the context in which what an object keeps is computed: `isolated`, unless its own numbers are being transformed."""
-    own = [*thing.parameters(), *thing.buffers()] if isinstance(thing, nn.Module) else vars(thing).values()
-    return nullcontext() if any(isinstance(v, Tensor) and is_unknown(v) for v in own) else isolated()
+    return nullcontext() if any(map(is_unknown, tensors_of(thing))) else isolated()
+
+
+def is_followed(thing: Any) -> bool:
+    """Tell whether an object holds tensors whose derivatives, or batches of which, are asked for: what is computed from it must
+    not be kept for others.
+    """
+    learned = torch.is_grad_enabled()
+    return any(is_unknown(value) or (learned and value.requires_grad) for value in tensors_of(thing))
+
+
+def tensors_of(thing: Any) -> Iterator[Tensor]:
+    """Return the tensors that an object holds, one by one: the parameters and buffers of a module, and what its attributes hold,
+    also in lists, dictionaries, networks and other objects of the library.
+    """
+    if isinstance(thing, nn.Module):
+        yield from thing.parameters()
+        yield from thing.buffers()
+    for name, value in vars(thing).items():
+        if not name.startswith("_"):
+            yield from _tensors_in(value)
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors_in(part)
+    elif isinstance(value, (list, tuple, set)):
+        for part in value:
+            yield from _tensors_in(part)
+    elif isinstance(value, (nn.Module, Fixed)):
+        yield from tensors_of(value)
 
 
 class kept_property(functools.cached_property[T]):
@@ -214,13 +189,6 @@ class kept_property(functools.cached_property[T]):
             return self
         with isolated_for(thing):
             return super().__get__(thing, owner)
-
-
-def is_unknown(value: Tensor) -> bool:
-    """Tell whether the numbers of a tensor cannot be read: those of a meta tensor, or of the argument of a function that is
-    being transformed (``torch.func``).
-    """
-    return value.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
 def bytes_of(value: Tensor) -> bytes:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .answers import FAILURES
 from .conditions import conditions_of, has_rows
-from .fixed import is_unknown
+from .transforms import is_unknown
 
 
 def ask_net(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> Any:

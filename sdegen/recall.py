@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .fixed import Fixed, bytes_of, is_unknown, isolated, weights_of
+from .fixed import Fixed, bytes_of, is_followed, weights_of
+from .transforms import is_unknown, isolated
 
 T = TypeVar("T")
 _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
@@ -138,6 +139,6 @@ def _parts(value: Any) -> dict[str, Any]:
 
 def _weights(value: Fixed) -> Any:
     """Return what an object that stays as it was made holds of numbers that may change all the same."""
-    if isinstance(value, nn.Module) and torch.is_grad_enabled() and any(p.requires_grad for p in value.parameters()):
+    if is_followed(value):
         raise _Untold
     return weights_of(value)

@@ -27,7 +27,7 @@ ORDER = [
         "warning",
         "written",
     ],
-    ["signatures"],
+    ["signatures", "transforms"],
     ["fixed"],
     ["answers", "checks", "conditions", "identity", "recall"],
     ["arguments", "levels", "mixing", "precision", "progress"],

@@ -24,11 +24,12 @@ from ..answers import check_answer, check_each
 from ..arguments import asked_as, check_arguments
 from ..checks import check_tensor, kind_of
 from ..dense import with_all_digits
-from ..fixed import Fixed, is_unknown
+from ..fixed import Fixed
 from ..laws.products import pull_back, value_and_slope
 from ..models.score import ScoreModel
 from ..precision import dtype_of, uncast
 from ..show import show_call
+from ..transforms import is_unknown
 from .conjugate_gradients import Map
 from .near import refuse_mixing
 from .noises import GaussianNoise, LocalGaussian, NoiseLaw

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
 from ..checks import check_count, check_tensor
-from ..fixed import Fixed, isolated
+from ..fixed import Fixed
 from ..precision import apply_matrix
 from ..show import show_call
+from ..transforms import check_constant, isolated
 
 ROUNDING = 1e-5  # how far QᵀQ may be from the identity: rounding of float32 over a few hundred numbers
 
@@ -188,7 +189,7 @@ class Axes(Basis):
         check_tensor("Q", Q, ndim=2)
         if Q.shape[0] != Q.shape[1] or not len(Q):
             raise ValueError(f"Q has shape {tuple(Q.shape)}; give a square matrix, an axis in each column.")
-        self.Q = Q.detach().cpu().double()
+        self.Q = check_constant("Q", Q).detach().cpu().double()
         off = (self.Q.T @ self.Q - torch.eye(len(Q), dtype=torch.float64)).abs().max().item()
         if not off <= ROUNDING:
             raise ValueError(
@@ -233,7 +234,7 @@ def principal_axes(covariance: Tensor) -> Axes:
         If it is not square, or not symmetric.
     """
     check_tensor("covariance", covariance, ndim=2)
-    C = covariance.detach().cpu().double()
+    C = check_constant("covariance", covariance).detach().cpu().double()
     if C.shape[0] != C.shape[1] or not torch.allclose(C, C.T, rtol=1e-6, atol=1e-12):
         raise ValueError(f"covariance of shape {tuple(C.shape)} is not symmetric; give that of the data, (d, d).")
     return Axes(torch.linalg.eigh(C).eigenvectors)

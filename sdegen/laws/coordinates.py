@@ -29,6 +29,7 @@ from ..arguments import check_arguments
 from ..fixed import Fixed
 from ..precision import apply_matrix
 from ..show import show_call
+from ..transforms import check_constant
 from .domains import check_domain
 from .products import value_and_slope
 from .vectors import sum_rows
@@ -260,11 +261,9 @@ class Whitening(Coordinates):
 
     @check_arguments
     def __init__(self, mean: Tensor, W: Tensor) -> None:
-        mean, W = mean.detach().double().cpu(), W.detach().double().cpu()
+        mean, W = (check_constant(n, v).detach().double().cpu() for n, v in (("mean", mean), ("W", W)))
         if W.shape != (mean.numel(), mean.numel()):
-            raise ValueError(
-                f"mean has {mean.numel()} numbers and W shape {tuple(W.shape)}; give a matrix over all of them."
-            )
+            raise ValueError(f"mean has {mean.numel()} numbers and W shape {tuple(W.shape)}; give a matrix over all.")
         self.mean, self.W = mean, W
         self._inverse, singular = torch.linalg.inv_ex(W)
         self._log_det = torch.linalg.slogdet(W).logabsdet.item()

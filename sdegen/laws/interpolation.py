@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_tensor
-from ..fixed import isolated
+from ..transforms import isolated
 
 
 @cache

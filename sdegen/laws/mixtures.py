@@ -21,6 +21,7 @@ from ..checks import check_tensor
 from ..fixed import Fixed
 from ..precision import widened
 from ..show import show_call
+from ..transforms import check_constant
 from .bases import Basis
 from .covariances import Covariances
 from .draws import check_draws
@@ -162,10 +163,7 @@ class GaussianMixture(Distribution):
     @check_arguments
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor, basis: Basis | None = None) -> None:
         for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
-            if not value.is_floating_point():
-                raise TypeError(f"{name} has dtype {value.dtype}; give floating-point values.")
-            if not value.isfinite().all():
-                raise ValueError(f"{name} holds NaN or infinite values; give finite ones.")
+            check_tensor(name, check_constant(name, value))
         weights, means, covariances = (v.detach().cpu().double().clone() for v in (weights, means, covariances))
         if weights.ndim != 1 or means.ndim < 1 or len(means) != len(weights) or len(weights) == 0:
             raise ValueError(

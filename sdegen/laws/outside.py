@@ -12,6 +12,7 @@ from torch import distributions as D
 
 from ..seeding import seeded
 from ..show import show_call
+from ..transforms import check_constant
 from .mixtures import Distribution, GaussianMixture, check_event
 from .products import pull_back
 
@@ -124,7 +125,7 @@ def _mixture(law: D.MixtureSameFamily) -> GaussianMixture | None:
     parts = law.component_distribution
     if len(law.batch_shape) or _moments(parts, len(parts.batch_shape) - 1) is None:
         return None
-    weights = law.mixture_distribution.probs.detach().double()
+    weights = _constants(law, "probs", law.mixture_distribution.probs)
     mean, covariance = _moments(parts, len(parts.batch_shape) - 1)  # type: ignore[misc]
     some = weights > 0
     return GaussianMixture(weights[some] / weights.sum(), mean[some], covariance[some])
@@ -144,10 +145,14 @@ def _moments(law: D.Distribution, axes: int) -> tuple[Tensor, Tensor] | None:
     while isinstance(inner, D.Independent):
         inner = inner.base_dist
     if type(inner) is D.Normal:
-        return inner.mean.detach().double(), inner.variance.detach().double()
+        return _constants(law, "mean", inner.mean), _constants(law, "variance", inner.variance)
     if type(law) in (D.MultivariateNormal, D.LowRankMultivariateNormal) and axes == 0:
-        return inner.mean.detach().double(), inner.covariance_matrix.detach().double()
+        return _constants(law, "mean", inner.mean), _constants(law, "covariance", inner.covariance_matrix)
     return None
+
+
+def _constants(law: D.Distribution, name: str, value: Tensor) -> Tensor:
+    return check_constant(f"the {name} of {type(law).__name__}", value).detach().double()
 
 
 def as_closed(law: Any) -> Any:

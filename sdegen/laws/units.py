@@ -11,6 +11,7 @@ from ..arguments import check_arguments
 from ..dense import with_all_digits
 from ..fixed import Fixed, isolated_for
 from ..show import show_call
+from ..transforms import check_constant
 
 APART = 0.03  # largest distance of neighbouring numbers of a dtype at the mean, over the spread: rounding costs 1 % of the spread
 
@@ -59,6 +60,8 @@ class Units(Fixed):
 
     @check_arguments
     def __init__(self, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> None:
+        for name, value in (("mean", mean), ("std", std)):
+            check_constant(name, value)
         mean, std = (with_all_digits(v).detach().cpu().to(torch.float64, copy=True) for v in (mean, std))
         if mean.shape != std.shape:
             raise ValueError(f"mean has shape {tuple(mean.shape)} and std {tuple(std.shape)}; give them of one shape.")

@@ -7,14 +7,17 @@ __all__ = ["Integration", "Path", "check_flow", "follow", "warn_of_passes"]
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..fixed import tensors_of
 from ..laws.derivatives import Divergence
 from ..laws.odes import TABLEAUS, Slope, check_method, integrate, integrate_in_steps
 from ..laws.products import Field, check_derivatives, value_and_slope
 from ..models.score import ScoreModel, check_dtype
+from ..processes.base import SDE
 from ..samplers.ode import refuse_flow
 from ..show import show_call
+from ..transforms import is_transformed
 from ..warning import warn_caller
 from .adams import adams
 from .draws import stderr_of_mean
@@ -163,6 +166,7 @@ def follow(
     ValueError
         If it cannot be; the message names the time.
     """
+    _check_constant(model.sde)
     flow = model.sde.flow(model)
     ends = torch.tensor(times, dtype=torch.float64)
     tau = flow.clock(ends)
@@ -192,6 +196,22 @@ def follow(
     stderr = torch.zeros_like(totals[:, 0]) if traces.exact else stderr_of_mean(totals)
     end = flow.unchart(state[:, :d].reshape(shape), ends[1])
     return Path(_brought_back(model, end, flow.field(tau.mean())), totals.mean(1), stderr, evaluations)
+
+
+def _check_constant(sde: SDE) -> None:
+    """Refuse derivatives of a path by a tensor of its process, whose clock, and the prior at its end, count as constants.
+
+    Raises
+    ------
+    ValueError
+        If ``torch.func`` transforms a tensor of the process, or one that it holds as a plain attribute requires gradients.
+    """
+    recorded = torch.is_grad_enabled() and not isinstance(sde, nn.Module)
+    if any(is_transformed(value) or (recorded and value.requires_grad) for value in tensors_of(sde)):
+        raise ValueError(
+            f"densities have no derivatives by a tensor of {type(sde).__name__}, whose clock and prior count as constants; take "
+            "differences of two processes, or derivatives of losses.Variational."
+        )
 
 
 def _brought_back(model: ScoreModel, x: Tensor, field: Field) -> Tensor:

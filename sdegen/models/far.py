@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..data.source import FEW_BATCHES
-from ..fixed import is_unknown
 from ..nets.conditioning import ROWS, Conditioning
+from ..transforms import is_unknown
 from ..warning import warn_caller
 
 # No row of n can lie farther from their mean than √n of their standard deviations: n is what the units are measured on at most.

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..arguments import check_arguments
 from ..checks import check_count
 from ..conditions import Conditions
-from ..fixed import isolated
 from ..laws.mixtures import Moments
 from ..processes.linear import LinearSDE, as_linear
+from ..transforms import isolated
 from .reversal import LearnedReversal
 from .score import ScoreModel
 from .wrapper import Wrapper

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ..answers import FAILURES, check_answer, check_unchanged, versions
 from ..arguments import check_arguments
 from ..conditions import Conditions, conditions_of
-from ..fixed import is_unknown
 from ..laws.bases import principal_axes
 from ..laws.calibrated import Calibrated
 from ..laws.diagonal import Diagonal
@@ -29,6 +28,7 @@ from ..processes.scalar import is_scalar
 from ..processes.validity import check_process
 from ..recall import recall
 from ..signatures import check_call
+from ..transforms import is_unknown
 from .far import warn_of_far
 from .parametrizations import Coefficients, EDMParametrization, MatchedParametrization, Parametrization
 from .score import ScoreModel, VelocityModel, check_dtype, rotated

@@ -163,7 +163,7 @@ class CoordinateSDE(ElementwiseSDE):
         v = self.variances(moments.covariance)
         v = v + 1e-12 * v.max().clamp_min(1e-12)
         law = GaussianMixture(torch.ones(1, dtype=torch.float64), moments.mean[None], v, self.basis)
-        return law.diffuse(self.marginal(self.T))
+        return law.diffuse(self._constant_marginal(self.T))
 
 
 class CoordinateScheduleSDE(Scheduled, CoordinateSDE):

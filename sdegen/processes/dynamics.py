@@ -16,13 +16,14 @@ from ..answers import as_numbers, ask, check_answer
 from ..arguments import asked_as
 from ..checks import kind_of
 from ..dense import check_dense
-from ..fixed import Fixed, is_unknown
+from ..fixed import Fixed
 from ..laws.coordinates import Coordinates
 from ..laws.diagonal import Diagonal
 from ..laws.harmonics import Harmonics
 from ..laws.operators import Operator, Scale
 from ..precision import uncast
 from ..show import show_call
+from ..transforms import is_unknown
 
 SINGLE = "answers for one time and not for several"  # by these words an error that explains this is known further up
 

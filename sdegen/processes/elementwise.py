@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..fixed import is_unknown, remembered, weights_of
+from ..fixed import is_followed, remembered, weights_of
 from ..laws.kernels import Transition
 from ..laws.operators import Elementwise, Operator
 from ..laws.products import value_and_slope
+from ..transforms import is_unknown
 from .base import Flow, HasVelocity
 from .dynamics import as_ordered_times, as_time, at_times
 from .inverse import Tabulated
@@ -94,8 +95,8 @@ class ElementwiseSDE(Tabulated):
 
     @property
     def _quadrature_state(self) -> tuple[Any, bool]:
-        """What a quadrature depends on besides its times: the state of the coefficients, and whether they are differentiated."""
-        return self.state, isinstance(self, nn.Module) and torch.is_grad_enabled()
+        """What a quadrature depends on besides its times: the state of the coefficients, and whether derivatives are recorded."""
+        return self.state, torch.is_grad_enabled()
 
     def _known_panels(self) -> Panels:
         """Return the panels of the coefficients."""
@@ -105,7 +106,7 @@ class ElementwiseSDE(Tabulated):
             f, g = (partial(at_times, self, name) for name in ("f", "g"))
             return Panels(f, g, 0.0, self.T, number, self.piece is not None, self.coefficient_shape)
 
-        return self._kept_panels(self._quadrature_state, make)
+        return self._kept_panels((self.state, is_followed(self)), make)
 
     def alpha(self, t: Tensor) -> Tensor:
         """Return the signal coefficient ``alpha(t) = exp ∫_0^t f``."""

@@ -18,6 +18,7 @@ from ..checks import check_number, check_tensor
 from ..laws.marginals import LEAST_SIGNAL
 from ..show import show_call
 from ..signatures import Overridable
+from ..transforms import check_constant
 from .base import SDE
 
 APART = 1e-14  # the least difference of two times of a grid, relative to the later one
@@ -289,7 +290,7 @@ class Given(Grid):
 
     @check_arguments
     def __init__(self, times: Tensor) -> None:
-        times = check_tensor("times", times, finite=False).double()
+        times = check_constant("times", check_tensor("times", times, finite=False)).double()
         if times.ndim != 1 or len(times) < 1 or not (times[1:] < times[:-1]).all() or times.isnan().any():
             raise ValueError(f"times = {times.tolist()}; give strictly decreasing times, noise first.")
         super().__init__(times[0].item(), times[-1].item())

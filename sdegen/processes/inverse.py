@@ -90,19 +90,22 @@ class Tabulated(LinearSDE):
     ``log snr`` with its derivative.
     """
 
-    _panels: tuple[Any, Any] | None = None  # the last, with the state of the coefficients
+    # The last, with the state of the coefficients, and whether derivatives were recorded when they were made.
+    _panels: tuple[Any, Any, bool] | None = None
 
     def _kept_panels(self, state: Any, make: Callable[[], P]) -> P:
         """Return panels of the coefficients, kept while the state of these stays the same. Panels that carry gradients are made
-        at every call, since the graph of one is used up by a backward pass.
+        at every call, since the graph of one is used up by a backward pass; whether they carry any is known once they are made
+        where derivatives are recorded.
         """
-        if self._panels is None or self._panels[0] != state:
+        recorded = torch.is_grad_enabled()
+        if self._panels is None or self._panels[0] != state or (recorded and not self._panels[2]):
             # Panels do not depend on the times that are asked about, which may be differentiated.
             with isolated_for(self):
                 panels = make()
             if panels.learns:
                 return panels
-            self._panels = state, panels
+            self._panels = state, panels, recorded
         found: P = self._panels[1]
         return found
 

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
 from ..dense import check_dense
-from ..fixed import kept_property, remembered
+from ..fixed import kept_property, remembered, tensors_of
 from ..laws.draws import check_given, noise_like
 from ..laws.embedding import WHOLE, Embedding, Observation
 from ..laws.kernels import Kernel, Transition
 from ..laws.marginals import LEAST_SIGNAL, Marginal, Perturbed
 from ..laws.mixtures import Distribution, GaussianMixture, Moments
 from ..laws.operators import Operator, Scale
+from ..transforms import check_constant
 from .base import SDE
 from .dynamics import as_time
 
@@ -130,7 +131,16 @@ class LinearSDE(SDE):
     @check_arguments
     def diffused(self, law: Distribution, t: Tensor | float) -> GaussianMixture:
         """Return the marginal distribution at one time `t` of states whose data come from `law`, in its own units."""
-        return law.in_units(self.units).diffuse(self.marginal(t), self.embedding)
+        return law.in_units(self.units).diffuse(self._constant_marginal(t), self.embedding)
+
+    def _constant_marginal(self, t: Tensor | float) -> Marginal:
+        """Return the marginal at `t` for a law at one time, which is made of constants; refuse it of a process that
+        ``torch.func`` transforms.
+        """
+        with torch.no_grad():
+            for value in tensors_of(self):
+                check_constant(f"{type(self).__name__} holds what its law at one time is made of; this", value)
+            return self.marginal(t)
 
     def observe(self, x: Tensor, t: Tensor | float) -> Observation:
         """Reduce the state `x` at `t` to its sufficient statistic for the datum, ``y = C x_0 + S zeta``."""
@@ -251,7 +261,7 @@ class LinearSDE(SDE):
         moments
             Mean and covariance of the data in the units of the process (`ScoreModel.state_moments`).
         """
-        return gaussian(moments).diffuse(self.marginal(self.T), self.embedding)
+        return gaussian(moments).diffuse(self._constant_marginal(self.T), self.embedding)
 
     def root(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
         """Return the matrix root of the covariance of the marginal at `t`."""

@@ -10,13 +10,13 @@ __all__ = ["CorrelatedSDE", "CoupledSDE", "MatrixFlow", "MatrixSDE"]
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..answers import ask_score
-from ..fixed import isolated_for, kept_property, remembered, weights_of
+from ..fixed import is_followed, isolated_for, kept_property, remembered, weights_of
 from ..laws.embedding import Embedding, IntoChannels
 from ..laws.kernels import Kernel, Transition
 from ..laws.matrices import Matrix
@@ -72,7 +72,7 @@ class CoupledSDE(Tabulated):
 
     def _known_panels(self) -> MatrixPanels:
         """Return the panels of the coefficients."""
-        state = weights_of(self), isinstance(self, nn.Module) and torch.is_grad_enabled()
+        state = weights_of(self), is_followed(self)
         return self._kept_panels(state, lambda: MatrixPanels(self._checked_F, self._checked_G, 0.0, self.T))
 
     @kept_property
@@ -97,9 +97,8 @@ class CoupledSDE(Tabulated):
 
     @property
     def _learns(self) -> bool:
-        """Whether derivatives by parameters of the process are asked for."""
-        learned = isinstance(self, nn.Module) and torch.is_grad_enabled()
-        return learned and any(p.requires_grad for p in cast(nn.Module, self).parameters())
+        """Whether derivatives by parameters or attributes of the process are asked for."""
+        return is_followed(self)
 
     @remembered
     def _known_root(self) -> RootTable:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..answers import as_numbers
 from ..checks import kind_of
-from ..fixed import isolated
 from ..laws.interpolation import gauss
+from ..transforms import isolated
 
 OfTime = Callable[[Tensor], Tensor]
 P = TypeVar("P", bound=tuple[Tensor, ...])
@@ -196,14 +196,14 @@ class Panels(Refined[_Integrals]):
             f, g2, h = f.movedim(1, -1), g2.movedim(1, -1), h.reshape(-1, *[1] * len(self.shape), 1)
         drift = h[..., 0] * (f @ rule.weights)
         rest = drift[..., None] - h * (f @ rule.integrals.T)  # integral of f from u to the end
-        log_noise = 2 * rest + g2.log()  # of the variance that comes at u
+        log_noise = 2 * rest + _log(g2)  # of the variance that comes at u
         with torch.no_grad():
             largest = log_noise.amax(-1, keepdim=True).clamp_min(-1e300)  # no noise has no logarithm
             tails = [_tail(f), _tail((log_noise - largest).exp())]
             errors = [h[..., 0] * tails[0], (h[..., 0] * tails[1]).log() + largest[..., 0]]
             size = h[..., 0] * (f.abs() @ rule.weights)
             ends = [f @ rule.ends.T, g2 @ rule.ends.T]
-        return _Integrals(drift, torch.logsumexp(log_noise + (rule.weights * h).log(), -1), size, *errors, *ends)
+        return _Integrals(drift, _log_sum(log_noise + _log(rule.weights * h)), size, *errors, *ends)
 
     def _sum(self, panels: _Integrals) -> Tensor:
         """Sum the panels' integrals to the moments at the panels' ends, and return each panel's error, as a multiple of the one
@@ -273,6 +273,18 @@ class Panels(Refined[_Integrals]):
 def _from_zero(values: Tensor) -> Tensor:
     """Return the cumulative sum of `values`, with 0 before it."""
     return torch.cat([values.new_zeros(1, *values.shape[1:]), values.cumsum(0)])
+
+
+def _log(values: Tensor) -> Tensor:
+    """Return logarithms of values from 0 on; of 0 it is −inf, with no derivative, where torch's is 0 / 0."""
+    some = values > 0
+    return values.where(some, 1.0).log().where(some, -torch.inf)
+
+
+def _log_sum(logs: Tensor) -> Tensor:
+    """Return the logarithm of the sum over the last axis; of zeros alone it is −inf, with no derivative, where torch's is NaN."""
+    some = (logs > -torch.inf).any(-1)
+    return logs.where(some[..., None], 0.0).logsumexp(-1).where(some, -torch.inf)
 
 
 def _over(each: Tensor, values: Tensor) -> Tensor:

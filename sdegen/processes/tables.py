@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import check_count, check_number, check_tensor
+from ..transforms import check_constant
 from .scalar import ScheduleSDE
 
 
@@ -61,7 +62,7 @@ class DDPM(ScheduleSDE):
 
     @check_arguments
     def __init__(self, betas: Tensor | None = None) -> None:
-        betas = linear_betas() if betas is None else check_tensor("betas", betas).double()
+        betas = linear_betas() if betas is None else check_constant("betas", check_tensor("betas", betas)).double()
         if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
             worst = betas.reshape(-1)[(betas.reshape(-1) - 0.5).abs().argmax()].item() if betas.numel() else math.nan
             raise ValueError(
@@ -113,7 +114,7 @@ class AngleTable(ScheduleSDE):
 
     @check_arguments
     def __init__(self, alphas_cumprod: Tensor) -> None:
-        table = check_tensor("alphas_cumprod", alphas_cumprod).double().cpu()
+        table = check_constant("alphas_cumprod", check_tensor("alphas_cumprod", alphas_cumprod)).double().cpu()
         if table.ndim != 1 or len(table) < 2 or not (table.diff() < 0).all() or not (table[-1] >= 0 and table[0] < 1):
             raise ValueError(
                 f"alphas_cumprod of shape {tuple(table.shape)}; expected two or more numbers that fall, all from 0 to below 1."

@@ -193,13 +193,13 @@ class Scalar:
         for i in range(0, len(asked), size):
             own = slice(i, i + size)
             between, turns = self.turned(path[own])
-            integrand = self.P_squared(between).reciprocal_()
+            integrand = self.P_squared(between).reciprocal()  # nothing in place: a process may be differentiated by
             if turns is not None:
-                integrand *= turns
+                integrand = integrand * turns
             if self.eta:
-                integrand *= self.kept(end[own, None], between).pow_(0.5 * self.eta**2)
+                integrand = integrand * self.kept(end[own, None], between) ** (0.5 * self.eta**2)
             if self.lean:
-                integrand /= self.leaning(between)
+                integrand = integrand / self.leaning(between)
             integrals[own] = (l[own] @ integrand.reshape(*integrand.shape[:2], -1)).reshape(integrals[own].shape)
         weights = [W * ((1 + self.eta**2) * r[s] * P_s) for W in integrals.unbind(1)]
         if (least[s] <= 0).any():  # a point mass at sigma = 0: the limit of P_s ∫ l dphi / sin² is −l at the end

@@ -136,8 +136,8 @@ def sample(
         `Langevin`, and `DDIM` with ``eta > 0``. `log_prob_of_steps` finds them again under other weights.
     grad
         Record the run for derivatives of the samples by `x_T`, conditions and parameters. All evaluations of the network are held
-        in memory then; one that calls itself by ``torch.utils.checkpoint.checkpoint`` holds its inputs alone. What is chosen by
-        the state, such as adaptive steps, counts as constant.
+        in memory then; one that calls itself by ``torch.utils.checkpoint.checkpoint`` holds its inputs alone. What is chosen
+        counts as constant: adaptive steps, the default sampler, and the times of a grid, which follow from the process.
     progress
         Show a bar; by default where standard error is a terminal.
     callback
@@ -276,7 +276,7 @@ def _choose(
 
     def choose() -> tuple[Sampler, Tensor, float | None, float | None]:
         chosen = default(whole, steps) if sampler is None else sampler
-        times = chosen.times(model.sde, denoise)
+        times = chosen.times(model.sde, denoise).detach()  # constants, whatever of the process is differentiated by
         judged = times[-1].item() == model.sde.t_min and (denoise or not is_linear(model.sde))
         spread = spread_at(model, times[-1]) if judged else None
         leaves = bool(times[0] > times[:2][-1])  # a run that stays at its first time forgets where it began
