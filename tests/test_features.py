@@ -136,6 +136,10 @@ def test_any_module_has_a_hash_of_its_weights():
     assert weights_hash(nets[1]) == first.hash
     linear = nn.Linear(16, 2).eval()
     assert feature_moments(x.flatten(1), linear).extractor == "Linear"
+    # Names, dtypes and shapes count as bytes do.
+    named = lambda name, value: weights_hash(nn.ParameterDict({name: nn.Parameter(value, requires_grad=False)}))
+    assert len({named("a", torch.zeros(4)), named("b", torch.zeros(4)), named("a", torch.zeros(2, 2)),
+        named("a", torch.zeros(8).bfloat16()), named("a", torch.zeros(8).half())}) == 5  # fmt: skip
     assert weights_hash(nn.BatchNorm1d(3)) != weights_hash(nn.BatchNorm1d(3, momentum=0.5, affine=False))
 
 

@@ -251,6 +251,11 @@ def test_fits_for_the_denoising_end_too() -> None:
             sdegen.sample(model, 8, sampler=sampler, final="sample")
 
 
+def test_weights_that_a_move_has_not_have_a_factor_of_one(fitted: Fitted) -> None:
+    """The first move has one evaluation to weigh."""
+    assert fitted.factors[0, 0] != 1 and (fitted.factors[0, 1:] == 1).all()
+
+
 def test_save_and_load(fitted: Fitted, tmp_path: Path) -> None:
     sdegen.save(fitted, tmp_path / "solver.safetensors")
     back = sdegen.load(tmp_path / "solver.safetensors")

@@ -217,6 +217,18 @@ def test_wrong_maps_are_named(kind: type[FlowMap], law: str) -> None:
         case.values[0]()
 
 
+def test_ends_that_differ_are_told_with_how_far_apart_most_are() -> None:
+    """Half of the ends are moved by one standard deviation of the data in each of two coordinates, the others by none."""
+    model = a_map(sdegen.VP(), gaussian(torch.eye(2, dtype=d64)), size=0.0)
+    case = testing.flow_maps.MapCase(model, 4, 0.1, {})
+    x, s = case.x_T, case.time(0.0)
+    moved = x + torch.tensor([[0.0], [0.0], [1.0], [1.0]], dtype=d64)
+    with pytest.raises(
+        testing.report.Violation, match=r"ends differ by 0.707, .* 0.1 allowed \(median 0.707, .* 1.41\)"
+    ):
+        case.meet("ends", moved, x, s)
+
+
 def test_one_point_is_exact_before_training() -> None:
     point = torch.tensor([[2.0, -3.0]], dtype=d64)
     model = a_map(sdegen.VP(), sdegen.Empirical(point.repeat(3, 1)), size=0.0)

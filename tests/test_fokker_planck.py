@@ -259,6 +259,18 @@ def test_an_end_is_moved_out_by_a_quarter_of_the_axis() -> None:
     )
 
 
+@pytest.mark.parametrize("n", [5, 12])
+def test_polynomials_of_degree_three_are_read_off_their_splines(n: int) -> None:
+    """Up to both ends and a little beyond."""
+    cells, a = Cells([Axis(-1.0, 2.0)], n), torch.randn(4, dtype=torch.float64)
+    value = lambda x: a[0] + a[1] * x + a[2] * x**2 + a[3] * x**3
+    slope = lambda x: a[1] + 2 * a[2] * x + 3 * a[3] * x**2
+    x = torch.linspace(-1.0 - 0.4 * 3 / n, 2.0 + 0.4 * 3 / n, 30, dtype=torch.float64)[:, None]
+    found, slopes = cells.read(cells.splines(value(cells.centres).T), x)
+    torch.testing.assert_close(found, value(x), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(slopes[..., 0], slope(x), rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("mass", [0.989, 0.992, 1.008, 1.011])
 def test_data_whose_mass_on_the_grid_is_off_by_more_than_a_hundredth_are_refused(mass: float) -> None:
     cells = Cells([Axis(0.0, 2.0)], 50)

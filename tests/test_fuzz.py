@@ -137,7 +137,7 @@ IN_FLOAT64 = (
     "guidance.measurements.mixture_posterior", "guidance.measurements.posterior_moments",
     "metrics.KernelDensity", "metrics.crps", "metrics.effective_share", "metrics.find_coverage", "metrics.find_ranks",
     "metrics.find_tarp_coverage", "metrics.kl_from_log_ratio", "metrics.knn_kl", "metrics.mmd", "metrics.mode_shares",
-    "metrics.predictive_check",
+    "metrics.predictive_check", "inference.LinearGuess", "laws.coordinates.Whitening", "processes.AngleTable",
 )  # fmt: skip
 
 
@@ -178,6 +178,28 @@ def test_numbers_of_float32_are_the_same_numbers_in_float64(name: str) -> None:
     assert coarse.keys() == fine.keys() and fine
     for place, value in fine.items():
         torch.testing.assert_close(coarse[place], value, rtol=1e-10, atol=1e-12, equal_nan=True, msg=place)
+
+
+# These keep times that may be parameters, and tables are known in advance.
+KEEP_DERIVATIVES = ("processes.grids.Given", "samplers.BrownianNoise", "processes.AngleTable")
+
+
+@pytest.mark.parametrize("name", [*(name for name in IN_FLOAT64 if name not in KEEP_DERIVATIVES), "principal_axes"])
+def test_what_is_computed_in_float64_has_no_derivative_by_what_is_given(name: str) -> None:
+    """A graph that nobody asked for would hold all data in memory."""
+    if name == "principal_axes":
+        found = numbers_within(sdegen.laws.bases.principal_axes(torch.eye(2).requires_grad_()))
+    else:
+        function = function_of(name)
+        given = {a.name: (a.keyword, fresh(a.valid)) for a in arguments(name, function, TARGETS[name][1])}
+        for k, (keyword, value) in given.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                given[k] = keyword, value.clone().requires_grad_()
+            if k == "generator":
+                given[k] = keyword, torch.Generator().manual_seed(3)
+        positional = [value for keyword, value in given.values() if not keyword]
+        found = numbers_within(function(*positional, **{k: value for k, (keyword, value) in given.items() if keyword}))
+    assert found and not [place for place, value in found.items() if value.requires_grad]
 
 
 def test_every_public_callable_is_tried_or_excepted_with_a_reason() -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 import sdegen
 from sdegen import fit, metrics
 from sdegen.data import Source, collect
-from sdegen.data.fingerprint import Fingerprint
+from sdegen.data.fingerprint import Fingerprint, standardised, tolerance
 from sdegen.laws.outside import TorchLaw, as_law
 
 CPU = torch.device("cpu")
@@ -288,6 +288,20 @@ def test_what_is_no_image_is_refused_in_a_sentence(kind: str) -> None:
         BAD_IMAGES[kind]()
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".") and len(message) < 250 and "np." not in message, message
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 250.0])
+def test_how_far_fingerprints_lie_apart_does_not_hang_on_the_unit_of_data(unit: float) -> None:
+    x = 5 + 2 * torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = 7.0  # which does not vary
+    plain, moments = sdegen.moments_of(x), sdegen.moments_of(unit * x)
+    want = (x - x.mean(0)) / x.var(0, correction=0).sqrt().where(x.var(0) > 1e-20, 1.0)
+    varies = [0, 2]
+    torch.testing.assert_close(standardised(unit * x, moments)[:, varies], want[:, varies], rtol=1e-8, atol=1e-8)
+    keep = lambda m: m._replace(mean=m.mean[varies], covariance=m.covariance[varies][:, varies])
+    allowed = [tolerance(keep(m), torch.float32) for m in (moments, plain)]
+    assert allowed[0] == pytest.approx(allowed[1], rel=1e-9)
+    assert allowed[1] == pytest.approx(1e-6 + 10 * 2**-23 * (1 + (x.mean(0) / x.std(0))[varies].max().item()), rel=0.02)
 
 
 def test_fingerprints_see_rows_that_change_places_however_far_apart() -> None:

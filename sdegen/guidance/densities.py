@@ -187,7 +187,7 @@ def _evaluate(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x
     """Return both densities and their slopes at points; slopes are 0 where the density is."""
     with torch.inference_mode(False), torch.enable_grad():
         _refuse_far(gaussian, x, ~as_vectors(x.isfinite()).all(1))
-        x = x.detach().clone().requires_grad_()  # no tensor of inference, which has no slope
+        x = x.clone().requires_grad_()  # no tensor of inference, which has no slope
         log_f = ask_numbers("log_prob", log_prob, x).double()
         bad = log_f.isnan() | (log_f == torch.inf)
         _refuse_far(gaussian, x.detach(), bad)

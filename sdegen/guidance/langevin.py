@@ -113,7 +113,7 @@ class LangevinCopy(CopiedData):
         value, _, back = pull_back(lambda z: (self.log_likelihood(z), ()), z)
         slope = level * self.sde.units.stretch(back(torch.ones_like(value))) - w
         # Where the likelihood is no number, the walk is without a slope.
-        drift = P.solve(slope.nan_to_num(0.0, 0.0, 0.0))
+        drift = P.solve(slope.where(slope.isfinite(), 0.0))
         most = STEEPEST**2 * P.numbers
         return value - 0.5 * dot(w, w), drift * rows((most / dot(drift, drift).clamp_min(most)).sqrt(), drift)
 

@@ -248,7 +248,7 @@ def mixture_posterior(law: GaussianMixture, measurement: LinearMeasurement, y: T
     """
     check_tensor("y", y)
     A = measurement.matrix(law.event_shape)
-    y = y.detach().cpu().double().flatten()
+    y = y.detach().cpu().flatten()
     if len(y) != len(A):
         raise ValueError(f"y has {len(y)} numbers; of a datum {len(A)} are measured. Give those of one datum.")
     means, C = law.flat()
