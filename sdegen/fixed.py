@@ -31,6 +31,7 @@ from .show import show_value
 from .signatures import Overridable
 from .transforms import is_unknown, isolated
 from .warning import warn_caller
+from .written import read_elsewhere
 
 T = TypeVar("T")
 _MAKING = "_making"
@@ -188,7 +189,9 @@ class kept_property(functools.cached_property[T]):
         if thing is None:
             return self
         with isolated_for(thing):
-            return super().__get__(thing, owner)
+            value = super().__get__(thing, owner)
+        vars(thing).setdefault("_followed", set()).add(self.attrname)  # and not given in its place
+        return value
 
 
 def bytes_of(value: Tensor) -> bytes:
@@ -205,27 +208,32 @@ def bytes_of(value: Tensor) -> bytes:
 def weights_of(thing: Any) -> Any:
     """Return the present values of a module's parameters and buffers, by which a change of them is seen.
 
-    Of another object it is what its attributes hold that can be changed in place, tensors, arrays, lists and networks; None
-    where there are none.
+    Of another object it is what its attributes hold that can be changed in place, tensors, arrays, lists and networks. With
+    either goes what code of the user's reads elsewhere, as a number that a notebook has for all (`read_elsewhere`). None where
+    there is none of this.
     """
-    if not isinstance(thing, nn.Module):
-        own = {k: v for k, v in vars(thing).items() if isinstance(v, _CHANGEABLE) and not k.startswith("_")}
-        followed = functools.cached_property  # what follows from the attributes is none
-        held = [(k, v) for k, v in own.items() if not isinstance(getattr(type(thing), k, None), followed)]
-        return [(name, _content(value)) for name, value in held] or None
-    values = [*thing.parameters(), *thing.buffers()]
-    if any(map(is_unknown, values)):
-        return object()  # equal to none
-    return tuple(map(bytes_of, values))
+    outside = [(name, _content(value)) for name, value in read_elsewhere(thing)]
+    if isinstance(thing, nn.Module):
+        return (*_weights(thing), *outside)
+    own = {k: v for k, v in vars(thing).items() if isinstance(v, _CHANGEABLE) and not k.startswith("_")}
+    followed = vars(thing).get("_followed", ())  # what follows from the attributes is none
+    held = [(k, v) for k, v in own.items() if k not in followed and type(getattr(type(thing), k, None)) is not _CACHED]
+    return [*((name, _content(value)) for name, value in held), *outside] or None
 
 
+def _weights(module: nn.Module) -> tuple[Any, ...]:
+    values = [*module.parameters(), *module.buffers()]
+    return (object(),) if any(map(is_unknown, values)) else tuple(map(bytes_of, values))  # an object equals no other
+
+
+_CACHED = functools.cached_property
 _CHANGEABLE = (Tensor, np.ndarray, list, dict, set, nn.Module)
 
 
 def _content(value: Any) -> Any:
     """Return what a value holds now, so that it compares unequal once that has changed."""
     if isinstance(value, nn.Module):
-        return weights_of(value)
+        return _weights(value)
     if isinstance(value, np.ndarray):
         return value.shape, value.tobytes()
     if isinstance(value, Tensor):

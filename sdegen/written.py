@@ -1,12 +1,20 @@
-"""What `identity` finds out about code that the user has written: which classes are the user's own, and what their code reads and
-sets.
+"""What is found out about code that the user has written: which classes are the user's own, and what their code reads and sets.
 
 Two functions are the same if their code has one fingerprint, and looks up the same elsewhere.
 """
 
 from __future__ import annotations
 
-__all__ = ["attributes_read", "attributes_set", "closed_over", "fingerprint", "globals_read", "methods", "users_own"]
+__all__ = [
+    "attributes_read",
+    "attributes_set",
+    "closed_over",
+    "fingerprint",
+    "globals_read",
+    "methods",
+    "read_elsewhere",
+    "users_own",
+]
 
 import dis
 import functools
@@ -15,10 +23,17 @@ import sys
 import types
 from typing import Any
 
+import numpy as np
+from torch import Tensor, nn
+
 
 def users_own(cls: type) -> bool:
     """Tell whether a class is neither of this library, nor of Python, nor of a package that is installed."""
-    root = cls.__module__.split(".")[0]
+    return _users_own(cls.__module__.split(".")[0])
+
+
+@functools.lru_cache(1024)
+def _users_own(root: str) -> bool:
     file = getattr(sys.modules.get(root), "__file__", None) or ""
     return root not in (__package__, *sys.stdlib_module_names) and "site-packages" not in file
 
@@ -34,6 +49,83 @@ def closed_over(function: types.FunctionType) -> dict[str, Any]:
     """Return the variables that a function closes over, by name, without those that are None or not set yet."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     return {name: cell.cell_contents for name, cell in cells if _filled(cell)}
+
+
+def read_elsewhere(thing: Any) -> list[tuple[str, Any]]:
+    """Return what the code of an object's class, and functions that it holds, read from globals and closures, by name, as far as
+    the user has written them: numbers, words, tensors, tables and networks.
+
+    Functions that such code calls are followed, and of other objects, modules and classes the attributes that it reads. Left out
+    is what the code itself changes, as the list in which it notes its calls.
+    """
+    own = [f for cls in type(thing).__mro__ if users_own(cls) for f in methods(cls)]
+    seen, found = {id(thing)}, list[tuple[str, Any]]()
+    for function in (*own, *(f for f in vars(thing).values() if _followed(f))):
+        _read_by(function, seen, found)
+    return found
+
+
+def _followed(value: Any) -> bool:
+    return isinstance(value, types.FunctionType) and _users_own(value.__module__.split(".")[0])
+
+
+def _read_by(function: types.FunctionType, seen: set[int], found: list[tuple[str, Any]]) -> None:
+    """Add what one function reads elsewhere, and what the functions that it calls do."""
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    reads, names, changes = _of_code(function.__code__)
+    around = function.__globals__
+    outside = closed_over(function) | {name: around[name] for name in names if name in around}
+    for name, value in outside.items():
+        _add(name, value, () if changes else (list, dict, set), reads, seen, found)
+
+
+@functools.lru_cache(1024)
+def _of_code(code: types.CodeType) -> tuple[frozenset[str], frozenset[str], bool]:
+    """Return the names of attributes and of globals that code reads, and whether it changes tables."""
+    reads = attributes_read(code) - attributes_set(code)
+    changes = reads & _CHANGING or _operands(code, "STORE_SUBSCR") or _operands(code, "DELETE_SUBSCR")
+    return reads, globals_read(code), bool(changes)
+
+
+def _add(
+    name: str, value: Any, tables: tuple[type, ...], reads: frozenset[str], seen: set[int], found: list[tuple[str, Any]]
+) -> None:
+    """Add a value, or, of what is none, its attributes that are read."""
+    if _followed(value):
+        found.append((name, value.__code__))
+        return _read_by(value, seen, found)
+    if isinstance(value, (bool, int, float, complex, str, tuple, np.ndarray, Tensor, nn.Module, *tables)):
+        return found.append((name, value))
+    foreign = isinstance(value, types.ModuleType) and not _users_own(value.__name__.split(".")[0])
+    if id(value) in seen or foreign:
+        return None
+    seen.add(id(value))
+    kinds = (value,) if isinstance(value, type) else type(value).__mro__
+    held = [vars(part) for part in (value, *filter(users_own, kinds)) if hasattr(part, "__dict__")]
+    for attribute in reads:
+        for part in held:
+            if attribute in part:
+                _add(f"{name}.{attribute}", part[attribute], tables, reads, seen, found)
+                break
+    return None
+
+
+# Methods by which lists, dicts and sets change.
+_CHANGING = {
+    "add",
+    "append",
+    "clear",
+    "discard",
+    "extend",
+    "insert",
+    "pop",
+    "popleft",
+    "remove",
+    "setdefault",
+    "update",
+}
 
 
 def _filled(cell: types.CellType) -> bool:

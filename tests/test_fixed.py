@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,55 @@ def test_a_table_that_was_given_may_change_and_the_process_does_not() -> None:
     assert torch.equal(sde.alpha(torch.tensor([0.3, 0.7], dtype=torch.float64)), before)
 
 
+LAW = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[0.5, -0.3]]), torch.tensor([0.4]))
+GIVEN: dict[str, tuple[list[Tensor], Callable[..., Any], Callable[[Any], Tensor]]] = {
+    "mixture": (
+        [torch.tensor([0.3, 0.7]), torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([0.2, 0.4])],
+        sdegen.GaussianMixture,
+        lambda law: torch.cat([law.log_prob(torch.ones(1, 2).double()), law.moments().covariance.flatten()]),
+    ),
+    "data": (
+        [torch.tensor([[0.0, 1.0], [2.0, 0.5], [1.0, 1.0]])],
+        lambda x: sdegen.Exact(sdegen.VP(), sdegen.Empirical(x)),
+        lambda model: torch.cat([model.score(torch.ones(1, 2).double(), 0.3)[0], model.moments.mean]),
+    ),
+    "whitening": (
+        [torch.tensor([0.5, 0.2]), torch.tensor([[1.0, 0.3], [0.0, 2.0]])],
+        sdegen.coordinates.Whitening,
+        lambda u: torch.cat([(x := torch.ones(1, 2).double()), u(x), u.inverse(x), u.log_det(x).expand(1, 2)]),
+    ),
+    "Jacobi": (
+        [torch.tensor([2.0, 3.0]), torch.tensor([1.5, 4.0])],
+        sdegen.Jacobi,
+        lambda sde: sde.drift(x := torch.full((1, 2), 0.4).double(), torch.tensor(0.3)) + sde.diffusion(x, torch.tensor(0.3)),
+    ),
+    "mask": (
+        [torch.tensor([True, False, True])],
+        lambda mask: measurements.Mask(mask, 0.1),
+        lambda A: torch.cat([A(torch.arange(3.0)[None]), A.mask[None].float()], 1),
+    ),
+    "betas": (
+        [torch.linspace(0.01, 0.3, 20)],
+        lambda betas: sdegen.Exact(sdegen.DDPM(betas), LAW),
+        lambda model: model.score(torch.ones(1, 2).double(), 0.3),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+@pytest.mark.parametrize("name", GIVEN)
+def test_what_was_given_may_change_and_what_is_made_of_it_does_not_in_part(name: str, used: bool) -> None:
+    """An object goes by the numbers that it was made of, and not by these here and by the present ones there."""
+    given, make, read = GIVEN[name]
+    for place in range(len(given)):
+        mine = [v.double() if v.is_floating_point() else v.clone() for v in given]
+        one, other = make(*mine), make(*(v.clone() for v in mine))
+        if used:
+            read(one)
+        mine[place].copy_(~mine[place] if mine[place].dtype == torch.bool else 0.5 * mine[place])
+        assert torch.equal(read(one), read(other)), f"argument {place}"
+
+
 # --- what a process holds is seen, however it changes within -----------------------------------------------------------
 
 
@@ -310,6 +360,180 @@ def test_what_a_process_holds_is_seen_however_it_changes_within(kind: Any, held:
     for a, b in zip(again, readings(new), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
     assert not torch.equal(again[-1], first[-1])
+
+
+def test_noise_at_0_of_a_lifted_process_is_seen_however_it_changes() -> None:
+    class Lifted(sdegen.LiftedSDE):
+        E = torch.eye(3, 2, dtype=torch.float64)
+
+        def __init__(self, Sigma_0: Tensor) -> None:
+            self.Sigma_0 = Sigma_0
+
+        def F(self, t: Tensor) -> Tensor:
+            return torch.tensor([[-1.0, 0.0, 0.6], [0.0, -1.0, 0.6], [-0.6, -0.6, -1.0]], dtype=torch.float64)
+
+        def G(self, t: Tensor) -> Tensor:
+            return torch.tensor([0.8, 0.8, 1.4], dtype=torch.float64).diag()
+
+    Sigma_0, t = torch.tensor([0.0, 0.0, 0.25], dtype=torch.float64).diag(), torch.tensor(0.6, dtype=torch.float64)
+    used = Lifted(Sigma_0)
+    before = used.root(t).matrix()
+    Sigma_0 *= 0.5
+    assert torch.equal(used.root(t).matrix(), (new := Lifted(Sigma_0.clone()).root(t).matrix()))
+    assert not torch.equal(new, before)
+
+
+# --- so is what its code reads elsewhere ---------------------------------------------------------------------------------
+
+RATE, TABLE, WEIGHT = 1.0, {"rate": 1.0}, torch.ones(1, dtype=torch.float64)
+SETTINGS = SimpleNamespace(model=SimpleNamespace(rate=1.0))
+
+
+class Constants:
+    rate = 1.0
+
+
+def pace(t: Tensor) -> Tensor:
+    return RATE * (1 + t)
+
+
+def of_global(t: Tensor) -> Tensor:
+    return RATE + 0 * t
+
+
+def of_table(t: Tensor) -> Tensor:
+    return TABLE["rate"] + 0 * t
+
+
+def of_tensor(t: Tensor) -> Tensor:
+    return WEIGHT[0] + 0 * t
+
+
+def of_settings(t: Tensor) -> Tensor:
+    return SETTINGS.model.rate + 0 * t
+
+
+def of_class(t: Tensor) -> Tensor:
+    return Constants.rate + 0 * t
+
+
+def of_helper(t: Tensor) -> Tensor:
+    return pace(t) / (1 + t)
+
+
+def of_closure() -> tuple[Callable[[Tensor], Tensor], Callable[[float], None]]:
+    rate = 1.0
+
+    def read(t: Tensor) -> Tensor:
+        return rate + 0 * t
+
+    def change(to: float) -> None:
+        nonlocal rate
+        rate = to
+
+    return read, change
+
+
+READ, CHANGE = of_closure()
+
+
+def set_all(rate: float) -> None:
+    global RATE
+    RATE = TABLE["rate"] = SETTINGS.model.rate = Constants.rate = rate
+    WEIGHT.fill_(rate)
+    CHANGE(rate)
+
+
+ELSEWHERE = {f.__name__: f for f in (of_global, of_table, of_tensor, of_settings, of_class, of_helper, READ)}
+
+
+class ReadScalar(sdegen.ScalarSDE):
+    def __init__(self, rate: Callable[[Tensor], Tensor]) -> None:
+        self.rate = rate
+
+    def f(self, t: Tensor) -> Tensor:
+        return -self.rate(t)
+
+    def g(self, t: Tensor) -> Tensor:
+        return (2 * self.rate(t)).sqrt()
+
+
+class ReadCoordinates(sdegen.CoordinateSDE):
+    def __init__(self, rate: Callable[[Tensor], Tensor]) -> None:
+        self.rate = rate
+
+    def f(self, t: Tensor) -> Tensor:
+        return -self.rate(t[..., None]) * torch.tensor([1.0, 2.0]).double()
+
+    def g(self, t: Tensor) -> Tensor:
+        return (2 * self.rate(t[..., None])).sqrt() * torch.tensor([1.0, 1.5]).double()
+
+
+class ReadMatrices(sdegen.CorrelatedSDE):
+    def __init__(self, rate: Callable[[Tensor], Tensor]) -> None:
+        self.rate = rate
+
+    def F(self, t: Tensor) -> Tensor:
+        return torch.tensor([[-1.0, 0.8], [-0.8, -1.0]]).double() * self.rate(t)[..., None, None]
+
+    def G(self, t: Tensor) -> Tensor:
+        return torch.tensor([[1.0, 0.0], [1.2, 0.7]]).double() * self.rate(t)[..., None, None].sqrt()
+
+
+class ReadSchedule(sdegen.ScheduleSDE):
+    def __init__(self, rate: Callable[[Tensor], Tensor]) -> None:
+        self.rate = rate
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (-self.rate(t) * t).exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (-torch.expm1(-2 * self.rate(t) * t)).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        *((ReadScalar, where) for where in ELSEWHERE),
+        *((kind, "of_global") for kind in (ReadCoordinates, ReadMatrices, ReadSchedule)),
+    ],
+)
+def test_what_the_code_of_a_process_reads_elsewhere_is_seen_however_it_changes(kind: Any, where: str) -> None:
+    """A number that a notebook has for all may change after a run: the next one goes by the new one, in all its parts."""
+    used, x = sdegen.Exact(kind(ELSEWHERE[where]), LAW), torch.tensor([[0.4, -1.0]], dtype=torch.float64)
+
+    def readings(model: sdegen.Exact) -> Tensor:
+        samples = sdegen.sample(model, 2, steps=5, seed=0)
+        levels = model.sde.time(torch.tensor([1.0, 4.0], dtype=torch.float64))
+        return torch.cat([samples, model.score(x, 0.4), levels[None]])
+
+    try:
+        before = readings(used)
+        assert torch.equal(readings(used), before)
+        set_all(3.0)
+        again, new = readings(used), readings(sdegen.Exact(kind(ELSEWHERE[where]), LAW))
+        assert not torch.allclose(again, before, atol=1e-3)
+        torch.testing.assert_close(again, new, rtol=1e-9, atol=1e-12)
+    finally:
+        set_all(1.0)
+
+
+def test_what_code_itself_changes_does_not_make_it_another() -> None:
+    calls: list[float] = []
+
+    class Counted(sdegen.ScalarSDE):
+        def f(self, t: Tensor) -> Tensor:
+            calls.append(1.0)
+            return -1.0 - t
+
+        def g(self, t: Tensor) -> Tensor:
+            return (1 + t).sqrt()
+
+    model = sdegen.Exact(Counted(), LAW)
+    sdegen.sample(model, 2, steps=4, seed=0)
+    once = len(calls)
+    sdegen.sample(model, 2, steps=4, seed=0)
+    assert len(calls) - once < once / 10  # no quadrature is made anew
 
 
 # --- weights of learned processes are seen, however they change -------------------------------------------------------

@@ -102,7 +102,7 @@ class Mask(LinearMeasurement):
     @check_arguments
     def __init__(self, mask: Tensor | Sequence[bool], std: float) -> None:
         super().__init__(std)
-        mask = torch.as_tensor(mask)
+        mask = torch.as_tensor(mask).clone()
         if mask.dtype != torch.bool:
             raise TypeError(f"mask has dtype {mask.dtype}; give booleans, True where a coordinate is seen.")
         if not mask.any():

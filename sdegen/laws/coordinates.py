@@ -261,7 +261,7 @@ class Whitening(Coordinates):
 
     @check_arguments
     def __init__(self, mean: Tensor, W: Tensor) -> None:
-        mean, W = (check_constant(n, v).detach().double().cpu() for n, v in (("mean", mean), ("W", W)))
+        mean, W = (check_constant(n, v).detach().double().cpu().clone() for n, v in (("mean", mean), ("W", W)))
         if W.shape != (mean.numel(), mean.numel()):
             raise ValueError(f"mean has {mean.numel()} numbers and W shape {tuple(W.shape)}; give a matrix over all.")
         self.mean, self.W = mean, W

@@ -191,4 +191,4 @@ def _positive(name: str, value: Tensor | float, most: float | None = None) -> Te
         return check_number(name, value, above=0, at_most=most)
     for number in check_tensor(name, value).flatten().tolist():
         check_number(f"a number of {name}", number, above=0, at_most=most)
-    return value.double()
+    return value.double().clone()

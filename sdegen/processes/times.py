@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
 from ..checks import check_count, check_function
@@ -50,8 +50,7 @@ class TimeLaw(Fixed, ABC):
 
     def _tabulated(self, sde: SDE, tabulate: Callable[[Any], Table]) -> Table:
         """Return what a function finds out about a process, kept until another process is asked about or its weights change."""
-        # Asked in every step of a training, where the call of `weights_of` would cost.
-        weights = weights_of(sde) if isinstance(sde, nn.Module) else None
+        weights = weights_of(sde)
         if self._kept is None or self._kept[0] is not sde or self._kept[1] != weights:
             with isolated_for(sde):
                 self._kept = (sde, weights, tabulate(sde))
