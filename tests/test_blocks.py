@@ -1,150 +1,106 @@
-"""Metrics, laws and measurements take blocks of what they compute: values do not depend on them, and memory not on all pairs."""
+"""Building blocks called by hand: what is no tensor is refused in a sentence, and so is one that they cannot compute with."""
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+import inspect
+import random
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from fuzz import TARGETS, call, is_raised_here
 from torch import Tensor
 
 import sdegen
-from sdegen import metrics
-from sdegen.data import gaussian_ring
-from sdegen.data.source import Source
-from sdegen.guidance.coupling import CoupledCopy
-from sdegen.guidance.measurements import Linear
-from sdegen.laws import coordinates
-from sdegen.laws.chi_square import quantile_of_root
-from sdegen.laws.jacobi import JacobiLaw
-from sdegen.samplers import BrownianNoise, measure_profile
+from sdegen.blocks import OfTensors
 
-RING = gaussian_ring()
-
-METRICS: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "mmd": metrics.mmd,
-    "kid": metrics.kid,
-    "sliced_wasserstein": lambda x, y: metrics.sliced_wasserstein(x, y, seed=0, projections=300),
-    "precision_recall": lambda x, y: metrics.precision_recall(x, y, splits=1),
-    "density_coverage": lambda x, y: metrics.density_coverage(x, y, splits=1),
-    "classifier_test": lambda x, y: metrics.classifier_test(x, y, seed=0),
-    "KernelDensity": lambda x, y: metrics.KernelDensity(x, 0.3).log_prob(y),
-    "mode_shares": lambda x, y: metrics.mode_shares(x, RING),
-    "knn_kl": lambda x, y: metrics.knn_kl(x, y, folds=2),
-    "fid": metrics.fid,
+FIRST = torch.Generator().manual_seed(0)
+X = torch.randn(8, 2, generator=FIRST)
+# One of these is valid for most methods.
+VALID = [
+    X,
+    X.abs() / 8 + 0.1,
+    X[:, :1],
+    torch.rand(6, 1, 8, 8),
+    torch.ones(8, 3) / 3,
+    torch.randn(8, 4),
+    torch.randn(8, 16, 2),
+]
+VALID += [torch.rand(8), torch.tensor(0.5), torch.randn(2), torch.randn(8, 5), torch.randn(8, 16), torch.rand(6, 64)]
+OTHERS = {"t": torch.tensor(0.5).double(), "n": 4, "level": torch.rand(8)}
+NONSENSE: dict[str, Callable[[Tensor], Any]] = {
+    "array": lambda x: x.numpy(),
+    "list": lambda x: x.tolist(),
+    "number": lambda x: 0.5,
+    "word": lambda x: "x",
+    "none": lambda x: None,
+    "of integers": lambda x: (10 * x).long(),
+    "another column": lambda x: torch.cat([x, x[..., :1]], -1) if x.ndim else x.expand(3),
 }
-BLOCKS = {"mmd": "PAIRS", "manifold": "PAIRS", "kde": "PAIRS", "wasserstein": "PROJECTED", "two_sample": "NEIGHBOURS",
-          "modes": "GAPS"}  # fmt: skip
+OWNERS: list[str] = [
+    name for name, (kind, _) in sorted(TARGETS.items()) if inspect.isclass(kind) and issubclass(kind, OfTensors)
+]
 
 
-def numbers(found: Any) -> list[float]:
-    if isinstance(found, Tensor):
-        return found.flatten().tolist()
-    if isinstance(found, tuple | list):
-        return [v for part in found for v in numbers(part)]
-    return [float(found)]
+def methods(kind: type) -> Iterator[str]:
+    for name in dir(kind):
+        owner = next(c for c in kind.__mro__ if name in vars(c))
+        public = name == "__call__" or not name.startswith("_")
+        if public and issubclass(owner, OfTensors) and inspect.isfunction(vars(owner)[name]):
+            yield name
 
 
-@pytest.mark.parametrize("name", METRICS)
-@settings(max_examples=4)
-@given(block=st.integers(1, 2000), n=st.integers(12, 60))
-@example(block=1, n=12)  # less than one row of the pairs
-def test_values_do_not_depend_on_the_block(name: str, block: int, n: int) -> None:
-    x, y = RING.sample(2 * n, torch.Generator().manual_seed(n)).split(n)
-    whole = METRICS[name](x, y)
-    with pytest.MonkeyPatch.context() as patch:
-        for module, constant in BLOCKS.items():
-            patch.setattr(importlib.import_module(f"sdegen.metrics.{module}"), constant, block)
-        assert numbers(METRICS[name](x, y)) == pytest.approx(numbers(whole), rel=1e-9, abs=1e-12)
+def valid_call(method: Any) -> tuple[list[Any], list[inspect.Parameter]] | None:
+    """Arguments that a method takes, and its parameters; None where its first is no tensor, or no likely one will do."""
+    places = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty and p.kind <= 1]
+    if not places or places[0].annotation != "Tensor" or len(places) > 3:
+        return None
+    for x in [*VALID, *(x.double() for x in VALID)]:
+        given = [x, *(OTHERS.get(p.name, x) for p in places[1:])]
+        try:
+            with torch.no_grad():
+                method(*given)
+        except Exception:
+            continue
+        return given, places
+    return None
 
 
-def draws(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+@pytest.mark.parametrize("name", OWNERS)
+def test_a_block_takes_tensors_alone(name: str) -> None:
+    draw, owner = random.Random(name), call(name, used=False)
+    for each in methods(type(owner)):
+        method = getattr(owner, each)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = valid_call(method)
+            if found is None:
+                continue
+            given, places = found
+            k = draw.choice([i for i, p in enumerate(places) if p.annotation == "Tensor"])
+            for tag in draw.sample([*NONSENSE], 4):
+                wrong: list[Any] = [*given]
+                wrong[k] = NONSENSE[tag](given[k])
+                failure = None
+                try:
+                    with torch.no_grad():
+                        method(*wrong)
+                except Exception as error:
+                    failure = error
+                what = f"{each}({places[k].name}, {tag}): {failure}"
+                if failure is None:
+                    assert isinstance(wrong[k], Tensor), what
+                else:
+                    assert is_raised_here(failure), what
+                    assert str(failure).endswith("."), what
 
 
-def beta_densities() -> Tensor:
-    one, x = torch.ones((), dtype=torch.float64), draws(11, 3).sigmoid()
-    clock = 0.01 * 4.0 ** torch.arange(11, dtype=torch.float64)[:, None]  # of several kinds, with several states each
-    return JacobiLaw(x, 2 * one, 3 * one, clock).log_prob(draws(11, 3, seed=1).sigmoid())
+def test_failures_that_are_not_of_kinds_and_shapes_are_left_as_they_are() -> None:
+    def fails(x: Tensor) -> Tensor:
+        raise RuntimeError("the instrument is off")
 
-
-def measured_axes() -> Tensor:
-    A = Linear(draws(5, 8), 0.3)
-    copy = CoupledCopy(sdegen.Exact(sdegen.VP(), RING), A, draws(5), torch.Generator(), 4, None, {})
-    values, vectors = copy._decomposed(draws(1, 8))
-    return (vectors * values) @ vectors.T
-
-
-def path() -> Tensor:
-    noise = BrownianNoise(3, 0, torch.linspace(1, 0, 9, dtype=torch.float64))
-    return torch.stack([noise(torch.empty(4, 2, dtype=torch.float64)) for _ in range(8)])
-
-
-def logarithmic_moments() -> list[Tensor]:
-    source = Source(draws(60, 2).exp(), torch.float64, torch.device("cpu"))
-    found = source.moments(torch.Generator().manual_seed(0), coordinates.Log())
-    return [found.mean, found.covariance]
-
-
-PARTS: dict[str, tuple[str, Callable[[], Any]]] = {
-    "laws.chi_square.CHUNK": ("far quantiles", lambda: quantile_of_root(draws(50).exp(), 30 + draws(50), draws(50, seed=2))),
-    "laws.jacobi.TABLE": ("a series", beta_densities),
-    "guidance.coupling.TOGETHER": ("a measured covariance", measured_axes),
-    "samplers.profiles.ROWS": (
-        "a profile", lambda: measure_profile(sdegen.Exact(sdegen.VP(), RING), RING.sample(9), steps=())[:3]
-    ),
-    "samplers.brownian.AHEAD": ("a path", path),
-    "data.source.READ_ROWS": ("moments in coordinates", logarithmic_moments),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("block", [1, 4, 17])
-@pytest.mark.parametrize("constant", PARTS)
-def test_values_do_not_depend_on_what_is_computed_at_once(constant: str, block: int, monkeypatch: Any) -> None:
-    module, _, name = constant.rpartition(".")
-    _, compute = PARTS[constant]
-    torch.manual_seed(0)
-    whole = compute()
-    monkeypatch.setattr(importlib.import_module(f"sdegen.{module}"), name, block)
-    torch.manual_seed(0)
-    assert numbers(compute()) == pytest.approx(numbers(whole), rel=1e-9, abs=1e-12)
-
-
-MEASURE = """
-import json, os, resource, torch
-import scipy.spatial, scipy.stats
-from test_blocks import METRICS, RING
-
-torch.set_num_threads(1)
-found = {}
-for name, metric in METRICS.items():
-    read, write = os.pipe()
-    if os.fork() == 0:  # each in a process of its own, as the peak of one never falls
-        x, y = RING.sample(9_000, torch.Generator().manual_seed(0)).split(4_500)
-        metric(x[:100], y[:100])
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        metric(x, y)
-        os.write(write, str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before).encode())
-        os._exit(0)
-    found[name] = int(os.read(read, 100)) / 1024
-print(json.dumps(found))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux gives it")
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_pairs() -> None:
-    """Of 4,500 points with as many others: one number a pair would take 154 MB."""
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, env=where)
-    peaks = json.loads(done.stdout)
-    assert set(peaks) == set(METRICS)
-    assert max(peaks.values()) < 90, peaks
+    seen = sdegen.measurements.Nonlinear(fails, 0.5)
+    with pytest.raises(RuntimeError, match=r"^the instrument is off$"):
+        seen(X)

@@ -30,7 +30,7 @@ ORDER = [
     ["signatures", "transforms"],
     ["fixed"],
     ["answers", "checks", "conditions", "identity", "recall"],
-    ["arguments", "levels", "mixing", "precision", "progress"],
+    ["arguments", "blocks", "levels", "mixing", "precision", "progress"],
     ["laws", "nets"],
     ["data", "processes"],
     ["models", "metrics"],

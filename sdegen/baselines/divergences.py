@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..blocks import OfTensors
 from ..show import show_call
 
 
-class FDivergence(ABC):
+class FDivergence(OfTensors, ABC):
     """An f-divergence ``D_f(p ‖ q) = E_q f(p / q)`` with ``f(1) = 0``, and its variational lower bound, which a critic maximises.
 
     ``D_f(p ‖ q) >= E_p a(v(x)) − E_q c(v(x))`` for every critic v, with equality for one of them: `a` brings a critic's answer

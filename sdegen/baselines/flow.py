@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_count, check_interval, check_tensor
 from ..data import Images
 from ..data.parts import in_parts
@@ -25,7 +26,7 @@ from ..laws.vectors import sum_rows
 from .standardised import Standardised
 
 
-class Bijection(nn.Module):
+class Bijection(OfTensors, nn.Module):
     """An invertible map with its log-determinant: ``forward(x)`` returns ``(z, log_det)``, with ``log_det`` of shape
     ``(B,)``, and ``inverse(z)`` returns `x`. One that is defined on an interval of numbers alone says so by ``interval = (low,
     high)``.

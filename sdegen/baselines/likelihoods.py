@@ -16,13 +16,14 @@ from torch.distributions import Normal
 
 from ..answers import check_answer
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..laws.draws import noise_like, uniform_like
 from ..laws.units import Units
 from ..laws.vectors import sum_rows
 from ..show import show_call
 
 
-class PixelLaw(ABC):
+class PixelLaw(OfTensors, ABC):
     """A likelihood ``p(x | z)`` whose parameters are a decoder's output, with coordinates independent given `z`."""
 
     outputs = 1  # numbers of the decoder for a number of the data, along dimension 1

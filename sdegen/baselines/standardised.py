@@ -7,6 +7,7 @@ __all__ = ["Standardised", "range_of"]
 import torch
 from torch import Tensor, nn
 
+from ..blocks import OfTensors
 from ..checks import check_tensor
 from ..laws.calibrated import Calibrated
 from ..laws.mixtures import Moments
@@ -22,7 +23,7 @@ def range_of(net: nn.Module) -> tuple[float, float] | None:
     return RANGES.get(type(last))
 
 
-class Standardised(Calibrated):
+class Standardised(OfTensors, Calibrated):
     """The base class of models of data in units of their spread, ``u = (x − mean) / std``, which the first training measures.
 
     Data are standardised on the way in, samples are restored on the way out, and log-densities are less by the logarithm of the

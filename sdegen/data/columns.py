@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
+from ..blocks import OfTensors
 from ..checks import check_count, check_interval
 from ..fixed import Fixed
 from ..laws.coordinates import Coordinates, Log, LogOdds, SoftplusInverse
@@ -38,7 +39,7 @@ REACH = 0.9  # radius of a category's noise: half the side of the simplex is 1, 
 
 
 @asked_as("a column, such as data.NumberColumn()")
-class Column(Fixed, ABC):
+class Column(OfTensors, Fixed, ABC):
     """A kind of column of a table: how its entries become numbers, and numbers entries."""
 
     __repr__ = show_call

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
+from ..blocks import OfTensors
 
 # Parts of a cell, at whose midpoints dequantisation noise is drawn. A uniform draw of full precision would now and then be
 # rounded into the next cell; midpoints stay clear of its edges in float32.
@@ -20,7 +21,7 @@ _PARTS = 1024
 @asked_as("a scaling, such as data.Scaling(-1, 1)")
 @check_arguments
 @dataclass(frozen=True)
-class Scaling:
+class Scaling(OfTensors):
     """An affine map of bytes ``u`` in 0 … L − 1 to evenly spaced numbers from `low` to `high`: ``x = low + (high − low) u
     / (L − 1)``.
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ..answers import check_answer, check_each
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_function
 from ..conditions import Conditions, check_labels
 from ..fixed import Fixed
@@ -143,7 +144,7 @@ def check_logits(who: str, logits: Any, x: Tensor) -> Tensor:
     return check_answer(who, logits, (len(x), logits.shape[1] if some else 2), x, must)
 
 
-class ExactClassifier(Fixed):
+class ExactClassifier(OfTensors, Fixed):
     """The exact classifier of noised data for known class distributions: ``p(k | x_t) ∝ weights_k p_t(x_t | k)``.
 
     Parameters
@@ -187,7 +188,7 @@ class ExactClassifier(Fixed):
         return logs + self.weights.log().to(x)
 
 
-class NoisyClassifier(Described):
+class NoisyClassifier(OfTensors, Described):
     """A classifier of noised states, which `sdegen.fit` trains by the cross-entropy at every noise level.
 
     Parameters

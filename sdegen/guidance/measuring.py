@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..answers import check_answer, check_each
 from ..arguments import asked_as, check_arguments
+from ..blocks import OfTensors
 from ..checks import check_tensor, kind_of
 from ..dense import with_all_digits
 from ..fixed import Fixed
@@ -36,7 +37,7 @@ from .noises import GaussianNoise, LocalGaussian, NoiseLaw
 
 
 @asked_as("a measurement, such as measurements.Nonlinear(function, std)")
-class Measurement(Fixed, ABC):
+class Measurement(OfTensors, Fixed, ABC):
     """The base class of measurements: ``y ~ p(y | f(x))`` with any map `f` that torch can differentiate, and any noise.
 
     Subclass it with `__call__`, the map without its noise; `Nonlinear` takes a function. Where the map is linear and the noise

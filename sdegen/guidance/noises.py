@@ -22,6 +22,7 @@ from torch.distributions import constraints
 
 from ..answers import check_answer
 from ..arguments import asked_as, check_arguments
+from ..blocks import OfTensors
 from ..checks import check_number
 from ..fixed import Fixed
 from ..laws.draws import noise_like
@@ -50,7 +51,7 @@ class LocalGaussian(NamedTuple):
 
 
 @asked_as("a law of noise, such as measurements.PoissonNoise(), or the standard deviation of Gaussian noise")
-class NoiseLaw(Fixed, ABC):
+class NoiseLaw(OfTensors, Fixed, ABC):
     """The base class of laws of noise: of what is seen, number by number, given what is measured without noise.
 
     Subclass it with `law`, and with `information` where the law has no mean or variance, or more information than these tell.

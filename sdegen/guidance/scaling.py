@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_number
 from ..laws.operators import rows
 from ..models.score import ScoreModel
@@ -86,7 +87,7 @@ class EpsilonScaling(Guided):
 
 @check_arguments
 @dataclass(frozen=True)
-class LinearScale:
+class LinearScale(OfTensors):
     """A scale that is linear in time, ``b + k t``, for `EpsilonScaling` (M. Ning et al., 2023, arXiv:2308.15321).
 
     >>> LinearScale(1.0, 0.02)(torch.tensor(0.5)).item()

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_tensor
 from ..show import show_call
 
 FAR = 5.0  # standardised data are clipped to this many standard deviations
 
 
-class LinearGuess:
+class LinearGuess(OfTensors):
     """A linear guess ``m(x) = A f(x) + b`` of vectors `u` from data, and the numbers ``r = L⁻¹ (u − m(x))`` that it misses.
 
     `f` standardises the data and clips them to five standard deviations, so that no datum sends the guess far away; `L` is the

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_number
 from ..fixed import Fixed
 from ..laws.draws import check_draws
@@ -20,7 +21,7 @@ BLOCK = 2**17  # draws of the prior at a time
 TRIES = 500  # blocks after which the region is taken to be too small
 
 
-class Truncated(Fixed):
+class Truncated(OfTensors, Fixed):
     """A prior cut down to the region of highest posterior density given one datum, for a further round of simulations.
 
     Within the region draws have the prior's density up to a constant, so that the posterior given this datum stays the same, and

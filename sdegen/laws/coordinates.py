@@ -26,6 +26,7 @@ from torch.distributions import constraints
 from torch.distributions import transforms as T
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..fixed import Fixed
 from ..precision import apply_matrix
 from ..show import show_call
@@ -35,7 +36,7 @@ from .products import value_and_slope
 from .vectors import sum_rows
 
 
-class Coordinates(Fixed, ABC):
+class Coordinates(OfTensors, Fixed, ABC):
     """A one-to-one map ``u = phi(x)`` from data to numbers, most often without bounds, row by row.
 
     Subclass it with `domain`, a call, `inverse` and `log_det`.

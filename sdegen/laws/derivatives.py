@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
+from ..blocks import OfTensors
 from ..precision import uncast
 from ..show import show_call
 from ..signatures import Overridable
@@ -161,7 +162,7 @@ class Traces(NamedTuple):
 
 
 @asked_as("ExactDivergence(), Hutchinson(probes=4) or HutchPlusPlus(probes=4), of laws.derivatives")
-class Divergence(Overridable, ABC):
+class Divergence(OfTensors, Overridable, ABC):
     """A method to compute ``div field``: at one place by a call, or along a whole path with the same probes by `along`."""
 
     __repr__ = show_call

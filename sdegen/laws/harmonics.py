@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from ..arguments import asked_as, check_arguments
+from ..blocks import OfTensors
 from ..checks import check_number
 from ..show import show_call
 
 
 @asked_as("harmonics, such as laws.CircleHarmonics()")
-class Harmonics(ABC):
+class Harmonics(OfTensors, ABC):
     """The base class of what a network sees of states with bounds: waves of each number, and the slopes along which it answers.
 
     Subclasses give `waves`, of states as angles ``π (x − low) / length``. A state ``(B, *)`` with `d` channels along dimension 1

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..dense import with_all_digits
 from ..fixed import Fixed, isolated_for
 from ..show import show_call
@@ -31,7 +32,7 @@ def dtype_that_tells(dtype: torch.dtype, device: torch.device, offset: float) ->
     return next(told, finer[-1] if device.type == "mps" else torch.float64)  # mps has no float64
 
 
-class Units(Fixed):
+class Units(OfTensors, Fixed):
     """Units of measurement for data, ``u = (x − mean) / std``, for each coordinate or for all alike.
 
     The mean is subtracted in two parts, the second what rounding to the dtype of the data leaves of the first: where it is a

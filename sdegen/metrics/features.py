@@ -27,6 +27,7 @@ from safetensors.torch import load as load_bytes
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 
 
 class Architecture(NamedTuple):
@@ -75,7 +76,7 @@ HASHES = {
 }
 
 
-class FeatureNet(nn.Module):
+class FeatureNet(OfTensors, nn.Module):
     """A small classifier of images in [0, 1], whose penultimate layer gives the features of image metrics.
 
     Parameters

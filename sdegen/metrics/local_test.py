@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_count, check_number, check_tensor
 from ..show import show_call
 from .estimate import Estimate, as_generator
@@ -54,7 +55,7 @@ class Classifier(Protocol):
         """Return the probability of label 1 for points ``(n, d)``, ``(n,)``."""
 
 
-class QuadraticClassifier:
+class QuadraticClassifier(OfTensors):
     """Logistic regression on the numbers of a point and all their products, which tells any two Gaussian laws apart as well as
     can be.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..answers import check_answer, check_pair
 from ..arguments import asked_as, check_arguments
+from ..blocks import OfTensors
 from ..conditions import NONE, Conditions, check_labels
 from ..fixed import Fixed
 from ..laws.embedding import Observation
@@ -115,7 +116,7 @@ class Exact(Fixed, ScoreModel):
         return seen, check_answer(who, mean, seen.y.shape, seen.y), check_answer(who, of_y, seen.y.shape, seen.y)
 
 
-class ExactConditional(Fixed, ScoreModel):
+class ExactConditional(OfTensors, Fixed, ScoreModel):
     """The exact score model of a linear SDE started from one of several known distributions, chosen row by row by `label`.
 
     With the law of all data as ``null`` it is the exact counterpart of a network trained with dropped labels, and goes into

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments, check_law
+from ..blocks import OfTensors
 from ..conditions import NONE, Conditions
 from ..fixed import Fixed
 from ..laws.cells import Axis, Cells
@@ -54,7 +55,7 @@ class Part(NamedTuple):
     splines: Tensor
 
 
-class FokkerPlanck(Fixed, ScoreModel):
+class FokkerPlanck(OfTensors, Fixed, ScoreModel):
     """The score model of a nonlinear process, by its Fokker–Planck equation on a grid; at most two coordinates move each other.
 
     ``∂p/∂t = −∇·(f p) + ½ Σ_ij ∂_i ∂_j ((G Gᵀ)_ij p)``, for one coordinate or two that move each other, by finite volumes
@@ -257,7 +258,7 @@ class FokkerPlanck(Fixed, ScoreModel):
         return GridLaw(self, as_time(t, self.sde.T))
 
 
-class GridLaw:
+class GridLaw(OfTensors):
     """The law of the states at one time, by the equation on a grid.
 
     Parameters

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_count, check_number
 from ..conditions import Condition
 from ..laws.marginals import Marginal
@@ -181,7 +182,7 @@ class Foreign(Parametrization):
         )
 
 
-class TwoTimes(nn.Module):
+class TwoTimes(OfTensors, nn.Module):
     """A network of two times trained elsewhere, called with the second by the name that a flow map gives it.
 
     Parameters

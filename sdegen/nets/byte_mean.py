@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..answers import check_answer
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_count
 from ..conditions import Condition
 
@@ -25,7 +26,7 @@ RANGE = 12.0  # nats: logarithms of widths are clamped to this absolute value
 WAVES = (3, 5)  # exponents n of the waves a network is shown, of lengths of 2^n steps: 8 and 32
 
 
-class ByteMean(nn.Module):
+class ByteMean(OfTensors, nn.Module):
     """The mean of bytes given their noised values, by a network that gives each a mixture of Gaussians.
 
     The network inside predicts each byte from all others: K weights, means ``mu_k`` and widths ``s_k``. What the noised value

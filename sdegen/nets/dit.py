@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_count
 from ..conditions import Condition
 from .attention import SelfAttention
@@ -56,7 +57,7 @@ class ConditionedLayer(nn.Module):
         return torch.addcmul(h, gate_2, self.feed(torch.addcmul(shift_2, self.norm(h), 1 + scale_2)))
 
 
-class DiT(nn.Module):
+class DiT(OfTensors, nn.Module):
     """A diffusion transformer over the patches of a signal, an image or a volume, conditioned on noise level and label by
     adaptive layer normalisation.
 

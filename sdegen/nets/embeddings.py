@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_number
 
 
-class Frequencies(nn.Module):
+class Frequencies(OfTensors, nn.Module):
     """The base class of embeddings by waves: their frequencies stay in float32 at least when the network is made coarser.
 
     In bfloat16 a phase of some ten radians would have an error of a twentieth. Features come in the dtype of the frequencies; the

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..conditions import Condition
 from .conditioning import Conditioning
 from .conditions import declare
@@ -18,7 +19,7 @@ from .entries import zero
 from .mlp import flatten_states, reshape_output
 
 
-class HyperMLP(nn.Module):
+class HyperMLP(OfTensors, nn.Module):
     """A residual perceptron whose hidden matrices are mixtures of learned matrices, with coefficients that depend on the
     noise level.
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_count, check_kind
 from ..conditions import Condition
 from .conditioning import Conditioning
@@ -42,7 +43,7 @@ class ResidualLayer(nn.Module):
         return h + out if self.residual else self.act(out)
 
 
-class MLP(nn.Module):
+class MLP(OfTensors, nn.Module):
     """A residual multilayer perceptron on flattened states ``(B, *)`` with `dim` coordinates, modulated by the noise level.
 
     The noise level modulates every block (E. Perez et al., *FiLM: visual reasoning with a general conditioning layer*,

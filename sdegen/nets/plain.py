@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_count
 from .entries import zero
 from .mlp import flatten_states
@@ -27,7 +28,7 @@ class Residual(nn.Module):
         return h + self.second(F.silu(self.first(F.silu(h))))
 
 
-class Perceptron(nn.Module):
+class Perceptron(OfTensors, nn.Module):
     """A residual perceptron, from states of `inner` coordinates to ``(B, outer)``.
 
     Blocks with the activation first: K. He, X. Zhang, S. Ren, J. Sun, *Identity mappings in deep residual networks*,
@@ -60,7 +61,7 @@ class Perceptron(nn.Module):
         return self.last(F.silu(self.blocks(self.first(flatten_states(x, self.inner)))))
 
 
-class Convolutional(nn.Module):
+class Convolutional(OfTensors, nn.Module):
     """A residual convolutional network on images, ``(B, outer, H, W)`` from ``(B, inner, H, W)``.
 
     Blocks with the activation first: K. He, X. Zhang, S. Ren, J. Sun, *Identity mappings in deep residual networks*,

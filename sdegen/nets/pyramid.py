@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_count
 from .mlp import flatten_states
 from .spatial import channels_last, check_grid
 
 
-class Down(nn.Module):
+class Down(OfTensors, nn.Module):
     """A convolutional encoder, from images ``(B, C, H, W)`` to vectors ``(B, outer)``: two 4x4 convolutions of stride two,
     then a linear layer.
 
@@ -55,7 +56,7 @@ class Down(nn.Module):
         return self.layers(channels_last(x))
 
 
-class Up(nn.Module):
+class Up(OfTensors, nn.Module):
     """A convolutional decoder, from vectors ``(B, inner)`` to images ``(B, C, H, W)``: a linear layer, then two 4x4
     transposed convolutions of stride two.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..conditions import Condition
 from .attention import attend_by_formula
 from .conditioning import Conditioning
@@ -42,7 +43,7 @@ class AttentionLayer(nn.Module):
         return h + self.feed(self.norm_2(h))
 
 
-class CoordinateTransformer(nn.Module):
+class CoordinateTransformer(OfTensors, nn.Module):
     """A pre-norm transformer over the coordinates of a state, one token each, with the noise level as one more token.
 
     A. Vaswani et al., 2017, arXiv:1706.03762. Each coordinate enters through sinusoidal features too, by which a network tells

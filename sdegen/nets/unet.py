@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_count, check_number
 from ..conditions import Condition
 from .blocks import Block, Norm
@@ -33,7 +34,7 @@ from .spatial import (
 )
 
 
-class UNet(nn.Module):
+class UNet(OfTensors, nn.Module):
     """A U-Net: residual blocks from fine to coarse and back, with a skip connection from each block to its counterpart on
     the way back.
 

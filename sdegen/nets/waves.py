@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..conditions import Condition
 
 
-class FourierState(nn.Module):
+class FourierState(OfTensors, nn.Module):
     """A network that sees, besides each number `y` of a state, the channels ``sin(2^n π y)`` and ``cos(2^n π y)``.
 
     The likelihood of bytes depends most on noise as large as the step between neighbouring bytes, and the output of a network

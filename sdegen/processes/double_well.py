@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_arguments
+from ..blocks import OfTensors
 from ..checks import check_number
 from ..fixed import Fixed
 from ..laws.mixtures import Moments
@@ -64,7 +65,7 @@ class DoubleWell(SDE):
         return Stationary(self.stiffness, self.g, moments.mean.shape)
 
 
-class Stationary(Fixed):
+class Stationary(OfTensors, Fixed):
     """The stationary law of `DoubleWell`: independent coordinates with density ``∝ exp(−2 U / g²)``.
 
     Parameters
