@@ -63,7 +63,7 @@ def check_count(name: str, value: Any, at_least: int | None = 1, hint: str = "")
     Traceback (most recent call last):
     ValueError: n = 2.5; it must be a whole number, at least 1.
     """
-    plain = _as_plain(check_constant(name, value))
+    plain = _as_plain(value, name)
     allowed = isinstance(plain, int) and not isinstance(plain, bool) and (at_least is None or plain >= at_least)
     if not allowed:
         bound = "" if at_least is None else f", at least {at_least}"
@@ -118,7 +118,7 @@ def check_number(
     Traceback (most recent call last):
     ValueError: p = 2; it must be a number of at least 0 and at most 1.
     """
-    plain = _as_plain(check_constant(name, value))
+    plain = _as_plain(value, name)
     allowed = isinstance(plain, Real) and not isinstance(plain, bool)
     number = _as_float(plain) if allowed else math.nan
     fits = (
@@ -148,7 +148,7 @@ def check_interval(
     ValueError
         If the numbers are in another order, or out of their bounds.
     """
-    ends = [_as_plain(check_constant(name, v)) for v in value] if isinstance(value, (tuple, list)) else []
+    ends = [_as_plain(v, name) for v in value] if isinstance(value, (tuple, list)) else []
     real = [isinstance(v, Real) and not isinstance(v, bool) for v in ends] == [True, True]
     if not real or not low <= ends[0] < ends[1] <= high:
         within = "" if math.isinf(low) and math.isinf(high) else f" from {low:g} to {high:g}"
@@ -165,7 +165,7 @@ def check_flag(name: str, value: Any) -> bool:
     TypeError
         If it is anything else.
     """
-    plain = _as_plain(check_constant(name, value))
+    plain = _as_plain(value, name)
     if not isinstance(plain, bool):
         raise TypeError(f"{name} = {_shown(value)}; give True or False.")
     return plain
@@ -294,8 +294,12 @@ def check_tensor(
     return value
 
 
-def _as_plain(value: Any) -> Any:
-    """Turn NumPy scalars, and arrays and tensors of no axes, into Python's numbers; leave all else as it is."""
+def _as_plain(value: Any, name: str = "") -> Any:
+    """Turn NumPy scalars, and arrays and tensors of no axes, into Python's numbers; leave all else as it is. Where a name is
+    given, a tensor that is differentiated by is refused.
+    """
+    if name and isinstance(value, Tensor):
+        check_constant(name, value)
     single = isinstance(value, np.generic) or (isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0)
     return value.item() if single else value
 

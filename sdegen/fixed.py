@@ -154,7 +154,12 @@ def is_followed(thing: Any) -> bool:
     not be kept for others.
     """
     learned = torch.is_grad_enabled()
-    return any(is_unknown(value) or (learned and value.requires_grad) for value in tensors_of(thing))
+    for value in tensors_of(
+        thing
+    ):  # no expression with a frame for each, since this is asked at the beginning of every run
+        if (learned and value.requires_grad) or is_unknown(value):
+            return True
+    return False
 
 
 def tensors_of(thing: Any) -> Iterator[Tensor]:
@@ -165,7 +170,7 @@ def tensors_of(thing: Any) -> Iterator[Tensor]:
         yield from thing.parameters()
         yield from thing.buffers()
     for name, value in vars(thing).items():
-        if not name.startswith("_"):
+        if isinstance(value, _HOLDING) and not name.startswith("_"):
             yield from _tensors_in(value)
 
 
@@ -180,6 +185,9 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
             yield from _tensors_in(part)
     elif isinstance(value, (nn.Module, Fixed)):
         yield from tensors_of(value)
+
+
+_HOLDING = (Tensor, list, tuple, dict, set, nn.Module, Fixed)
 
 
 class kept_property(functools.cached_property[T]):

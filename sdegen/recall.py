@@ -97,7 +97,9 @@ def _held(value: Any) -> Any:
     if isinstance(value, dict):
         return [dict, *map(_held, value.items())]
     if isinstance(value, Fixed):
-        return value, _weights(value)
+        if is_followed(value):
+            raise _Untold
+        return value, weights_of(value)  # what it holds of numbers that may change all the same
     known = _known(value)
     return [known, *[(k, part if isinstance(part, _PLAIN) else _held(part)) for k, part in _parts(value).items()]]
 
@@ -135,10 +137,3 @@ def _parts(value: Any) -> dict[str, Any]:
     if isinstance(value, (FunctionType, BuiltinFunctionType, type)):
         return {}
     return vars(value)
-
-
-def _weights(value: Fixed) -> Any:
-    """Return what an object that stays as it was made holds of numbers that may change all the same."""
-    if is_followed(value):
-        raise _Untold
-    return weights_of(value)
