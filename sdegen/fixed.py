@@ -154,9 +154,8 @@ def is_followed(thing: Any) -> bool:
     not be kept for others.
     """
     learned = torch.is_grad_enabled()
-    for value in tensors_of(
-        thing
-    ):  # no expression with a frame for each, since this is asked at the beginning of every run
+    # No expression with a frame of its own: this is asked at the beginning of every run.
+    for value in tensors_of(thing):  # noqa: SIM110
         if (learned and value.requires_grad) or is_unknown(value):
             return True
     return False
