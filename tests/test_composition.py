@@ -72,6 +72,18 @@ def squeezed() -> tuple[AmortisedPosterior, Tensor]:
     return AmortisedPosterior(model, box, free_coordinates(box), guess), 0.9 * box.sample((4,))
 
 
+@pytest.mark.parametrize("constant", [0.0, 1e-7, 0.1, 3e6])
+def test_a_number_that_is_the_same_in_all_data_tells_nothing(constant: float) -> None:
+    """Whatever its size, and whatever its mean is rounded to: the guess is that from the others."""
+    draws = torch.Generator().manual_seed(0)
+    u, x = (torch.randn(7, d, dtype=torch.float64, generator=draws) for d in (1, 2))
+    with_constant = torch.cat([x, torch.full((7, 1), constant, dtype=torch.float64)], 1)
+    (plain, missed), (guess, also) = LinearGuess.of(u, x), LinearGuess.of(u, with_constant)
+    torch.testing.assert_close(guess.A[:, :2], plain.A, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(also, missed, rtol=1e-9, atol=1e-9)
+    assert guess.std[2] == 1
+
+
 def test_a_prior_is_that_of_the_states_and_covariances_of_few_draws_are_not_too_small(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -269,6 +269,14 @@ def test_maps_of_rows_split_into_the_map_of_each(kind: Callable[[Tensor], Operat
     assert len(each) == n and all(torch.equal(A(x), rows[i](x)) for i, A in enumerate(each))
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=["scale", "diagonal", "matrix"])
+def test_maps_of_blocks_of_rows_are_summed_with_weights(kind: Callable[[Tensor], Operator]) -> None:
+    c, w = (torch.randn(6, 2, dtype=torch.float64, generator=normal(k)) for k in range(2))
+    for rows in (kind(c), kind(c[:1])):  # one for all rows, too
+        each = rows.matrix().expand(6, *rows.matrix().shape[1:]).unflatten(0, (3, 2))
+        close(rows.mix(w[:3]).matrix(), torch.einsum("nm,nmij->nij", w[:3], each))
+
+
 @pytest.mark.parametrize("one", [Scale(2.0), Diagonal(torch.ones(1, 2)), Matrix(torch.eye(2))])
 def test_one_map_for_all_rows_is_that_of_each(one: Operator) -> None:
     assert one.each(3) == [one] * 3

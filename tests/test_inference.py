@@ -348,6 +348,11 @@ def test_one_number_that_is_not_finite_is_a_simulation_that_failed_and_rounds_ad
     assert both.lost == 5
 
 
+def test_simulations_one_by_one_are_counted_in_a_bar_that_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    draw_pairs(BOX, lambda one: one.sum()[None], 5, batched=False, seed=3, progress=True)
+    assert re.search(r"simulations: 100%.* 5/5 ", capsys.readouterr().err)
+
+
 def test_a_seed_gives_the_same_simulations_of_any_source_and_leaves_it_as_it_was() -> None:
     import numpy as np
 

@@ -333,6 +333,15 @@ def test_numbers_of_half_precision_are_widened_and_no_others() -> None:
     for dtype, wide in zip(DTYPES, (torch.float64, torch.float32, torch.float32, torch.float32), strict=True):
         x = torch.zeros(2, dtype=dtype)
         assert widened(x).dtype == wide and (widened(x) is x) == (dtype == wide)
+    for no_numbers in (
+        3.0,
+        torch.arange(2),
+        torch.zeros(2) == 0,
+        torch.zeros(2).to_sparse(),
+        torch.zeros(2).half().to_sparse(),
+    ):
+        with pytest.raises(TypeError, match="^x (is|has) .*give .*\\."):
+            widened(no_numbers)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^states reach 1e\+06, and torch.float16 ends at 65504"):
         narrowed("states", torch.tensor([1.0, -1e6]), torch.float16)
 

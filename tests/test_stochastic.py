@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -380,6 +381,24 @@ def test_bad_arguments_are_refused(case: str) -> None:
     call, error, message = REFUSED[case]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("sde", [sdegen.EDM(), sdegen.VP()], ids=["EDM", "VP"])
+def test_restarts_lie_within_the_run_and_a_message_names_its_ends(sde: Any) -> None:
+    heun = Heun(3, grids.Uniform(end=0.2 * sde.T))
+    worst, best = (-0.5 * sde.log_snr(heun.times(sde, False)[[0, -1]])).exp().tolist()
+    for low, high, wrong in (
+        (1.001 * best, 0.999 * worst, None),
+        (0.999 * best, 0.999 * worst, 0.999 * best),
+        (1.001 * best, 1.001 * worst, 1.001 * worst),
+    ):
+        says = (
+            rf"the level {re.escape(f'{wrong:g}')} .* lies outside the run, \[{best:.4g}, {worst:.4g}\]"
+            if wrong
+            else ""
+        )
+        with pytest.raises(ValueError, match=says) if wrong else nullcontext():
+            Restart(heun, [Interval(low, high)]).times(sde, False)
 
 
 def test_processes_that_a_sampler_means_nothing_for_are_refused() -> None:
