@@ -72,7 +72,7 @@ def squeezed() -> tuple[AmortisedPosterior, Tensor]:
     return AmortisedPosterior(model, box, free_coordinates(box), guess), 0.9 * box.sample((4,))
 
 
-@pytest.mark.parametrize("constant", [0.0, 1e-7, 0.1, 3e6])
+@pytest.mark.parametrize("constant", [0.0, 1e-7, 0.1, 123456.789, 3e6])
 def test_a_number_that_is_the_same_in_all_data_tells_nothing(constant: float) -> None:
     """Whatever its size, and whatever its mean is rounded to: the guess is that from the others."""
     draws = torch.Generator().manual_seed(0)
@@ -82,6 +82,8 @@ def test_a_number_that_is_the_same_in_all_data_tells_nothing(constant: float) ->
     torch.testing.assert_close(guess.A[:, :2], plain.A, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(also, missed, rtol=1e-9, atol=1e-9)
     assert guess.std[2] == 1
+    for unit in (1e-9, 1e6):
+        torch.testing.assert_close(LinearGuess.of(u, unit * x)[1], missed, rtol=1e-9, atol=1e-9)
 
 
 def test_a_prior_is_that_of_the_states_and_covariances_of_few_draws_are_not_too_small(

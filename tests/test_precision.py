@@ -340,7 +340,7 @@ def test_numbers_of_half_precision_are_widened_and_no_others() -> None:
         torch.zeros(2).to_sparse(),
         torch.zeros(2).half().to_sparse(),
     ):
-        with pytest.raises(TypeError, match="^x (is|has) .*give .*\\."):
+        with pytest.raises(TypeError, match=r"^x (is|has) .*give .*\."):
             widened(no_numbers)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^states reach 1e\+06, and torch.float16 ends at 65504"):
         narrowed("states", torch.tensor([1.0, -1e6]), torch.float16)
