@@ -30,7 +30,6 @@ class Drawn(sdegen.MatrixSDE):
     def __init__(self, kind: str, seed: int) -> None:
         rng = np.random.default_rng([KINDS.index(kind), seed])
         self.T = 10.0 ** rng.uniform(-6, 6)
-        self.t_min = 1e-3 * self.T
         pieces, k = {"waves": 1, "stiff": 2, "late": 2}.get(kind, 3), int(rng.integers(2, 4))
         inner = np.sort(rng.uniform(0.05, 0.95, pieces - 1))
         if kind == "spike":

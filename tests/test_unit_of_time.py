@@ -51,7 +51,7 @@ class Channels(sdegen.MatrixSDE):
     Sigma_0 = torch.zeros(3, 3, dtype=torch.float64)
 
     def __init__(self, unit: float = 1.0) -> None:
-        self.unit, self.T, self.t_min = unit, 1 / unit, 1e-3 / unit
+        self.unit, self.T = unit, 1 / unit
 
     def F(self, t: Tensor) -> Tensor:
         base = torch.tensor([[-0.5, 2.0, 0.3], [-1.0, -1.5, 0.8], [0.2, -0.7, -2.0]], dtype=torch.float64)
@@ -152,3 +152,28 @@ def test_samples_are_the_same(make: Callable[..., Any], unit: float, sampler: sa
 def test_the_step_of_a_nonlinear_process_is_told_in_the_unit(unit: float) -> None:
     x = torch.linspace(-1.0, 1.0, 16, dtype=torch.float64)[:, None]
     close(calibrate_lag(Pulled(unit), x, 1e-2) * unit, calibrate_lag(Pulled(), x, 1e-2))
+
+
+@pytest.mark.parametrize("T", [1e-3, 0.7, 40.0])
+def test_coupled_processes_begin_at_a_part_of_their_last_time(T: float) -> None:
+    """Training times and grids, which begin there, are the same in every unit of time."""
+
+    class Moved(sdegen.LiftedSDE):
+        E, Sigma_0 = torch.tensor([[1.0], [0.0]], dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+
+        def __init__(self, T: float) -> None:
+            self.T = T
+
+        def F(self, t: Tensor) -> Tensor:
+            return torch.tensor([[0.0, 2.0], [-2.0, -4.0]], dtype=torch.float64) / self.T
+
+        def G(self, t: Tensor) -> Tensor:
+            return torch.eye(2, dtype=torch.float64) / self.T**0.5
+
+    assert Moved(T).t_min == pytest.approx(1e-3 * T)
+    assert Channels(1 / T).t_min == pytest.approx(1e-3 * T)
+
+    class Given(Moved):
+        t_min = 0.01
+
+    assert Given(T).t_min == 0.01

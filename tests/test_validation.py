@@ -197,3 +197,40 @@ def test_scaled_images_are_validated_on() -> None:
         model, train.scaled(-1, 1), steps=2, batch_size=8, seed=0, validation=test.scaled(-1, 1), validate_every=2
     )
     assert list(run.validation) == [2]
+
+
+def of_one_row(kind):
+    x = RING.sample(1, torch.Generator().manual_seed(1)).float()
+    images = sdegen.data.Images(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+    return {
+        "tensor": x,
+        "pair": (x, {"label": torch.zeros(1, dtype=torch.long)}),
+        "loader": DataLoader(x, batch_size=4),
+        "data set": torch.utils.data.TensorDataset(x),
+        "images": images.scaled(-1, 1),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["tensor", "pair", "loader", "data set", "images"])
+def test_data_of_one_row_are_refused_before_the_first_step(kind):
+    """Of one row there is no standard error."""
+    torch.manual_seed(0)
+    net = sdegen.nets.MLP(2, width=8, depth=1, classes=2 if kind == "pair" else 0)
+    data, steps = RING, []
+    if kind == "pair":
+        data = RING.sample(20), {"label": torch.arange(20) % 2}
+    if kind == "images":
+        net = sdegen.nets.UNet(1, widths=(8, 8))
+        data = sdegen.data.Images(torch.arange(128, dtype=torch.uint8).reshape(2, 1, 8, 8)).scaled(-1, 1)
+    model = sdegen.Model(net, sdegen.VP())
+    with pytest.raises(ValueError, match=r"^validation holds 1 datum; give at least 2"):
+        fit(
+            model,
+            data,
+            steps=2,
+            batch_size=4,
+            seed=0,
+            validation=of_one_row(kind),
+            callbacks=[lambda step: steps.append(step.step)],
+        )
+    assert not steps

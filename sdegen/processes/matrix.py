@@ -43,6 +43,11 @@ class CoupledSDE(Tabulated):
         Covariance of the state at ``t = 0`` given clean data, ``(k, k)``.
     """
 
+    @remembered
+    def t_min(self) -> float:
+        """A thousandth of T: of the noise, which may begin like any power of the time, nothing is assumed."""
+        return 1e-3 * self.T
+
     @property
     @abstractmethod
     def _E(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Validation"]
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -57,6 +57,8 @@ class Validation(Keeping):
         like = training.like
         with torch.random.fork_rng([like.device] if like.device.type == "cuda" else []):
             self.source = training.batches_of(self.data)
+            if not hasattr(self.data, "sample"):  # a law has as many as are asked for
+                _check_two(len(batch.x) for batch in self.source.once(2))
         check_taken(training.gradient.objective, training.model, self.source.cond)
         if isinstance(training.model, ScoreModel):
             _check_known(training.model, self.source.cond)
@@ -76,15 +78,24 @@ class Validation(Keeping):
                 except NonFiniteLoss as error:
                     raise NonFiniteLoss(f"in the validation after step {training.run.steps}, {error}") from None
                 found.append(values.detach())
+        _check_two(map(len, found))  # a loader may have fewer than at the beginning
         losses = torch.cat(found)
-        if len(losses) < 2:
-            raise ValueError(f"validation holds {len(losses)} datum; give at least 2{SPREAD}.")
         bad = int((~losses.isfinite()).sum())  # on an accelerator, and in a loss of the user, nothing has looked before
         if bad:
             raise NonFiniteLoss(
                 f"in the validation after step {training.run.steps}, the loss is not finite ({bad} of {len(losses)} rows)"
             )
         training.run.validation[training.run.steps] = Estimate.of(losses)
+
+
+def _check_two(sizes: Iterable[int]) -> None:
+    """Refuse batches that hold fewer than two rows, of which there is no standard error; of more only the first are read."""
+    rows = 0
+    for size in sizes:
+        rows += size
+        if rows >= 2:
+            return
+    raise ValueError(f"validation holds {rows} datum; give at least 2{SPREAD}.")
 
 
 def _check_known(model: ScoreModel, cond: Collection[str]) -> None:
