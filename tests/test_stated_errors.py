@@ -9,6 +9,7 @@ import torch
 
 import sdegen
 from sdegen.guidance import Particles, Product, anneal_density, corrected, tilted_smc
+from sdegen.guidance.measurements import Linear, mixture_posterior
 from sdegen.laws import GaussianMixture, multiply_laws, tilt_law
 
 Run = Callable[[int], tuple[Particles, float]]
@@ -49,9 +50,20 @@ def prior(seed: int) -> tuple[Particles, float]:
     return corrected(model, 300, steps=60, seed=seed, progress=False), multiply_laws(factors).log_normaliser
 
 
+def observed(seed: int) -> tuple[Particles, float]:
+    """The posterior of a Gaussian datum given five observations, of which a fitted drift takes all but what its steps leave."""
+    draws = torch.Generator().manual_seed(seed)
+    prior = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([[0.5, 2.0]]))
+    A = Linear(torch.tensor([[1.0, 0.5], [0.0, 1.0]], dtype=torch.float64), 1.0)
+    seen = A.sample(prior.sample(1, draws).expand(5, -1), draws)
+    factors = [(prior, -4.0), *((mixture_posterior(prior, A, y), 1.0) for y in seen)]
+    model = Product([(sdegen.Exact(sdegen.VP(), p), power) for p, power in factors])
+    return corrected(model, 300, steps=60, seed=seed, progress=False), multiply_laws(factors).log_normaliser
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*particles end:UserWarning", "ignore:.*bear all of the weight:UserWarning")
-@pytest.mark.parametrize("run", [density, tilt, prior])
+@pytest.mark.parametrize("run", [density, tilt, prior, observed])
 def test_stated_errors_cover_the_truth_at_their_nominal_rate(run: Run) -> None:
     """Of a hundred runs: within one error as of a normal law, or in somewhat more for skewed weights, and within two in no fewer
     than three binomial errors below 95.

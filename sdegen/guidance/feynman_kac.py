@@ -46,6 +46,7 @@ from .swarm import Precomputed, Stage, Swarm, stages_of
 
 COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too long before that is said
 OWN = 0.5  # of what fits have taken from weights by leave-one-out: with it these vary as those of new particles would
+SHOWN = 0.5  # of the doubt about what was given back, that particles of heavy tails show
 FLOWS = 0.1  # of the variance of data: what the noise may have that a step of the flow takes off in the end
 
 
@@ -74,17 +75,24 @@ def corrected(
     the weights of these than from those of others, by an amount that falls as one over their number: the normaliser is given back
     what leave-one-out fits would not have taken. Steps have weak order 2, and so has the integral of the weights.
 
-    The stated error is that of the weights, with all of what was given back, as that much may be left again, and that of the
-    length of the steps, in squares. Weights of the particles of a fit differ too little, those that leave-one-out fits would have
-    left too much: the error is that of weights half-way between, whose variance is right (J. G. MacKinnon, H. White, *Some
-    heteroskedasticity-consistent covariance matrix estimators with improved finite sample properties*, 1985). It is infinite
-    where the run warns of few descendants, or of too few steps to tell.
+    A step gives no weight more than half a nat above the mean, and a fit counts no more than one nat a step beyond itself. A
+    particle that would get more is where the product has next to no mass: the step was too long for it, and its weight would be
+    that of the next ones too. Both limits are out of reach as steps become short.
+
+    The stated error is that of the weights, with what the limit has withheld and the doubt about what was given back, and that
+    of the length of the steps, in squares. Weights of the particles of a fit differ too little, those that leave-one-out fits
+    would have left too much: the error is that of weights half-way between, whose variance is right (J. G. MacKinnon, H. White,
+    *Some heteroskedasticity-consistent covariance matrix estimators with improved finite sample properties*, 1985). What was
+    given back of a particle is in doubt by ``2 h / (1 − h)`` of itself, `h` the particle's leverage on the fit: nothing where
+    each has a small part of the fit, as of posteriors that are nearly Gaussian, all and more where few have most of it. The error
+    is infinite where the run warns of few descendants, or of too few steps to tell.
 
     Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
     the first particles have descendants, take more steps, then more particles, or do not believe the result. Powers that do not
     sum to one make the first steps long: take more, or an `EDM` process. A run warns if its steps leave more than .1 nats of
-    doubt about the normaliser, are two, which do not tell, or leave descendants to fewer than twenty of the first particles, or
-    than a tenth of them. Where members know their densities, `anneal_product` keeps its particles in such cases.
+    doubt about the normaliser, withhold that much, are two, which do not tell, or leave descendants to fewer than twenty of the
+    first particles, or than a tenth of them. Where members know their densities, `anneal_product` keeps its particles in such
+    cases.
 
     Parameters
     ----------
@@ -182,7 +190,7 @@ def _with_evidence(
         "one member",
         _step_error(swarm, len(stages)),
         OWN * swarm.optimisms,
-        abs(swarm.optimism),
+        abs(swarm.doubt) / SHOWN + swarm.withheld,
     )
     return void_error_if_few(found)
 
@@ -198,6 +206,12 @@ def _step_error(swarm: Swarm, steps: int) -> float:
         warn_caller(
             f"steps = {steps} are too few for these powers: with steps of twice the length the logarithm of the normaliser would "
             f"differ by about {3 * error:.2g} nats; take more steps, or powers that sum to one."
+        )
+    if swarm.withheld > COARSE:
+        warn_caller(
+            f"steps = {steps} are too few for these powers: single particles would have got more weight in a step than it can "
+            f"tell, about {swarm.withheld:.2g} nats of the normaliser, which were withheld; take more steps, or powers nearer to "
+            "those of one member."
         )
     return error
 

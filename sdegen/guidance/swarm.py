@@ -8,8 +8,9 @@ where ``e = Σ β_i e_i`` and `k` is half the sum of the powers times ``1 + eta�
 
 from __future__ import annotations
 
-__all__ = ["Precomputed", "Stage", "Swarm", "regress", "stages_of"]
+__all__ = ["Drift", "Precomputed", "Stage", "Swarm", "regress", "stages_of"]
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +34,9 @@ LONGEST = 4.0  # root mean square of the change of the noise, whose numbers have
 RIDGE = 1e-2  # of the mean square of a feature
 LEVERAGE = 0.5  # of a row of a regression: beyond it a fit without the row says little of the row
 EACH = 20  # particles for each number that is fitted, at least
+FITTED = 1.0  # nats that a step may give to a weight or take from it beyond a fit, as the fit counts them
+ROUNDS = 10  # of a fit to values that are cut about it
+GIVEN = 0.5  # nats above the mean that a step may give to a weight, beyond which it is too long for that particle
 
 
 class Precomputed(ScoreModel):
@@ -83,6 +87,8 @@ class Stage(NamedTuple):
         with the members' variance.
     growth
         The derivative of ``log_spread − log_volume`` by the angle.
+    length
+        The angle that the rates of this time count for: half of the steps before and after.
     """
 
     at: Marginal
@@ -93,6 +99,7 @@ class Stage(NamedTuple):
     log_volume: float
     log_spread: float
     growth: float
+    length: float
 
 
 def stages_of(model: Product, sde: LinearSDE, times: Tensor, d: int) -> list[Stage]:
@@ -110,15 +117,38 @@ def stages_of(model: Product, sde: LinearSDE, times: Tensor, d: int) -> list[Sta
         return each * torch.tensor([1.0, 0.5], dtype=torch.float64)
 
     now, change = sizes(times), (sizes(after) - sizes(before)) / (high - low)[:, None]
-    dt_dphi = (after - before) / (high - low)
+    dt_dphi, ends = (after - before) / (high - low), torch.cat([phi[:1], phi, phi[-1:]])
+    lengths = 0.5 * (ends[:-2] - ends[2:])
     found = []
     for i, t in enumerate(times):
         at = sde.marginal(t)
         root = sde.noise_at(t).T @ at.R_inv.T
         gram = single_matrix(root.T @ root, d)
-        sized = [v.item() for v in (*now[i], change[i, 1] - change[i, 0])]
+        sized = [v.item() for v in (*now[i], change[i, 1] - change[i, 0], lengths[i])]
         found.append(Stage(at, phi[i].item(), dt_dphi[i].item(), root, gram, *sized))
     return found
+
+
+class Drift(NamedTuple):
+    """A drift that is linear in the state, fitted to particles at a time of a run.
+
+    Attributes
+    ----------
+    excess
+        What it takes from the rate of the weights, ``(n,)``.
+    shift
+        The change of the noise that makes it, ``(n, d)``.
+    optimisms
+        How much less it would take from each particle, were it fitted to the others, ``(n,)``.
+    doubts
+        How much that may be off by, ``(n,)``: as much of it as the fit to the others knows less of a particle, ``h / (1 − h)``
+        of the leverage `h`.
+    """
+
+    excess: Tensor
+    shift: Tensor
+    optimisms: Tensor
+    doubts: Tensor
 
 
 class Swarm:
@@ -144,14 +174,16 @@ class Swarm:
         self.memory: MultistepMemory | None = None
         self.log_weights = torch.zeros(len(x), dtype=torch.float64)
         # Nats that the drifts have taken from the normaliser because they were fitted to the particles themselves, and would not
-        # have taken from that of others; and the same of each particle's weight.
-        self.optimism = 0.0
+        # have taken from that of others, how far off that may be, and the same of each particle's weight.
+        self.optimism, self.doubt = 0.0, 0.0
         self.optimisms = torch.zeros_like(self.log_weights)
+        self.withheld = (
+            0.0  # nats that steps would have given to the normaliser by single weights, and were too long for
+        )
         self.ancestors, self.resampled = torch.arange(len(x)), 0
         self._before: Stage | None = None
-        # Derivatives by the angle at that stage: of the logarithms of weights, of `optimisms` and of `optimism`.
-        self._rate = torch.zeros_like(self.log_weights)
-        self._optimisms_rate, self._optimism_rate = torch.zeros_like(self.log_weights), 0.0
+        # Derivatives by the angle at that stage: of the logarithms of weights, and of `optimisms`.
+        self._rate, self._optimisms_rate = torch.zeros_like(self.log_weights), torch.zeros_like(self.log_weights)
         self._rates: list[tuple[float, float]] = []  # the angle of each stage, and the mean rate of the weights there
 
     def evaluate(self, stage: Stage) -> None:
@@ -162,12 +194,17 @@ class Swarm:
         if self._before is not None:
             half = 0.5 * (self._before.phi - stage.phi)
             self.log_weights = self.log_weights + half * self._rate
-        ahead = self.log_weights + half * rate
-        excess, self.shift, optimisms = self._fit(stage, rate, ahead)
-        optimism = (ahead.softmax(0) @ optimisms).item()
-        self.optimism += half * (self._optimism_rate + optimism)
-        self.optimisms = self.optimisms + half * (self._optimisms_rate + optimisms)
-        self._rate, self._optimisms_rate, self._optimism_rate = rate - excess, optimisms, optimism
+        mean, most = self.log_weights.softmax(0) @ rate, FITTED / stage.length
+        weights = (self.log_weights + half * rate.clamp(mean - most, mean + most)).softmax(0)
+        drift = self._fit(stage, rate, weights)
+        self.shift = drift.shift
+        self.optimism += stage.length * (weights @ drift.optimisms).item()
+        self.doubt += stage.length * (weights @ drift.doubts).item()
+        self.optimisms = self.optimisms + half * (self._optimisms_rate + drift.optimisms)
+        left = rate - drift.excess
+        limit = weights @ left + GIVEN / stage.length
+        self.withheld += stage.length * (weights @ (left - limit).clamp_min(0)).item()
+        self._rate, self._optimisms_rate = left.clamp_max(limit), drift.optimisms
         self.log_weights, self._before = self.log_weights + half * self._rate, stage
         self._rates.append((stage.phi, (self.log_weights.softmax(0) @ self._rate).item()))
         if not self.log_weights.isfinite().all():
@@ -187,29 +224,28 @@ class Swarm:
         apart = sum(power * size(e - mean) for power, e in zip(powers, self.noise, strict=True))
         return 0.5 * ((b * b - b) * size(mean) - apart)
 
-    def _fit(self, stage: Stage, rate: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Fit the drift, and return what it takes from the rate of the weights, ``(n,)``, the change of the noise that makes it,
-        ``(n, d)``, and how much less it would take from each particle, were it fitted to the others, ``(n,)``.
-        """
+    def _fit(self, stage: Stage, rate: Tensor, weights: Tensor) -> Drift:
+        """Fit the drift to the rate of the weights, ``(n,)``, as weights of sum one count the particles, and return it."""
         pull = as_vectors(stage.root.T(stage.root(self.model.combine(self.noise)))).double().cpu()
         y = as_vectors(stage.at.R_inv(self.x)).double().cpu()
-        y = y - log_weights.softmax(0) @ y
+        y = y - weights @ y
         d, most = y.shape[1], len(y) // EACH
         strengths = torch.linalg.eigvalsh(stage.gram)
         # Too few, or directions without noise, which no drift reaches.
         if 2 * d > most or strengths[0] < LEAST * strengths[-1]:
-            return torch.zeros_like(rate), torch.zeros_like(y), torch.zeros_like(rate)
+            none = torch.zeros_like(rate)
+            return Drift(none, torch.zeros_like(y), none, none)
         full = d + d * d <= most
         turned = as_vectors(pull[:, :, None] * y[:, None] - stage.gram) if full else pull * y - stage.gram.diagonal()
         features = torch.cat([pull, turned], 1)
-        weights = log_weights.softmax(0)
-        found, optimisms = regress(features, rate, weights)
+        found, optimisms, leverages = regress(features, rate, weights, FITTED / stage.length)
         c, A = found[:d], found[d:].reshape(d, -1)
         shift = c + (y @ A.T if full else y * A[:, 0])
         shift = shift / (-self.gain * stage.dt_dphi)
         size = (weights @ shift.square().mean(1)).sqrt().item()
         share = min(1.0, LONGEST / size) if size else 1.0
-        return features @ found * share, shift * share, optimisms * share
+        doubts = optimisms * leverages / (1 - leverages)
+        return Drift(features @ found * share, shift * share, optimisms * share, doubts * share)
 
     def resample(self, threshold: float, draws: torch.Generator) -> None:
         """Draw the particles anew by their weights if the effective ones are fewer than a share; the mean weight is kept."""
@@ -249,12 +285,14 @@ class Swarm:
         return sde.project(left.Phi.inv()(self.x + 0.5 * left.covariance(score)))
 
 
-def regress(features: Tensor, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit values by features and a constant in weighted squares, and return the coefficients of the features, ``(p,)``, and how
-    much more is fitted to each row, ``(n,)``, than by the coefficients that the other rows give (leave-one-out).
+def regress(features: Tensor, values: Tensor, weights: Tensor, most: float = math.inf) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit values by features and a constant in weighted squares, and return the coefficients of the features, ``(p,)``, how much
+    more is fitted to each row, ``(n,)``, than by the coefficients that the other rows give (leave-one-out), and the leverage of
+    each row, ``(n,)``, a half at most.
 
     Leaving a row out of a regression changes its coefficients by a multiple of ``gram⁻¹ row``, so that one gram serves all rows.
-    The change is at most twice what the row adds to the right-hand side alone.
+    The change is at most twice what the row adds to the right-hand side alone. A value that is far from its fit counts as one
+    that is `most` from it. P. J. Huber, *Robust regression*, 1973: fitted anew to values that were cut about the fit before.
 
     Parameters
     ----------
@@ -262,12 +300,20 @@ def regress(features: Tensor, values: Tensor, weights: Tensor) -> tuple[Tensor, 
         ``(n, p)`` and ``(n,)``.
     weights
         ``(n,)``, of sum one.
+    most
+        The largest residual that counts whole; all do by default.
     """
     columns = torch.cat([torch.ones_like(values)[:, None], features], 1)
     scale = (weights @ columns.square()).sqrt().clamp_min(1e-150)
     columns = columns / scale
     gram = columns.T @ (weights[:, None] * columns) + RIDGE * torch.eye(len(scale), dtype=values.dtype)
-    found = torch.linalg.solve(gram, columns.T @ (weights * values))
-    pulls = weights[:, None] * columns * torch.linalg.solve(gram, columns.T).T
-    optimisms = (values - columns @ found) * pulls[:, 1:].sum(1) / (1 - pulls.sum(1).clamp_max(LEVERAGE))
-    return (found / scale)[1:], optimisms
+    slopes = torch.linalg.solve(gram, columns.T)
+    found, counted = slopes @ (weights * values), values
+    for _ in range(ROUNDS):
+        fitted = columns @ found
+        counted = values.clamp(fitted - most, fitted + most)
+        found = slopes @ (weights * counted)
+    pulls = weights[:, None] * columns * slopes.T
+    leverages = pulls.sum(1).clamp_max(LEVERAGE)
+    optimisms = (counted - columns @ found) * pulls[:, 1:].sum(1) / (1 - leverages)
+    return (found / scale)[1:], optimisms, leverages
