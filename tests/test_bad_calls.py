@@ -475,6 +475,25 @@ for _name, _matrix in {"negative": -torch.eye(2), "not symmetric": torch.tensor(
     )
 
 
+NO_WEIGHTS = {
+    "in a column": (torch.zeros(3, 1), r"\(3, 1\); give \(n,\), n at least 2"),
+    "of one draw": (torch.zeros(1), r"\(1,\); give \(n,\), n at least 2"),
+    "without an axis": (torch.zeros(()), r"\(\); give \(n,\), n at least 2"),
+    "with NaN": (torch.tensor([0.0, NAN]), "holds NaN or inf, or all weights vanish"),
+    "with infinity": (torch.tensor([0.0, math.inf, -math.inf]), "holds NaN or inf, or all weights vanish"),
+    "all zero": (torch.tensor([-math.inf, -math.inf]), "holds NaN or inf, or all weights vanish"),
+}
+for _name, (_value, _says) in NO_WEIGHTS.items():
+    for _call in (sdegen.metrics.effective_share, sdegen.plots.weights):
+        bad(
+            f"{_call.__name__}, weights {_name}",
+            ValueError,
+            lambda w, call=_call, value=_value: call(value),
+            "^log_weights",
+            _says,
+        )
+
+
 @pytest.mark.parametrize(("call", "error", "says"), bad.rows)
 def test_bad_calls_are_refused_in_a_sentence(w, call, error, says):
     check_refusal(w, call, error, says)
