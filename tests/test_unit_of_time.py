@@ -177,3 +177,12 @@ def test_coupled_processes_begin_at_a_part_of_their_last_time(T: float) -> None:
         t_min = 0.01
 
     assert Given(T).t_min == 0.01
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1e-3, 1.0, 1e4])
+def test_times_are_found_to_as_many_digits_in_every_unit(unit: float) -> None:
+    """By bracketing, which a process without an inverse of its own is left to."""
+    sde = sdegen.OU(rate=1 / unit, T=5 * unit)
+    t = unit * torch.tensor([0.01, 0.3, 1.0, 2.0, 3.0, 4.9], dtype=torch.float64)
+    found = sdegen.LinearSDE._invert(sde, sde.log_snr(t))
+    assert (found / t - 1).abs().max() < 1e-11

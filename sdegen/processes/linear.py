@@ -228,7 +228,7 @@ class LinearSDE(SDE):
             left = f > 0
             low, f_low = torch.where(left, t, low), torch.where(left, f, f_low)
             high, f_high = torch.where(left, high, t), torch.where(left, f_high, f)
-            if ((high - low) <= 1e-15 * self.T + 4e-16 * high).all():
+            if ((high - low) <= 1e-15 * self.T).all():
                 break
         t = torch.where(f_low.abs() < f_high.abs(), low, high)
         return torch.where((flat < ends[0]) & (flat > ends[1]), t, torch.nan).reshape(level.shape)
