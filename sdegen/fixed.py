@@ -155,10 +155,10 @@ def is_followed(thing: Any) -> bool:
     """
     learned = torch.is_grad_enabled()
     # No expression with a frame of its own: this is asked at the beginning of every run.
-    for value in tensors_of(thing):  # noqa: SIM110
+    for value in tensors_of(thing):
         if (learned and value.requires_grad) or is_unknown(value):
             return True
-    return False
+    return learned and any(v.requires_grad for _, read in read_elsewhere(thing) for v in _tensors_in(read))
 
 
 def tensors_of(thing: Any) -> Iterator[Tensor]:

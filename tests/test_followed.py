@@ -239,3 +239,40 @@ def test_constants_within_a_transformation_are_taken(kept: str) -> None:
     assert torch.func.grad(value)(torch.tensor(1.0)) == 1
     with torch.no_grad():
         CONSTANTS[kept](torch.tensor(4.0, requires_grad=True))
+
+
+@pytest.mark.parametrize("kind", ["scalar", "matrices"])
+def test_a_number_that_coefficients_close_over_has_derivatives_as_often_as_they_are_asked_for(kind: str) -> None:
+    """Also after a run that recorded none: what was remembered of it has no part in the next."""
+    beta = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+
+    class Scalar(sdegen.ScalarSDE):
+        def f(self, t: Tensor) -> Tensor:
+            return -beta * (1 + t)
+
+        def g(self, t: Tensor) -> Tensor:
+            return (2 * beta * (1 + t)).sqrt()
+
+    class Matrices(sdegen.CorrelatedSDE):
+        def F(self, t: Tensor) -> Tensor:
+            return -beta * torch.eye(2, dtype=torch.float64)
+
+        def G(self, t: Tensor) -> Tensor:
+            return torch.tensor([[1.0, 0.3], [0.0, 0.8]], dtype=torch.float64)
+
+    model = sdegen.Exact(Scalar() if kind == "scalar" else Matrices(), RING)
+
+    def readings() -> list[Tensor]:
+        return [READINGS["score"](model), READINGS["sample of several stages"](model)]
+
+    with torch.no_grad():
+        readings()
+        beta += 1e-5
+        more = readings()
+        beta -= 2e-5
+        less = readings()
+        beta += 1e-5
+    for _ in range(2):
+        for value, a, b in zip(readings(), more, less, strict=True):
+            (slope,) = torch.autograd.grad(value, beta)
+            torch.testing.assert_close(slope, (a - b) / 2e-5, rtol=1e-3, atol=1e-4)

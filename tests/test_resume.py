@@ -101,6 +101,18 @@ def test_checkpoints_change_nothing(whole, tmp_path):
     same(run(tmp_path / "run"), whole)
 
 
+def test_a_folder_named_in_short_is_that_where_the_run_began(whole, tmp_path, monkeypatch):
+    """Also where what listens, or the code of a data set, works in another folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    album = sdegen.plots.Album(
+        "pictures", every=30, n=4, steps=1, draw=sdegen.plots.scatter, label=torch.zeros(4).long()
+    )
+    same(run("run", callbacks=[lambda step: os.chdir(tmp_path / "elsewhere"), album]), whole)
+    assert len(list((tmp_path / "run").iterdir())) >= 2 and list((tmp_path / "pictures").iterdir())
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_finished_run_gives_its_result_at_once(whole, tmp_path):
     run(tmp_path / "run")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}

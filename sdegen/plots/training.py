@@ -147,7 +147,7 @@ class Album:
     ) -> None:
         check_count("every", every), check_count("n", n), check_count("steps", steps)
         check_interval("low and high", (low, high)), check_call("draw", draw, ["x"], ["ax"])
-        self.folder, self.every, self.n, self.low, self.high = Path(folder), every, n, low, high
+        self.folder, self.every, self.n, self.low, self.high = Path(folder).absolute(), every, n, low, high
         self.steps, self.seed, self.draw, self.cond = steps, seed, draw, cond
 
     def __call__(self, step: Any) -> None:

@@ -168,7 +168,7 @@ class Folder:
     __repr__ = show_call
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # wherever the code of the run may go
 
     def prepare(self) -> None:
         """Make the folder, and delete files that an interrupted process has left incomplete."""
