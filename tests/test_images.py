@@ -191,3 +191,15 @@ def test_a_split_prints_what_it_holds(images):
     assert repr(Split(images[:8], Images(images.x[8:]))) == (
         "Split(train=Images(8 of 3×4×5, 3 classes), test=Images(4 of 3×4×5))"
     )
+
+
+@pytest.mark.parametrize(
+    "part", [slice(2, 5), torch.tensor([3, 0]), torch.arange(6) % 2 == 0], ids=["slice", "indices", "mask"]
+)
+def test_a_part_of_scaled_images_is_the_scaled_part(part):
+    images = Images(torch.arange(96, dtype=torch.uint8).reshape(6, 1, 4, 4), torch.arange(6) % 3, ("a", "b", "c"))
+    scaled = images.scaled(-1, 1).flipped(1.0)
+    found = scaled[part]
+    assert type(found) is type(scaled) and found.flips == 1.0 and len(found) == len(images[part])
+    assert torch.equal(found.rows(), scaled.rows(part))
+    assert torch.equal(found.images.labels, images.labels[part])

@@ -164,7 +164,7 @@ def test_a_likelihood_has_mass_one_and_draws_from_it(likelihood: PixelLaw, answe
     out = torch.tensor([[answer, -0.7][: likelihood.outputs]], dtype=torch.float64)
     low, high = (0.0, 1.0) if isinstance(likelihood, Continuous) else (-6.0, 6.0)
     at = torch.linspace(low, high, 20_001, dtype=torch.float64)[:-1] + (high - low) / 40_000
-    density = likelihood.log_prob(out.expand(len(at), -1), at[:, None]).exp()
+    density = likelihood.log_prob(at[:, None], out.expand(len(at), -1)).exp()
     width = (high - low) / 20_000
     assert density.sum().item() * width == pytest.approx(1, abs=1e-5)
     drawn = likelihood.draw(out.expand(50_000, -1), seeded(0))
@@ -174,7 +174,7 @@ def test_a_likelihood_has_mass_one_and_draws_from_it(likelihood: PixelLaw, answe
     assert drawn.var().item() == pytest.approx(variance, rel=0.05)
     assert likelihood.mean(out).item() == pytest.approx(mean, abs=1e-6)
     # Single precision knows the same law.
-    coarse = likelihood.log_prob(out.float().expand(len(at), -1), at[:, None].float()).exp()
+    coarse = likelihood.log_prob(at[:, None].float(), out.float().expand(len(at), -1)).exp()
     assert coarse.double().sum().item() * width == pytest.approx(1, abs=1e-3)
     assert likelihood.mean(out.float()).item() == pytest.approx(mean, rel=1e-4)
 
@@ -185,7 +185,7 @@ def test_series_of_small_rates_are_the_closed_form(side: float) -> None:
     mpmath.mp.dps = 40
     rates = side * torch.cat([torch.logspace(-6, 0, 61), torch.tensor([0.00999, 0.01001, 0.0999, 0.1001])]).double()
     x = torch.linspace(0, 1, len(rates), dtype=torch.float64)
-    means, logs = Continuous().mean(rates), Continuous().each(rates, x)
+    means, logs = Continuous().mean(rates), Continuous().each(x, rates)
     for rate, at, mean, log in zip(*(v.tolist() for v in (rates, x, means, logs)), strict=True):
         a = mpmath.mpf(rate)
         assert abs(mean - (1 / (1 - mpmath.exp(-a)) - 1 / a)) < 1e-9
@@ -213,20 +213,20 @@ def test_a_gradient_that_is_not_finite_is_no_attack():
 @pytest.mark.parametrize("likelihood", [Continuous(), Bernoulli()])
 def test_numbers_outside_have_no_density(likelihood: PixelLaw) -> None:
     x = torch.tensor([[-1.0], [0.0], [0.5], [1.0], [1.01]])
-    assert likelihood.log_prob(torch.full_like(x, 0.3), x).isnan().tolist() == [True, False, False, False, True]
+    assert likelihood.log_prob(x, torch.full_like(x, 0.3)).isnan().tolist() == [True, False, False, False, True]
 
 
 @pytest.mark.parametrize("answer", [-30.0, -0.5, -1e-3, 0.0, 2e-3, 3.0, 40.0])
 def test_the_continuous_law_is_differentiable_everywhere(answer: float) -> None:
     out = torch.tensor([[answer]], dtype=torch.float64, requires_grad=True)
     x = torch.tensor([[0.3]], dtype=torch.float64)
-    (slope,) = torch.autograd.grad(Continuous().log_prob(out, x).sum(), out)
+    (slope,) = torch.autograd.grad(Continuous().log_prob(x, out).sum(), out)
     assert slope.item() == pytest.approx(0.3 - Continuous().mean(out).item(), abs=1e-6)  # of an exponential family
 
 
 def test_a_coin() -> None:
     out = torch.tensor([[0.8]], dtype=torch.float64)
-    both = [Bernoulli().log_prob(out, torch.tensor([[v]], dtype=torch.float64)).exp().item() for v in (0.0, 1.0)]
+    both = [Bernoulli().log_prob(torch.tensor([[v]], dtype=torch.float64), out).exp().item() for v in (0.0, 1.0)]
     assert sum(both) == pytest.approx(1) and both[1] == pytest.approx(out.sigmoid().item())
     drawn = Bernoulli().draw(out.expand(50_000, 1), seeded(0))
     assert set(drawn.unique().tolist()) == {0.0, 1.0} and drawn.mean().item() == pytest.approx(both[1], abs=0.01)
@@ -263,7 +263,7 @@ def test_a_categorical_vae_has_an_exact_density_and_bound() -> None:
     assert (terms.elbo < model.log_prob(x)).all()
     # With the true posterior for q, the bound is the density.
     each = torch.stack(
-        [model.likelihood.log_prob(out.expand(9, 2), x) for out in model.decoder(torch.eye(3).double())], 1
+        [model.likelihood.log_prob(x, out.expand(9, 2)) for out in model.decoder(torch.eye(3).double())], 1
     )
     posterior = each.log_softmax(1)
     model.encode = lambda x: posterior  # type: ignore[method-assign]

@@ -303,3 +303,19 @@ def test_intervals_of_importance_times_have_probability_one_to_the_last_digit(sd
     assert len(edges) == nodes + 1 and mass.dtype == edges.dtype == torch.float64
     assert abs(mass.sum().item() - 1) < 1e-13 and (edges[1:] > edges[:-1]).all()
     assert edges[0] == sde.t_min and edges[-1] == sde.T
+
+
+@pytest.mark.parametrize("N", [20, 500])
+def test_steps_before_the_first_time_are_refused(N: int) -> None:
+    """Training times are from `t_min` on."""
+    sde = sdegen.processes.CircularBrownianMotion()
+    most = int(sde.T / sde.t_min)
+    assert 20 < most < 500
+    if most > N:
+        assert DiscreteTimes(N).sample(sde, 100)[0].min() >= sde.t_min
+        assert DiscreteTimes(most).sample(sde, 100)[0].min() >= sde.t_min
+    else:
+        with pytest.raises(
+            ValueError, match=rf"^N = {N}: the first step of .* before its t_min.* at most {most} steps\.$"
+        ):
+            DiscreteTimes(N).sample(sde, 100)

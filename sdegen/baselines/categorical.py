@@ -73,7 +73,7 @@ class CategoricalVAE(LikelihoodCoder):
         u = uniform_like(x.new_empty(len(x), self.categories), generator).clamp_min(torch.finfo(x.dtype).tiny)
         gumbel = -(-u.log()).log()
         log_q, out = self.net(x, gumbel, self.temperature)
-        return (self._kl(log_q) - self._law.log_prob(out, x) + volume) / x[0].numel()
+        return (self._kl(log_q) - self._law.log_prob(x, out) + volume) / x[0].numel()
 
     def bound(self, x: Tensor, batch: int | None = None) -> BoundTerms:
         """Return both terms of the evidence lower bound, as exact sums over the categories; with `batch`, for at most so many
@@ -107,7 +107,7 @@ class CategoricalVAE(LikelihoodCoder):
     def _each(self, x: Tensor) -> Tensor:
         """Return ``log p(x | c)`` for every category, ``(B, K)``."""
         outs, law, u = self.decoder(self._one_hot()), self._law, self.standardised(x)
-        each = [law.log_prob(out.expand(len(u), *out.shape), u) for out in outs]
+        each = [law.log_prob(u, out.expand(len(u), *out.shape)) for out in outs]
         return torch.stack(each, 1) - self.log_volume(x)
 
     def _kl(self, log_q: Tensor) -> Tensor:

@@ -181,7 +181,7 @@ class HierarchicalVAE(Standardised):
 
         def read(x: Tensor, noise: Tensor) -> Tensor:
             kl, ratio, out = self.net(x, noise)
-            return torch.cat([kl, ratio, law.log_prob(self._shaped(out), x)[:, None]], 1)
+            return torch.cat([kl, ratio, law.log_prob(x, self._shaped(out))[:, None]], 1)
 
         volume, law, x = self.log_volume(x), self.likelihood.in_units(self.units), self.standardised(x)
         noise, T = noise_like(x.new_empty(len(x), sum(self.latents)), generator), len(self.latents)

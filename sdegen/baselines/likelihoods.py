@@ -32,7 +32,7 @@ class PixelLaw(OfTensors, ABC):
     __repr__ = show_call
 
     @abstractmethod
-    def each(self, out: Tensor, x: Tensor) -> Tensor:
+    def each(self, x: Tensor, out: Tensor) -> Tensor:
         """Return the log-likelihood of every coordinate, of the shape of `x`; NaN outside the support."""
 
     @abstractmethod
@@ -47,7 +47,7 @@ class PixelLaw(OfTensors, ABC):
         """Return the likelihood of the same data in other units; here the same, as where nothing is in units of the data."""
         return self
 
-    def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
         """Return ``log p(x | z)`` in nats, ``(B,)``.
 
         Raises
@@ -57,7 +57,7 @@ class PixelLaw(OfTensors, ABC):
         """
         expected = (len(x), self.outputs * x.shape[1], *x.shape[2:])
         must = f"{self.outputs} for every number, {expected}, as {type(self).__name__} needs"
-        return sum_rows(self.each(check_answer("the decoder", out, expected, x, must), x))
+        return sum_rows(self.each(x, check_answer("the decoder", out, expected, x, must)))
 
 
 class Gaussian(PixelLaw):
@@ -98,7 +98,7 @@ class Gaussian(PixelLaw):
         mean, log_std = out.chunk(2, 1)
         return Normal(mean, log_std.exp(), validate_args=False)
 
-    def each(self, out: Tensor, x: Tensor) -> Tensor:
+    def each(self, x: Tensor, out: Tensor) -> Tensor:
         """Return ``log N(x; mean, std²)``."""
         return self.law(out).log_prob(x)
 
@@ -121,7 +121,7 @@ class Bernoulli(PixelLaw):
 
     interval = (0.0, 1.0)
 
-    def each(self, out: Tensor, x: Tensor) -> Tensor:
+    def each(self, x: Tensor, out: Tensor) -> Tensor:
         """Return ``x log p + (1 − x) log(1 − p)``, for x in [0, 1]."""
         return torch.where((x >= 0) & (x <= 1), x * out - F.softplus(out), torch.nan)
 
@@ -145,7 +145,7 @@ class Continuous(PixelLaw):
 
     interval = (0.0, 1.0)
 
-    def each(self, out: Tensor, x: Tensor) -> Tensor:
+    def each(self, x: Tensor, out: Tensor) -> Tensor:
         """Return ``log p``: from the end that the law leans to it is exponential of rate ``|λ|``, cut off at one."""
         rate, near = out.abs(), out.abs() < 1e-2  # near 0 the formula cancels, and its series in λ stands in
         a = torch.where(near, 1.0, rate)

@@ -216,7 +216,7 @@ class VAE(LikelihoodCoder):
             mean, log_std, out = self.net(x, noise)
             # KL(N(m, s²) ‖ N(0, 1)) = (m² + s² − 1) / 2 − log s
             kl = (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(1)
-            return torch.stack([law.log_prob(out, x) - volume, kl], 1)
+            return torch.stack([law.log_prob(x, out) - volume, kl], 1)
 
         volume, law, x = self.log_volume(x), self._law, self.standardised(x)
         return BoundTerms(*in_parts(terms, batch, x, noise_like(x.new_empty(len(x), self.latent), generator)).unbind(1))
@@ -256,7 +256,7 @@ class VAE(LikelihoodCoder):
             mean, std = moments.unbind(1)
             q = Normal(mean, std, validate_args=False)
             z = q.mean + q.stddev * noise
-            return law.log_prob(self.decoder(z), x) - volume + (prior.log_prob(z) - q.log_prob(z)).sum(1)
+            return law.log_prob(x, self.decoder(z)) - volume + (prior.log_prob(z) - q.log_prob(z)).sum(1)
 
         moments = in_parts(posterior, batch, x)
         return log_mean_weight(

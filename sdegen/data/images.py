@@ -230,6 +230,10 @@ class Scaled:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, rows: Any) -> Scaled:
+        """Return a part of the set, scaled alike: `rows` is a slice, a mask ``(N,)`` or indices ``(n,)``."""
+        return replace(self, images=self.images[rows])
+
     def rows(
         self,
         which: Any = slice(None),

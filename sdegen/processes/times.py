@@ -158,7 +158,12 @@ class DiscreteTimes(TimeLaw):
         self.N = N
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw independent steps."""
+        """Draw independent steps; refuse, by a ValueError, a first one before `t_min`."""
+        if sde.t_min * (1 - 1e-12) > sde.T / self.N:
+            raise ValueError(
+                f"N = {self.N}: the first step of {type(sde).__name__} is at {sde.T / self.N:.4g}, before its t_min, "
+                f"{sde.t_min:.4g}; take at most {int(sde.T / sde.t_min * (1 + 1e-12))} steps."
+            )
         k = (_uniforms(n, generator) * self.N).floor() + 1
         return k * sde.T / self.N, torch.ones(n, dtype=torch.float64)
 
