@@ -475,6 +475,13 @@ for _name, _matrix in {"negative": -torch.eye(2), "not symmetric": torch.tensor(
     )
 
 
+for _shape in ((2, 2, 4, 4), (2, 4, 4, 4), (0, 1, 4, 4), (1, 4, 4)):
+    bad(
+        f"pictures of shape {_shape}",
+        ValueError,
+        lambda w, s=_shape: sdegen.data.save_pngs(torch.zeros(s), "pngs"),
+        r"shape \(\d, .*; expected \(N, 1, H, W\) or \(N, 3, H, W\)\.$",
+    )
 NO_WEIGHTS = {
     "in a column": (torch.zeros(3, 1), r"\(3, 1\); give \(n,\), n at least 2"),
     "of one draw": (torch.zeros(1), r"\(1,\); give \(n,\), n at least 2"),
