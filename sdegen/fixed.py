@@ -158,7 +158,12 @@ def is_followed(thing: Any) -> bool:
     for value in tensors_of(thing):
         if (learned and value.requires_grad) or is_unknown(value):
             return True
-    return learned and any(v.requires_grad for _, read in read_elsewhere(thing) for v in _tensors_in(read))
+    if learned:
+        for _, read in read_elsewhere(thing):
+            for value in _tensors_in(read):
+                if value.requires_grad:
+                    return True
+    return False
 
 
 def tensors_of(thing: Any) -> Iterator[Tensor]:
@@ -219,10 +224,14 @@ def weights_of(thing: Any) -> Any:
     either goes what code of the user's reads elsewhere, as a number that a notebook has for all (`read_elsewhere`). None where
     there is none of this.
     """
-    outside = [(name, _content(value)) for name, value in read_elsewhere(thing)]
+    outside = read_elsewhere(thing)
+    if outside:
+        outside = [(name, _content(value)) for name, value in outside]
     if isinstance(thing, nn.Module):
         return (*_weights(thing), *outside)
     own = {k: v for k, v in vars(thing).items() if isinstance(v, _CHANGEABLE) and not k.startswith("_")}
+    if not own:
+        return outside or None
     followed = vars(thing).get("_followed", ())  # what follows from the attributes is none
     held = [(k, v) for k, v in own.items() if k not in followed and type(getattr(type(thing), k, None)) is not _CACHED]
     return [*((name, _content(value)) for name, value in held), *outside] or None

@@ -58,11 +58,23 @@ def read_elsewhere(thing: Any) -> list[tuple[str, Any]]:
     Functions that such code calls are followed, and of other objects, modules and classes the attributes that it reads. Left out
     is what the code itself changes, as the list in which it notes its calls.
     """
-    own = [f for cls in type(thing).__mro__ if users_own(cls) for f in methods(cls)]
-    seen, found = {id(thing)}, list[tuple[str, Any]]()
-    for function in (*own, *(f for f in vars(thing).values() if _followed(f))):
-        _read_by(function, seen, found)
+    kind: Any = type(thing)
+    classes, functions = _own_classes(kind), list[types.FunctionType]()
+    for value in vars(thing).values():  # no expression with a frame of its own: this is asked several times a run
+        if type(value) is types.FunctionType and _followed(value):
+            functions.append(value)
+    found = list[tuple[str, Any]]()
+    if classes or functions:
+        seen = {id(thing)}
+        for function in (*(f for cls in classes for f in methods(cls)), *functions):
+            _read_by(function, seen, found)
     return found
+
+
+@functools.lru_cache(1024)
+def _own_classes(cls: type) -> tuple[type, ...]:
+    """Return the classes of a class and its bases that the user has written."""
+    return tuple(filter(users_own, cls.__mro__))
 
 
 def _followed(value: Any) -> bool:
