@@ -244,6 +244,24 @@ def test_a_value_that_is_far_from_a_fit_counts_as_one_at_the_limit(monkeypatch: 
     torch.testing.assert_close(exact, torch.ones(3, dtype=torch.float64))
 
 
+def test_values_far_off_do_not_throw_a_regression_that_many_others_tell() -> None:
+    """Of 300 rows on a line of slopes a tenth three are thousands away, together: cut about the least squares, to which they pull
+    the line, they would still be the nearest to it after ten rounds.
+    """
+    draws = torch.Generator().manual_seed(0)
+    features = torch.randn(300, 5, dtype=torch.float64, generator=draws)
+    features[:3] += 4
+    values = 0.1 * features.sum(1)
+    values[:3] += 5000
+    weights = torch.full((300,), 1 / 300, dtype=torch.float64)
+    found = regress(features, values, weights, 1.0)[0]
+    assert (found - 0.1).abs().max() < 0.1, found
+    exact = regress(features, 40 * features.sum(1), weights, 1.0)[
+        0
+    ]  # no row is far from its fit, however far from the mean
+    torch.testing.assert_close(exact, torch.full_like(exact, 40.0), rtol=0.03, atol=0)
+
+
 def test_a_step_gives_no_weight_more_than_half_a_nat_above_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what it withholds is counted, in nats of the normaliser, whose weights are even here."""
     model, n = product(sdegen.VP(), [(NARROW, 2.0), (WIDE, -1.0)]), 50  # too few for a drift
@@ -336,10 +354,13 @@ def test_the_stated_error_holds_the_bias_that_is_left() -> None:
 
 
 @pytest.mark.parametrize("gentle", [True, False])
-def test_what_a_drift_takes_from_the_weights_is_its_divergence_and_its_work(gentle: bool) -> None:
+def test_what_a_drift_takes_from_the_weights_is_its_divergence_and_its_work(
+    gentle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of any linear drift, whatever the weights vary with: ``excess = pull·w − tr(gram ∂w/∂y)``, `w` the drift in units of the
     noise, which the change of the noise is divided by ``−gain · dt_dphi``.
     """
+    monkeypatch.setattr("sdegen.guidance.swarm.FITTED", math.inf)  # or no fit would ask for as much
     model, sde, draws = (
         product(sdegen.VP(), [(NARROW, 3.0), (WIDE, -2.0)]),
         sdegen.VP(),
