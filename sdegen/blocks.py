@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["OfTensors"]
 
+import dis
 import functools
 import inspect
 import re
@@ -27,7 +28,7 @@ class OfTensors:
     Examples
     --------
     >>> import sdegen
-    >>> sdegen.measurements.Grey()([[0.5]])
+    >>> sdegen.measurements.Grey(std=0.1)([[0.5]])
     Traceback (most recent call last):
     TypeError: x is a list; give a tensor.
     """
@@ -57,11 +58,25 @@ def _held_to_tensors(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return method(*given, **named)
         except FAILURES as failure:
-            tensors = {name: given[i] if i < len(given) else named[name] for i, name in asked}
-            _explain(f"{type(given[0]).__name__}.{method.__name__}", tensors, failure)
+            if _is_of_torch(failure):
+                tensors = {name: given[i] if i < len(given) else named[name] for i, name in asked}
+                _explain(f"{type(given[0]).__name__}.{method.__name__}", tensors, failure)
             raise
 
     return held
+
+
+def _is_of_torch(failure: Exception) -> bool:
+    """Tell whether an operation within a method has failed, and neither the call of it nor code that says itself, by a ``raise``,
+    what was wrong.
+    """
+    at = failure.__traceback__
+    if at is None or at.tb_next is None:  # arguments were missing, or too many
+        return False
+    while at.tb_next is not None:
+        at = at.tb_next
+    said = dis.opname[at.tb_frame.f_code.co_code[at.tb_lasti]].startswith("RAISE")
+    return not said or at.tb_frame.f_globals.get("__name__", "").split(".")[0] == "torch"
 
 
 def _explain(who: str, tensors: dict[str, Tensor], failure: Exception) -> None:
@@ -78,7 +93,7 @@ def _explain(who: str, tensors: dict[str, Tensor], failure: Exception) -> None:
     for name, value in tensors.items():
         if not value.is_floating_point() and re.search(_OF_KINDS, said):
             raise TypeError(
-                f"{name} has dtype {value.dtype}; give floating-point numbers: {name}.double()."
+                f"{name} has dtype {value.dtype}; give floating-point numbers: {name}.float()."
             ) from failure
     if re.search(_OF_SHAPES, said):
         shapes = " and ".join(f"{name} of shape {tuple(value.shape)}" for name, value in tensors.items())

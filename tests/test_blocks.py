@@ -104,3 +104,34 @@ def test_failures_that_are_not_of_kinds_and_shapes_are_left_as_they_are() -> Non
     seen = sdegen.measurements.Nonlinear(fails, 0.5)
     with pytest.raises(RuntimeError, match=r"^the instrument is off$"):
         seen(X)
+
+
+def test_a_call_without_its_arguments_fails_as_python_says() -> None:
+    for call_without, missing in (
+        (lambda: sdegen.measurements.Grey(0.5)(), "'x'"),  # type: ignore[call-arg]
+        (lambda: sdegen.nets.MLP(dim=2)(X), "'level'"),
+    ):
+        with pytest.raises(TypeError, match=f"missing 1 required positional argument: {missing}$"):
+            call_without()
+
+
+def test_what_code_says_itself_is_not_put_into_another_sentence() -> None:
+    with pytest.raises(ValueError, match=r"^x has shape .* with sides divisible by 2\.$"):
+        sdegen.measurements.Downsample(2, 0.5)(torch.ones(1, 1, 5, 5))
+
+    def refuses(x: Tensor) -> Tensor:
+        raise ValueError("lenses must match")
+
+    with pytest.raises(ValueError, match=r"^lenses must match$"):
+        sdegen.measurements.Nonlinear(refuses, 0.5)(X)
+    seen = sdegen.measurements.Nonlinear(lambda x: x @ torch.ones(2, 3), 0.5)
+    with pytest.raises(ValueError, match=r"^Nonlinear.__call__ was given x of shape \(8, 5\)") as failure:
+        seen.log_prob(torch.ones(8, 3), torch.ones(8, 5))
+    assert str(failure.value).count("was given") == 1
+
+
+def test_the_advice_about_whole_numbers_works() -> None:
+    net, x = sdegen.nets.MLP(dim=2), X.long()
+    with pytest.raises(TypeError, match=r"^x has dtype torch.int64; give floating-point numbers: x\.float\(\)\.$"):
+        net(x, torch.ones(1))
+    assert net(x.float(), torch.ones(1)).shape == x.shape
