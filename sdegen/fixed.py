@@ -160,7 +160,7 @@ def is_followed(thing: Any) -> bool:
             return True
     if learned:
         for _, read in read_elsewhere(thing):
-            for value in _tensors_in(read):
+            for value in _tensors_in(read, set()):
                 if value.requires_grad:
                     return True
     return False
@@ -170,25 +170,28 @@ def tensors_of(thing: Any) -> Iterator[Tensor]:
     """Return the tensors that an object holds, one by one: the parameters and buffers of a module, and what its attributes hold,
     also in lists, dictionaries, networks and other objects of the library.
     """
+    return _held_by(thing, {id(thing)})
+
+
+def _held_by(thing: Any, seen: set[int]) -> Iterator[Tensor]:
     if isinstance(thing, nn.Module):
         yield from thing.parameters()
         yield from thing.buffers()
     for name, value in vars(thing).items():
         if isinstance(value, _HOLDING) and not name.startswith("_"):
-            yield from _tensors_in(value)
+            yield from _tensors_in(value, seen)
 
 
-def _tensors_in(value: Any) -> Iterator[Tensor]:
+def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors_in(part)
-    elif isinstance(value, (list, tuple, set)):
-        for part in value:
-            yield from _tensors_in(part)
-    elif isinstance(value, (nn.Module, Fixed)):
-        yield from tensors_of(value)
+    elif isinstance(value, _HOLDING) and id(value) not in seen:  # objects may hold each other
+        seen.add(id(value))
+        if isinstance(value, (nn.Module, Fixed)):
+            yield from _held_by(value, seen)
+        else:
+            for part in value.values() if isinstance(value, dict) else value:
+                yield from _tensors_in(part, seen)
 
 
 _HOLDING = (Tensor, list, tuple, dict, set, nn.Module, Fixed)

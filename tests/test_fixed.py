@@ -646,3 +646,25 @@ def test_an_attribute_that_would_hide_a_method_is_refused() -> None:
 
     with pytest.raises(AttributeError, match=r"^Hiding\.levels = .* would hide the method levels .*another name\.$"):
         Hiding([0.5, 1.0])
+
+
+class InACircle(Own):
+    """A process that is held by what it holds."""
+
+    def __init__(self, how: str, rate: Any = 1.0) -> None:
+        super().__init__(rate)
+        self.held: Any = nn.Linear(1, 1).requires_grad_(False) if how == "network" else {}
+        if how == "network":
+            self.held.owner = self
+        else:
+            self.held["owner"] = [self]
+
+
+@pytest.mark.parametrize("how", ["network", "table"])
+def test_objects_that_hold_each_other_are_looked_into_once(how: str) -> None:
+    law = sdegen.data.gaussian_ring(modes=2)
+    found, alone = (sdegen.sample(sdegen.Exact(sde, law), 4, steps=3, seed=0) for sde in (InACircle(how), Own()))
+    assert torch.equal(found, alone)
+    rate = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(InACircle(how, rate).alpha(torch.tensor(1.0, dtype=torch.float64)), rate)
+    assert slope.item() == pytest.approx(-1.5 * np.exp(-1.5))  # alpha(1) = exp(−3 rate / 2)
