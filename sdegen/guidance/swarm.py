@@ -177,9 +177,8 @@ class Swarm:
         # have taken from that of others, how far off that may be, and the same of each particle's weight.
         self.optimism, self.doubt = 0.0, 0.0
         self.optimisms = torch.zeros_like(self.log_weights)
-        self.withheld = (
-            0.0  # nats that steps would have given to the normaliser by single weights, and were too long for
-        )
+        # Nats that steps would have given to the normaliser by single weights, and were too long for.
+        self.withheld = 0.0
         self.ancestors, self.resampled = torch.arange(len(x)), 0
         self._before: Stage | None = None
         # Derivatives by the angle at that stage: of the logarithms of weights, and of `optimisms`.
