@@ -276,3 +276,31 @@ def test_a_number_that_coefficients_close_over_has_derivatives_as_often_as_they_
         for value, a, b in zip(readings(), more, less, strict=True):
             (slope,) = torch.autograd.grad(value, beta)
             torch.testing.assert_close(slope, (a - b) / 2e-5, rtol=1e-3, atol=1e-4)
+
+
+class HoldsNetwork(sdegen.ScalarSDE):
+    """A process that is no module and whose noise is a network's, which torch lets require gradients from the start."""
+
+    def __init__(self) -> None:
+        self.net = torch.nn.Linear(1, 1).double()
+
+    def f(self, t: Tensor) -> Tensor:
+        return -2 - t
+
+    def g(self, t: Tensor) -> Tensor:
+        return 1 + self.net(t.reshape(-1, 1)).square().reshape(t.shape)
+
+
+def test_a_density_by_x_alone_is_had_as_the_refusal_says() -> None:
+    model, x, h = sdegen.Exact(HoldsNetwork(), RING), X.double(), 1e-5
+
+    def density(x: Tensor) -> Tensor:
+        return sdegen.log_prob(model, x, grad=True, steps=4, method="rk4")
+
+    with pytest.raises(ValueError, match=r"for derivatives by x alone call its requires_grad_\(False\)"):
+        density(x)
+    model.sde.net.requires_grad_(False)
+    at = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(density(at).sum(), at)
+    step = torch.tensor([h, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(slope[:, 0], (density(x + step) - density(x - step)) / (2 * h), rtol=1e-5, atol=1e-6)

@@ -209,8 +209,9 @@ def _check_constant(sde: SDE) -> None:
     recorded = torch.is_grad_enabled() and not isinstance(sde, nn.Module)
     if any(is_transformed(value) or (recorded and value.requires_grad) for value in tensors_of(sde)):
         raise ValueError(
-            f"densities have no derivatives by a tensor of {type(sde).__name__}, whose clock and prior count as constants; take "
-            "differences of two processes, or derivatives of losses.Variational."
+            f"densities have no derivatives by a tensor of {type(sde).__name__}, whose clock and prior count as constants; for "
+            "derivatives by x alone call its requires_grad_(False), for those by it take differences of two processes, or "
+            "derivatives of losses.Variational."
         )
 
 
