@@ -131,7 +131,7 @@ def ratios_block(key: str, table: Table) -> str:
 
 def main() -> None:
     """Print the tables."""
-    command.run("drawn_table", __doc__, [partial(ratios_block, "peer"), partial(ratios_block, "grid")], seeds=2)
+    command.run("drawn_table", __doc__, [partial(ratios_block, "peer"), partial(ratios_block, "grid")], seeds=6)
 
 
 if __name__ == "__main__":
