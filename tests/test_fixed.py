@@ -62,7 +62,7 @@ def use(sde: sdegen.SDE) -> None:
         sde.time(sde.snr(0.5 * sde.T))
         sde.marginal(0.3 * sde.T), sde.embedding, sde.datum, sde.t_max
         near = sdegen.data.gaussian_ring(radius=1.0, std=0.1)  # which any of the processes forgets
-        sdegen.sample(sdegen.Exact(sde, near), 2, steps=3, seed=0)
+        sdegen.sample(sdegen.Exact(sde, near), 2, sampler=sdegen.samplers.Multistep(3), seed=0)
     assert sde.t_min >= 0
 
 
@@ -502,8 +502,12 @@ def test_what_the_code_of_a_process_reads_elsewhere_is_seen_however_it_changes(k
     """A number that a notebook has for all may change after a run: the next one goes by the new one, in all its parts."""
     used, x = sdegen.Exact(kind(ELSEWHERE[where]), LAW), torch.tensor([[0.4, -1.0]], dtype=torch.float64)
 
+    sampler = (
+        None if where == "of_global" else sdegen.samplers.DDIM(5)
+    )  # the default tries solvers, which takes seconds
+
     def readings(model: sdegen.Exact) -> Tensor:
-        samples = sdegen.sample(model, 2, steps=5, seed=0)
+        samples = sdegen.sample(model, 2, steps=None if sampler else 5, sampler=sampler, seed=0)
         levels = model.sde.time(torch.tensor([1.0, 4.0], dtype=torch.float64))
         return torch.cat([samples, model.score(x, 0.4), levels[None]])
 
