@@ -241,7 +241,7 @@ def test_constants_within_a_transformation_are_taken(kept: str) -> None:
         CONSTANTS[kept](torch.tensor(4.0, requires_grad=True))
 
 
-@pytest.mark.parametrize("kind", ["scalar", "matrices"])
+@pytest.mark.parametrize("kind", ["scalar", pytest.param("matrices", marks=pytest.mark.slow)])
 def test_a_number_that_coefficients_close_over_has_derivatives_as_often_as_they_are_asked_for(kind: str) -> None:
     """Also after a run that recorded none: what was remembered of it has no part in the next."""
     beta = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
