@@ -8,6 +8,7 @@ __all__ = ["Bernoulli", "Continuous", "Gaussian", "PixelLaw"]
 
 from abc import ABC, abstractmethod
 from copy import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,13 +48,13 @@ class PixelLaw(OfTensors, ABC):
         """Return the likelihood of the same data in other units; here the same, as where nothing is in units of the data."""
         return self
 
-    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
-        """Return ``log p(x | z)`` in nats, ``(B,)``.
+    def log_prob(self, x: Tensor, out: Any) -> Tensor:
+        """Return ``log p(x | z)`` in nats, ``(B,)``, with a decoder's answer, which may be anything as yet.
 
         Raises
         ------
-        ValueError
-            If the decoder's answer is not of the shape that data ask for.
+        TypeError, ValueError
+            If the decoder's answer is no tensor, or not of the shape that data ask for.
         """
         expected = (len(x), self.outputs * x.shape[1], *x.shape[2:])
         must = f"{self.outputs} for every number, {expected}, as {type(self).__name__} needs"

@@ -76,8 +76,10 @@ class Measurement(OfTensors, Fixed, ABC):
         """Measure data, and return what is seen, with noise."""
         return self.noise.sample(self.measure(x), generator)
 
-    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
-        """Return ``log p(y | x)`` in nats, ``(B,)``; a ValueError if `y` has not the shape of what is measured."""
+    def log_prob(self, y: Any, x: Tensor) -> Tensor:
+        """Return ``log p(y | x)`` of a tensor or an array in nats, ``(B,)``; a ValueError if `y` has not the shape of what is
+        measured.
+        """
         seen, y = self.measure(x), as_measured(y)
         if y.shape != seen.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; expected that of what is measured, {tuple(seen.shape)}.")

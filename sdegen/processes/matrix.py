@@ -45,7 +45,7 @@ class CoupledSDE(Tabulated):
 
     @remembered
     def t_min(self) -> float:
-        """A thousandth of T: of the noise, which may begin like any power of the time, nothing is assumed."""
+        """Return a thousandth of T: of the noise, which may begin like any power of the time, nothing is assumed."""
         return 1e-3 * self.T
 
     @property

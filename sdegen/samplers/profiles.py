@@ -101,12 +101,13 @@ def measure_profile(
                 f"steps = {n}; solvers are tried in 1 to {MOST} steps: with more they are chosen by the profile."
             )
     x_0 = model.sde.lift(check_states("data", data, model)).double()
-    profile = _measure(model, x_0, end, cond)
+    noise = _draw_noise(x_0)
+    profile = _measure(model, x_0, noise, end, cond)
     if not steps:
         return profile
     choices, moves = profile.choices.clone(), profile.stops.clone()
     for n, (nearest, own) in zip(
-        sorted(steps), _try(model, x_0, profile, end, sorted(steps), stops, cond), strict=True
+        sorted(steps), _try(model, x_0, noise, profile, end, sorted(steps), stops, cond), strict=True
     ):
         choices[n:], moves[n, : len(own)] = nearest, own
     return profile._replace(choices=choices, stops=moves)
@@ -143,6 +144,7 @@ def affordable(evaluations: int) -> tuple[int, Sequence[int], bool]:
 def _try(
     model: ScoreModel,
     x_0: Tensor,
+    noise: Tensor,
     profile: Profile,
     end: float | None,
     steps: Sequence[int],
@@ -154,10 +156,7 @@ def _try(
     """
     sde, n = as_scalar(model.sde, "; solvers are tried on those."), len(x_0)
     rows = torch.arange(n, device=x_0.device).repeat(NOISES)
-    noise = torch.randn(
-        NOISES * n, *x_0.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(NOISE_SEED)
-    )
-    x_T = model.cast_states(sde.marginal(sde.T)(x_0[rows]).sample(noise.to(x_0)))
+    x_T = model.cast_states(sde.marginal(sde.T)(x_0[rows]).sample(noise))
     bound, law = bind_rows(model, cond, rows, x_0[:1], n), summarise_law(model, profile, end)
     flow = follow_flow(bound, x_T, law, steps)
     own: list[Tensor] = [torch.empty(0)] * len(steps)
@@ -170,12 +169,17 @@ def _try(
     return list(zip(nearest, own, strict=True))
 
 
-def _measure(model: ScoreModel, x_0: Tensor, end: float | None, cond: dict[str, Any]) -> Profile:
+def _draw_noise(x_0: Tensor) -> Tensor:
+    """Draw noise for trials, always the same; that of the first paths from each datum is the noise of its profile too."""
+    shape, generator = (NOISES * len(x_0), *x_0.shape[1:]), torch.Generator().manual_seed(NOISE_SEED)
+    return torch.randn(shape, dtype=torch.float64, generator=generator).to(x_0)
+
+
+def _measure(model: ScoreModel, x_0: Tensor, noise: Tensor, end: float | None, cond: dict[str, Any]) -> Profile:
     """Return the profile of a model of a scalar process, measured at data that are states."""
     sde, law = as_scalar(model.sde, "; profiles are measured on those."), gaussian(model.state_moments())
     levels = _levels(sde, end, law.moments().variance().clamp_min(TINY))
     low = float(levels[0])
-    noise = torch.randn(x_0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(NOISE_SEED)).to(x_0)
     rows = torch.arange(LEVELS * len(x_0))
     found = []
     with torch.no_grad(), evaluating(model):
@@ -255,12 +259,13 @@ def known_profile(model: ScoreModel, end: float | None, steps: int | None) -> Pr
     if data is None:
         return profile
     x_0 = model.sde.embed(data).double()
+    noise = _draw_noise(x_0)
     if profile is None:
-        profile = _measure(model, x_0, end, {})
+        profile = _measure(model, x_0, noise, end, {})
     if few is not None:
         choices, moves = torch.full((max(len(profile.choices), few + 1),), -1), profile.stops.clone()
         choices[: len(profile.choices)] = profile.choices
-        ((choices[few], own),) = _try(model, x_0, profile, end, [few], few <= MOST, {})
+        ((choices[few], own),) = _try(model, x_0, noise, profile, end, [few], few <= MOST, {})
         if len(own):
             moves[few, : len(own)] = own
         profile = profile._replace(choices=choices, stops=moves)
