@@ -456,6 +456,7 @@ def laid(sampler: Any, steps: int, power: float) -> Multistep:
     return Multistep(steps, grid, 3, PointMass(), grid.clock, corrector=True)
 
 
+@pytest.mark.slow
 def test_in_many_steps_points_want_a_smaller_power_of_the_error() -> None:
     """Over four sets of points, both distances by those with the power that few steps want: the geometric mean of them is smaller
     by a tenth at least, and it is not with a still smaller power, as the limit is far.
