@@ -67,8 +67,8 @@ def _held_to_tensors(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_of_torch(failure: Exception) -> bool:
-    """Tell whether an operation within a method has failed, and neither the call of it nor code that says itself, by a ``raise``,
-    what was wrong.
+    """Tell whether an operation within a method has failed: not the call of the method, nor code that says by a ``raise`` what
+    was wrong.
     """
     at = failure.__traceback__
     if at is None or at.tb_next is None:  # arguments were missing, or too many

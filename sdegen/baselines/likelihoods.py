@@ -49,7 +49,7 @@ class PixelLaw(OfTensors, ABC):
         return self
 
     def log_prob(self, x: Tensor, out: Any) -> Tensor:
-        """Return ``log p(x | z)`` in nats, ``(B,)``, with a decoder's answer, which may be anything as yet.
+        """Return ``log p(x | z)`` of data in nats, ``(B,)``, from a decoder's answer, whatever that is: it is checked here.
 
         Raises
         ------

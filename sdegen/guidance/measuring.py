@@ -77,8 +77,8 @@ class Measurement(OfTensors, Fixed, ABC):
         return self.noise.sample(self.measure(x), generator)
 
     def log_prob(self, y: Any, x: Tensor) -> Tensor:
-        """Return ``log p(y | x)`` of a tensor or an array in nats, ``(B,)``; a ValueError if `y` has not the shape of what is
-        measured.
+        """Return ``log p(y | x)`` in nats, ``(B,)``, where `y` is a tensor or an array; a ValueError if it has not the shape of
+        what is measured.
         """
         seen, y = self.measure(x), as_measured(y)
         if y.shape != seen.shape:

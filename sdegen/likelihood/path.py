@@ -166,7 +166,7 @@ def follow(
     ValueError
         If it cannot be; the message names the time.
     """
-    _check_constant(model.sde)
+    _refuse_derivatives_by(model.sde)
     flow = model.sde.flow(model)
     ends = torch.tensor(times, dtype=torch.float64)
     tau = flow.clock(ends)
@@ -198,7 +198,7 @@ def follow(
     return Path(_brought_back(model, end, flow.field(tau.mean())), totals.mean(1), stderr, evaluations)
 
 
-def _check_constant(sde: SDE) -> None:
+def _refuse_derivatives_by(sde: SDE) -> None:
     """Refuse derivatives of a path by a tensor of its process, whose clock, and the prior at its end, count as constants.
 
     Raises

@@ -170,7 +170,7 @@ def _try(
 
 
 def _draw_noise(x_0: Tensor) -> Tensor:
-    """Draw noise for trials, always the same; that of the first paths from each datum is the noise of its profile too."""
+    """Draw the noise of all paths of trials, always the same, and return it; the first row for each datum serves its profile."""
     shape, generator = (NOISES * len(x_0), *x_0.shape[1:]), torch.Generator().manual_seed(NOISE_SEED)
     return torch.randn(shape, dtype=torch.float64, generator=generator).to(x_0)
 
