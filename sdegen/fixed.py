@@ -40,6 +40,10 @@ _MAKING = "_making"
 class _OfFixed(ABCMeta):
     """The metaclass of `Fixed`: values of a class, which all its objects share, stay as they are while there are any objects."""
 
+    def __init__(cls, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        cls._defined = True
+
     def __setattr__(cls, name: str, value: Any) -> None:
         """Set an attribute of a class.
 
@@ -55,8 +59,9 @@ class _OfFixed(ABCMeta):
         """
         method = callable(value) or hasattr(value, "__get__")
         free = name.startswith("_") or name in getattr(cls, "settable", ()) or (method and not hasattr(cls, name))
-        # Seen where it is asked for, and never in use: classes are hardly ever changed.
-        if not free and any(cls in type(thing).__mro__ for thing in gc.get_objects()):
+        # A class has no objects before it is defined. Of those that are, hardly any is ever changed, so that counting objects as
+        # they are made would cost more than this search.
+        if not free and "_defined" in vars(cls) and _has_objects(cls):
             if not method:
                 raise AttributeError(
                     f"{cls.__name__}.{name} = {show_value(value)} cannot be set for the whole class, since there are objects of "
@@ -65,6 +70,16 @@ class _OfFixed(ABCMeta):
                 )
             _warn_of_replaced(cls, name, value)
         super().__setattr__(name, value)
+
+
+def _has_objects(cls: type) -> bool:
+    """Tell whether there are objects of a class, or of one derived from it."""
+    kinds, ahead = {cls}, [cls]
+    while ahead:
+        derived = set(type.__subclasses__(ahead.pop())) - kinds
+        kinds |= derived
+        ahead += derived
+    return any(type(thing) in kinds for thing in gc.get_objects())
 
 
 class Fixed(Overridable, metaclass=_OfFixed):
