@@ -76,7 +76,7 @@ def _has_objects(cls: type) -> bool:
     """Tell whether there are objects of a class, or of one derived from it."""
     kinds, ahead = {cls}, [cls]
     while ahead:
-        derived = set(type.__subclasses__(ahead.pop())) - kinds
+        derived: set[type] = set(type.__subclasses__(ahead.pop())) - kinds
         kinds |= derived
         ahead += derived
     return any(type(thing) in kinds for thing in gc.get_objects())
