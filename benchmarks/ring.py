@@ -66,7 +66,7 @@ TRAINED: dict[str, Entry] = {
     "OU, inverse variance": Entry(sdegen.OU, weightings.InverseVarianceWeighting(), source=32.24),
     # lambda = 1 dwells at small noise, where the gradient of single draws is all noise: pairs cancel it.
     "DDPM, uniform": Entry(
-        sdegen.DDPM, weightings.UniformWeighting(), source=28.04, antithetic=True, centre=1.2, lr=3e-3, length=1.35
+        sdegen.DDPM, weightings.UniformWeighting(), source=28.04, antithetic=True, centre=1.2, lr=3e-3, length=1.6
     ),
     "DDPM, inverse variance": Entry(sdegen.DDPM, weightings.InverseVarianceWeighting(), source=28.62),
     "VE, inverse variance": Entry(sdegen.VE, weightings.InverseVarianceWeighting()),

@@ -848,7 +848,7 @@ CLAIMS: list[tuple[str, str, Values]] = [
     ("docs/images.md", "a constant rate of 2e-4", of(2e-4)),
     ("benchmarks/README.md", "adaptive solution at\ntolerance 1e-9 (1e-11 where", of(1e-9, 1e-11)),
     ("benchmarks/README.md", "20 near the data and 0.02 by", uniform_weight),
-    ("benchmarks/README.md", "trains for 1.35", lambda: [TRAINED["DDPM, uniform"].length]),
+    ("benchmarks/README.md", "trains for 1.6", lambda: [TRAINED["DDPM, uniform"].length]),
     ("benchmarks/README.md", "VP from t = 1 to 0.001, EDM from sigma = 80 to 0.002", of(0.001, 0.002)),
     ("benchmarks/README.md", "standard deviation 0.3: root-mean-square", of(0.3)),
     (
