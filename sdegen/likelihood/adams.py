@@ -1,13 +1,13 @@
 """An adaptive Adams predictor–corrector, an ODE solver for smooth right-hand sides that are expensive to evaluate.
 
-A step from ``s`` to ``t`` takes the integral of the polynomial through the last slopes ``k_i`` of `y`, evaluates the slope at
-the state this predicts, and takes the integral again of the polynomial that passes through the new one too:
+A step from ``s`` to ``t`` predicts the state by the integral of the polynomial through the last slopes ``k_i``, and evaluates the
+slope ``k`` there. Then it corrects the state by the integral of the polynomial that passes through the new slope too:
 
 ``p = y_s + ∫_s^t Σ_i l_i(u) k_i du``,  ``k = slope(t, p)``,  ``y_t = y_s + ∫_s^t (Σ_i l~_i(u) k_i + l~(u) k) du``.
 
-One evaluation a step, where a Runge–Kutta method of the same order has six. What the oldest slope changes in the second
-integral is the error of the step. The first step has one slope, the next two, and so on. E. Hairer, S. Nørsett, G. Wanner,
-*Solving ordinary differential equations I*, 1993, chapter III.
+This is one evaluation a step, where a Runge–Kutta method of the same order has six. The error of a step is estimated by the
+change of the second integral when the oldest slope is left out. The first step has one slope, the next two, and so on.
+E. Hairer, S. Nørsett, G. Wanner, *Solving ordinary differential equations I*, 1993, chapter III.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import Tensor
 from ..laws.interpolation import gauss, lagrange
 
 ORDER = 5  # slopes the prediction sees: with six or more only much shorter steps are stable
-FIRST = 1e-3  # of the way: a first step by one slope alone, of order one, has to be short
+FIRST = 1e-3  # of the way: the first step has one slope alone, is of order one, and so has to be short
 LONGEST = 0.1  # times the sixth root of the tolerance: features narrower than a step are not seen by its error
-SHORTEST = 1e-10  # of the way: what asks for less is not smooth, and no step would do
+SHORTEST = 1e-10  # of the way: a flow that asks for less is not smooth, and no step would do
 # Quadrature that is exact for the polynomials that a step integrates.
 GAUSS = gauss((ORDER + 2) // 2)
 
@@ -61,14 +61,14 @@ def adams(slope: Callable[[float, Tensor], Tensor], y: Tensor, tolerance: float,
         moved = partial(after, y, s, t)
         new = slope(t, moved(places, slopes))
         end = moved([*places, t], [*slopes, new])
-        # The same without the oldest slope, of one order less: the difference estimates the error.
+        # The corrected state without the oldest slope is of one order less: the difference estimates the error.
         lower = moved([*places[1:], t], [*slopes[1:], new])
         share = ((end - lower) / (tolerance * (1 + torch.maximum(end.abs(), y.abs())))).split(list(parts), 1)
         error = torch.stack([v.square().mean(1).max() for v in share]).max().sqrt().item()
         factor = 0.9 * error ** (-1 / (len(slopes) + 1)) if error > 0 else math.inf
         if not error <= 1:  # NaN too
             h *= min(max(factor, 0.2), 0.8) if math.isfinite(error) else 0.2
-            # The flow may bend as a root of the way does at its beginning; later shorter steps are lost in the state's rounding.
+            # At its beginning the flow may bend as a square root does; later, shorter steps are lost in the state's rounding.
             shortest = max(SHORTEST, s * torch.finfo(y.dtype).eps)
             if h < shortest:
                 finite = math.isfinite(error)

@@ -39,7 +39,7 @@ def bits_per_dim(
     generator: torch.Generator | None = None,
     **more: Any,
 ) -> LogProb:
-    """Return ``−log2 P(image)`` per number of an image of bytes, an upper bound in the mean over dequantising noise.
+    """Estimate ``−log2 P(image)`` per number of an image of bytes, from above in the mean over dequantising noise, and return it.
 
     ``P(u)`` is the mass that the density of the model has in the cell of the bytes `u`: ``P(u) = E p(x(u + noise)) step^d``,
     noise uniform over the cell. With one draw, ``−E log p`` bounds ``−log P`` from above (L. Theis, A. van den Oord,
@@ -56,7 +56,7 @@ def bits_per_dim(
     scaling
         How bytes became the model's data, a `Scaling` or a `Dequantisation`; ``Scaling(-1, 1)`` by default.
     draws
-        K, the draws of the noise of one image.
+        K, how often the noise of each image is drawn.
     generator
         Randomness of noise and probes.
     more
@@ -65,7 +65,8 @@ def bits_per_dim(
     Returns
     -------
     LogProb
-        Bits per number ``(B,)``, their standard errors by probes or, for several draws, over these, and evaluations.
+        Bits per number and their standard errors, ``(B,)``, and the number of evaluations. The standard errors are over the
+        draws; with one draw they are those over the probes of the divergence.
 
     Raises
     ------
@@ -113,12 +114,12 @@ def discrete_bits_per_dim(
     batch: int | None = None,
     **cond: Any,
 ) -> LogProb:
-    """Return an upper bound of ``−log2 P(image)`` per number of an image of bytes, by the discrete chain whose last step
-    generates bytes.
+    """Estimate an upper bound of ``−log2 P(image)`` per number of an image of bytes, by the discrete chain whose last step
+    generates bytes, and return it.
 
     ``−log P(u) <= KL(q(x_N | x) ‖ prior) + Σ KL(q(x_{k−1} | x_k, x) ‖ p(x_{k−1} | x_k)) − log P(u | x_1)``, with
     ``P(u | x_1)`` the mass that ``N(E[x_0 | x_1], 1 / snr(t_1))`` has in the cell of the byte, the outermost cells reaching to
-    infinity. No noise is added to bytes. It is what a `Codec` on the same times spends, but for the start of its file. J. Ho,
+    infinity. No noise is added to bytes. A `Codec` on the same times spends as many bits, but for the start of its file. J. Ho,
     A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
 
     Parameters
@@ -130,17 +131,18 @@ def discrete_bits_per_dim(
     scaling
         How bytes became the model's data, a `Scaling` or a `Dequantisation`; ``Scaling(-1, 1)`` by default.
     steps
-        N times on ``grids.LogSNR(digits=3)`` that end where the noise is twice the step between neighbouring bytes, or at
-        `t_min` where there is more; or times ``t_N > ... > t_1`` of one's own.
+        The number N of times on ``grids.LogSNR(digits=3)``, which end where the noise is twice the step between neighbouring
+        bytes, or at `t_min` if there is more noise even there; or the times ``t_N > ... > t_1`` themselves.
     draws
-        Chains for each image.
+        The number of chains for each image.
     prior, generator, batch, cond
         As for `elbo`.
 
     Returns
     -------
     LogProb
-        Bits per number ``(B,)``, their standard errors over draws, NaN of a single one, and evaluations of a chain.
+        Bits per number and their standard errors over draws, ``(B,)``, which are NaN of a single draw; and the number of
+        evaluations of one chain.
 
     Raises
     ------
@@ -174,7 +176,7 @@ def discrete_bits_per_dim(
 
 
 def check_images(images: Tensor) -> None:
-    """Refuse images without an axis for the batch, or none at all."""
+    """Refuse images that have no axis for the batch, and a batch without images."""
     if images.ndim < 2 or images.numel() == 0:
         raise ValueError(f"images has shape {tuple(images.shape)}; give bytes (B, *), one row at least.")
 
@@ -192,7 +194,7 @@ def middles(images: Tensor, scaling: Scaling) -> Tensor:
     Raises
     ------
     TypeError
-        If they are not bytes.
+        If `images` are not bytes.
     ValueError
         If a byte is beyond the levels of the scaling.
     """
@@ -222,7 +224,7 @@ def byte_times(model: ScoreModel, scaling: Scaling, steps: int | Tensor) -> Tens
     TypeError
         If the process is not linear.
     ValueError
-        If there is not one step.
+        If `steps` is not positive.
     """
     sde = as_linear(model.sde, ": its noised states are not Gaussian given the data. Use sdegen.bits_per_dim.")
     if not isinstance(steps, int):

@@ -66,17 +66,18 @@ def step_divergence(
 
 
 def last_log_prob(model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbed, /, **cond: Any) -> Tensor:
-    """Return ``log p(x_0 | x_t) = log N(x_0; E[x_0 | x_t], 1 / snr(t))`` in nats, ``(B,)``, of the last step of a chain; in units
-    of the process, as a density of data in their own.
+    """Return ``log p(x_0 | x_t) = log N(x_0; E[x_0 | x_t], 1 / snr(t))`` in nats, ``(B,)``: the log-density of the last step.
+
+    The normal law is in the units of the process; the density that is returned is that of the data in their own units.
 
     Parameters
     ----------
     model, x_0, cond
         As for `step_divergence`.
     t
-        The last time.
+        The time of the last state, ``t_1``.
     perturbed
-        The noised data then.
+        The noised data at `t`.
     """
     sde, snr = model.sde, model.sde.snr(t)
     gap = as_vectors(sde.standardise(x_0) - sde.extract(model.denoise(perturbed.x, t, **cond)))
@@ -104,8 +105,8 @@ def cell_edges(x: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]:
 def last_log_mass(
     model: ScoreModel, x_0: Tensor, t: Tensor, perturbed: Perturbed, scaling: Scaling, /, **cond: Any
 ) -> Tensor:
-    """Return ``log P(u | x_t)`` of bytes `u` in nats, ``(B,)``: the mass of ``N(E[x_0 | x_t], 1 / snr(t))`` in their cells, as in
-    J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
+    """Return ``log P(u | x_t)`` of bytes `u` in nats, ``(B,)``: the log of the mass of ``N(E[x_0 | x_t], 1 / snr(t))`` in their
+    cells, as in J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239.
 
     Parameters
     ----------

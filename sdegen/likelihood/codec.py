@@ -47,9 +47,9 @@ class _Rung(NamedTuple):
     Attributes
     ----------
     ratio, std
-        Of the step from the latent below, or from the data, to this one.
+        The factor and the standard deviation of the step to this latent from the one below, or from the data.
     width, limit
-        The width of a cell, and the number of the outermost one; that of the middle is 0.
+        The width of a cell, and the number of the outermost cell, counted from 0 in the middle.
     place
         The number of the latent, 0 for the lowest.
     generate
@@ -70,14 +70,14 @@ class Codec(Fixed):
     The states at the times of a chain are latents. For each image ``x_1`` is drawn off the bits of the images before, under
     ``q(x_1 | x)``, and the image is written under ``P(x | x_1)``; then ``x_{k+1}`` is drawn under ``q(x_{k+1} | x_k)`` and
     ``x_k`` written under ``p(x_k | x_{k+1})``; at last ``x_N`` is written under the prior. Whoever reads the file runs all
-    this backwards, and gives back the bits that were drawn. What an image adds is
-    ``log2 q(x_1 ... x_N | x) − log2 p(x, x_1 ... x_N)``, in the mean `discrete_bits_per_dim`. The first image has no bits to
-    draw from: a file is longer by some bits for each number of one image, and by a header of some 100 bytes. These bits are
-    fewer where latents are cut coarsely, as they are until there are enough.
+    this backwards, and gives back the bits that were drawn. An image adds
+    ``log2 q(x_1 ... x_N | x) − log2 p(x, x_1 ... x_N)`` bits, in the mean `discrete_bits_per_dim`. The first image has no bits
+    to draw from, so a file has some more bits for each number of one image, and a header of some 100 bytes. Coarse cells draw on
+    fewer bits, and so latents are cut coarsely until there are enough.
 
-    Images are read as they were written if the network answers as it did then, to the last digit. So both ask it about the
-    same states in the same batches, on one thread, by deterministic algorithms and in full precision, with weights that lie
-    alike in memory; the file says by which versions and on what device it was written, and others are refused.
+    Images are read as they were written if the network answers as it did then, to the last digit. So `encode` and `decode` ask
+    the network about the same states in the same batches, on one thread, by deterministic algorithms and in full precision, with
+    weights that lie alike in memory. The file says by which versions and on what device it was written; others are refused.
 
     Parameters
     ----------
@@ -86,9 +86,9 @@ class Codec(Fixed):
     scaling
         How bytes became the model's data, a `Scaling` or a `Dequantisation`; ``Scaling(-1, 1)`` by default.
     steps
-        As for `discrete_bits_per_dim`: as many evaluations of the network an image.
+        As for `discrete_bits_per_dim`; each image takes as many evaluations of the network as there are times.
     cells
-        In how many cells a standard deviation of a latent's step is cut.
+        How many cells a standard deviation of a latent's step is cut into.
     batch
         Most images that go through the network at a time; the first few go in smaller batches.
 
@@ -146,9 +146,10 @@ class Codec(Fixed):
         ImportError
             If constriction is not installed.
         TypeError
-            If they are not bytes.
+            If `images` are not bytes.
         ValueError
-            If there are none, they are of another shape than the model's data, or a byte is beyond the levels of the scaling.
+            If there are no images, they are of another shape than the model's data, or a byte is beyond the levels of the
+            scaling.
         """
         if images.ndim != 1 + len(self.shape) or images.shape[1:] != self.shape or not len(images):
             raise ValueError(
@@ -206,7 +207,7 @@ class Codec(Fixed):
         if not found or not np.array_equal(stack.words(), begun.words()):
             raise ValueError(
                 "the network does not answer here as it did when the images were written, though versions and device are the "
-                "same; decode on the machine and with the settings of torch of then."
+                "same; decode on the machine, and with the settings of torch, that they were written with."
             )
         return torch.cat(found)
 
@@ -215,13 +216,13 @@ class Codec(Fixed):
         return math.prod(self.shape)
 
     def _pool(self) -> np.ndarray:
-        """Return the bits that a file is begun with: always the same."""
+        """Return the bits that every stack begins with, always the same."""
         n = self._dim * (self.batch + 4) * POOL // WORD
         return np.random.default_rng(0).integers(0, 2**WORD, n + 8, dtype=np.uint32)
 
     @cached_property
     def _digest(self) -> tuple[str, str]:
-        """What tells models and settings apart."""
+        """The digests by which models, and settings, are told apart."""
         settings = [self.shape, repr(self.scaling), self.times.tolist(), self.cells, self.batch]
         law = self._hierarchy.prior(self._data(torch.zeros(1, *self.shape, dtype=torch.uint8)))
         return digest(self.model, law.mean, law.stddev), digest(settings)
@@ -244,7 +245,7 @@ class Codec(Fixed):
         return {cells: self._ladder(cells) for cells in (COARSE, self.cells)}
 
     def _ladder(self, cells: int) -> list[_Rung]:
-        """Return the latents from the lowest up, cut into so many cells a standard deviation."""
+        """Return the latents from the lowest up, cut into `cells` cells a standard deviation."""
         at = self._sde.marginal(self.times.flip(0))
         alpha, sigma = (A.matrix()[..., 0, 0].tolist() for A in (at.Phi, at.R))
         ends = torch.tensor([0, self.scaling.levels - 1], dtype=torch.uint8)
@@ -304,10 +305,11 @@ class Codec(Fixed):
 
 
 def _drawn(stack: BitStack, rung: _Rung, below: Tensor, first: int) -> np.ndarray:
-    """Draw a latent given the one below off the stack, and return the cells that it is in.
+    """Draw a latent off the stack, given the latent below, and return the cells that its numbers are in.
 
-    Bits on top of the stack are what was pushed last, and noise made of them would be the error of the step before, which would
-    grow from step to step. So the stack is scrambled before, and the last numbers, whose bits are in work, are drawn first.
+    The bits on top of the stack were pushed last. Noise made of them would be the error of the step before, which would grow from
+    step to step. So the stack is scrambled first, and numbers are drawn from the last to the first: the words that the coder
+    works on are not scrambled.
 
     Parameters
     ----------
@@ -326,14 +328,14 @@ def _drawn(stack: BitStack, rung: _Rung, below: Tensor, first: int) -> np.ndarra
 
 
 def _given_back(stack: BitStack, rung: _Rung, below: Tensor, first: int, cells: np.ndarray) -> None:
-    """Write the bits that a latent was drawn from: the inverse of `_drawn`."""
+    """Write back the bits that a latent was drawn from, onto the stack: the inverse of `_drawn`."""
     mean, std = _cut(Normal(rung.ratio * below, rung.std), rung)
     stack.push(cells[::-1], mean[::-1], std, rung.limit)
     stack.scramble((first, rung.place), _words(std))
 
 
 def _words(std: np.ndarray) -> int:
-    """Return how many words normal numbers take, whose standard deviations are given in units of a cell."""
+    """Return how many words normal numbers take on the stack, given their standard deviations in units of a cell."""
     return int(np.log2(math.sqrt(2 * math.pi * math.e) * std).sum() / WORD)
 
 

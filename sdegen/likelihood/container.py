@@ -17,7 +17,7 @@ from ..identity import identify
 
 MAGIC = b"sdegen\x02\n"
 DIGEST = 8  # bytes
-# A preset dictionary of zlib: text that most headers have, of which so next to nothing is written.
+# A preset dictionary of zlib: text that most headers have, so that next to nothing of it is written.
 USUAL = b'["Python 3.1","sdegen 0.","torch 2.","numpy 2.","constriction 0.5.0","cpu x86_64 AVX512"],[[1,1,"cuda NVIDIA '
 
 
@@ -35,7 +35,8 @@ class Header(NamedTuple):
     runs
         Batches in the order of writing, equal ones together: cells to a standard deviation, images to a batch, number of batches.
     kept
-        Words at the bottom of the stack that no image touched: all stacks begin with the same, so that they are not in the file.
+        Number of words at the bottom of the stack that no image touched. All stacks begin with the same words, so these are not
+        in the file.
     """
 
     surroundings: list[str]
@@ -55,7 +56,7 @@ class Header(NamedTuple):
         Raises
         ------
         ValueError
-            If one differs.
+            If any of these differ from those of the file.
         """
         other = [(then, now) for then, now in zip(self.surroundings, surroundings) if then != now]
         if other:
@@ -68,7 +69,7 @@ class Header(NamedTuple):
             raise ValueError("the images were written by another model; give the Codec the one that wrote them.")
         if self.digests[1] != digests[1]:
             raise ValueError(
-                "the images were written on other settings; give the Codec the scaling, steps, cells and batch of then."
+                "the images were written on other settings; give the Codec the scaling, steps, cells and batch that wrote them."
             )
 
 
@@ -105,7 +106,7 @@ def unpack(file: bytes) -> tuple[Header, np.ndarray]:
     Raises
     ------
     ValueError
-        If it is no such file, or damaged.
+        If the bytes are no such file, or damaged.
     """
     if not file.startswith(MAGIC):
         raise ValueError(
@@ -125,12 +126,12 @@ def unpack(file: bytes) -> tuple[Header, np.ndarray]:
 
 
 def digest(*values: Any) -> str:
-    """Return a short digest of numbers, tensors and models; models are told by what they are made of and by their weights.
+    """Return a short digest of numbers, tensors and models; a model enters by what it is made of and by its weights.
 
     Parameters
     ----------
     values
-        What is to be told apart.
+        The values that the digest is of.
     """
     found = hashlib.sha256()
     for value in values:

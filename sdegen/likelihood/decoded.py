@@ -24,11 +24,11 @@ from .draws import log_density
 def decode_with_log_prob(model: ScoreModel, z: Tensor, *, sampler: Sampler, prior: Any = None) -> tuple[Tensor, Tensor]:
     """Decode latents by a sampler without noise, and return the data with the log-densities that such data have.
 
-    The sampler is a map ``x = D(z)``, and its data have the density ``log q(x) = log p_T(z) − log |det dD/dz|``: that of its own
-    samples, errors of few steps included, where `log_prob` is that of the flow which it approximates. The density of samples of
-    a `FlowMap` is found with ``sampler=Jumps(steps)``, of latents drawn from the prior; that of given data at latents of
-    `encode_with_error`, whose error says how near they are decoded to the data. Cost: as many derivatives as a state has
-    numbers.
+    The sampler is a map ``x = D(z)``, and its data have the density ``log q(x) = log p_T(z) − log |det dD/dz|``. This is the
+    density of the sampler's own samples, errors of few steps included; `log_prob` is that of the flow which the sampler
+    approximates. For samples of a `FlowMap` take ``sampler=Jumps(steps)`` and latents drawn from the prior; for given data take
+    the latents of `encode_with_error`, whose error says how near to the data they are decoded. The cost is one derivative of the
+    run for each number of a state.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def decode_with_log_prob(model: ScoreModel, z: Tensor, *, sampler: Sampler, prio
     else:
         check_law("prior", prior, "log_prob")
     with torch.inference_mode(False), torch.enable_grad():
-        states = check_states("z", z, model).detach().clone().requires_grad_()  # a tensor of inference has no slope
+        states = check_states("z", z, model).detach().clone().requires_grad_()  # inference tensors have no derivatives
         x = decode(model, states, sampler=sampler, grad=True, progress=False)
         if x.shape != states.shape:
             raise ValueError(

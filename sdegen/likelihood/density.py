@@ -32,12 +32,12 @@ class Density:
     batch
         Most states that go through the model at a time; all by default.
     cond
-        Conditions for the network, in samples and densities: one value for all, or tensors with as many rows as these.
+        Conditions for the network, of samples and densities: one value for all, or tensors with a row for each.
 
     Raises
     ------
     TypeError
-        If the model takes no condition of a name.
+        If the model takes no condition of a given name.
     ValueError
         If `batch` is not a positive whole number.
     """

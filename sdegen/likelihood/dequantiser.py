@@ -55,15 +55,15 @@ class Dequantiser(nn.Module):
     scaling
         How bytes become the data of `p`, a `Scaling` or a `Dequantisation`; ``Scaling(-1, 1)`` by default.
     couplings
-        How many there are after the first. That moves all noise by the bytes alone; each of the others moves half of it
-        by the other half besides. With none, the noise of one number does not depend on that of another.
+        The number of couplings after the first. The first moves all noise by the bytes alone; each of the others moves half of
+        the noise, by the bytes and the other half. With 0, the noise of one number does not depend on that of another.
     width, depth
         Sizes of the couplings' networks, `nets.Perceptron` or `nets.Convolutional`.
 
     Raises
     ------
     ValueError
-        If the shape is of another kind, or cannot be halved, or a size is not positive.
+        If `shape` has neither one nor three sides, couplings cannot halve it, or a size is not positive.
 
     Examples
     --------
@@ -118,7 +118,7 @@ class Dequantiser(nn.Module):
 
     @check_arguments
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw numbers in the cells of bytes, and return them with ``log q`` of them in nats: ``(B, *)`` and ``(B,)``.
+        """Draw numbers in the cells of bytes, and return them with their ``log q`` in nats: ``(B, *)`` and ``(B,)``.
 
         Parameters
         ----------
@@ -146,11 +146,11 @@ class Dequantiser(nn.Module):
         Parameters
         ----------
         y
-            ``(B, *)``.
+            Numbers in the cells of bytes, ``(B, *)``.
         """
         middle, seen = self._cells(self._checked("y", y))
         noise = (y.to(middle) - middle) / self._side + 0.5
-        # Numbers that were drawn at an edge may have been rounded over it by so much.
+        # Numbers that were drawn at an edge may have been rounded over it by this much.
         rounded = torch.finfo(y.dtype).eps * (1 + y.to(middle).abs() / self._side)
         outside = as_vectors((noise < -rounded) | (noise > 1 + rounded)).any(1)
         noise = noise.clamp(0, 1).to(seen)
@@ -175,9 +175,9 @@ class Dequantiser(nn.Module):
     ) -> Bound:
         """Return a lower bound of the log-probabilities of bytes under a density, ``log mean_k p(y_k) / q(y_k | u)``, in nats.
 
-        It is one in the mean over the noise, the closer the more draws there are (Y. Burda, R. Grosse, R. Salakhutdinov,
-        *Importance weighted autoencoders*, 2016, arXiv:1509.00519). Of an estimate of ``log p``, such as that by
-        `derivatives.Hutchinson`, it is a bound with one draw alone. In bits per number it is ``−bound / (D log 2)``.
+        The bound holds in the mean over the noise, and is the closer the more draws there are (Y. Burda, R. Grosse,
+        R. Salakhutdinov, *Importance weighted autoencoders*, 2016, arXiv:1509.00519). Where `log_prob` is itself an estimate,
+        such as that by `derivatives.Hutchinson`, it holds with one draw alone. In bits per number it is ``−bound / (D log 2)``.
 
         Parameters
         ----------
@@ -187,7 +187,7 @@ class Dequantiser(nn.Module):
             The log-density in nats, ``(B,)`` of ``(B, *)``: of a flow ``flow.log_prob``, of a score model
             ``lambda y: sdegen.log_prob(model, y)``.
         draws
-            K, of the noise of one datum.
+            K, how often the noise of each datum is drawn.
         generator
             Randomness of the noise.
 
@@ -207,7 +207,7 @@ class Dequantiser(nn.Module):
         return Bound(*log_mean(log_weight.reshape(-1, draws)))
 
     def _checked(self, name: str, x: Tensor) -> Tensor:
-        """Return numbers of the shape of a datum, one row at least."""
+        """Check that rows have the shape of a datum, and that there is one at least; return them."""
         if len(check_tensor(name, x, shape=(None, *self.shape))) == 0:
             raise ValueError(f"{name} has shape {tuple(x.shape)}; give one row at least.")
         return x

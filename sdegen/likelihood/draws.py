@@ -24,7 +24,7 @@ def log_density(prior: Any, x: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If one is, or the values have another shape.
+        If a value is NaN, or the values have another shape.
     """
     values = ask_log_prob(prior, x)
     if (bad := values.isnan()).any():
@@ -35,7 +35,9 @@ def log_density(prior: Any, x: Tensor) -> Tensor:
 
 
 def log_mean(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``log mean exp`` of each row of ``(B, draws)``, and its standard error by the delta method."""
+    """Return the logarithm of the mean of ``exp(values)`` over each row of ``(B, draws)``, and its standard error by the delta
+    method, each ``(B,)``.
+    """
     mean = values.logsumexp(1) - math.log(values.shape[1])
     return mean, stderr_of_mean((values - mean[:, None]).exp())
 

@@ -66,7 +66,7 @@ class Chain(NamedTuple):
         ``(N + 1, B)`` in nats: first ``KL(q(x_N | x) ‖ prior)``, then ``KL(q(x_{k−1} | x_k, x) ‖ p(x_{k−1} | x_k))`` from
         noise to data, last ``−log p(x | x_1)``.
     times
-        ``t_N > ... > t_1``, to which the terms belong but the first.
+        ``t_N > ... > t_1``: the times of all terms but the first.
     """
 
     value: Tensor
@@ -98,12 +98,12 @@ def elbo(
     I. Murray, S. Ermon, *Maximum likelihood training of score-based diffusion models*, 2021, arXiv:2101.09258; D. Kingma et
     al., *Variational diffusion models*, 2021, arXiv:2107.00630.
 
-    For a Gaussian with the moments of the data everything is known: its score is linear, and its bound its own density. What is
-    estimated is the difference to it, which vanishes where noise prevails, over opposite pairs of noise, in which what grows like
-    ``1/sigma`` cancels where data prevail.
+    For a Gaussian with the moments of the data everything is known: its score is linear, and its bound is its own log-density. So
+    only the difference of the model's bound to that of the Gaussian is estimated, which vanishes where noise prevails. Noise
+    comes in opposite pairs, in which the terms that grow like ``1/sigma`` cancel where data prevail.
 
-    Where the state is larger than the data, the rest of it is drawn with each time, less its log-density: a bound of the
-    density of the data.
+    Where the state is larger than the data, the rest of the state is drawn with each time, and its log-density is subtracted: the
+    bound is one of the density of the data.
 
     Parameters
     ----------
@@ -112,9 +112,9 @@ def elbo(
     x
         Data, ``(B, *)``.
     draws
-        Times and pairs of noise for each datum; two network evaluations each.
+        How many times, each with a pair of noise, are drawn for each datum; each takes two network evaluations.
     times
-        The law they are drawn from; by default `weightings.AngleTimes`, which takes variance out and leaves the integral.
+        The law that times are drawn from; by default `weightings.AngleTimes`. It changes the variance, and not what is estimated.
     prior
         The law at T, with ``log_prob``; the model's prior by default.
     generator
@@ -128,7 +128,7 @@ def elbo(
     Raises
     ------
     TypeError
-        If the process is not linear, `x` is not floating point, or the model takes no condition of a name.
+        If the process is not linear, `x` is not floating point, or the model takes no condition of a given name.
     ValueError
         If there are no draws, data or the model's score are not finite, the model does not know its prior, or `x` is coarser than
         its weights.
@@ -158,7 +158,7 @@ def elbo(
 def _bounds(
     model: ScoreModel, sde: LinearSDE, x: Tensor, t: Tensor, factor: Tensor, prior: Any, noise: SampleNoise
 ) -> Tensor:
-    """Return one sample of the bound for each row, a datum at one drawn time: their mean is the bound."""
+    """Return one sample of the bound for each row, which is a datum at one drawn time; the mean of the samples is the bound."""
     u, log_rest = sde.complete(x, noise(sde.lift(x)))
     plain = sde.in_units(Units())  # the reference is a law of states
     normal = Exact(plain, _reference(model.state_moments()))
@@ -203,20 +203,20 @@ def discrete_elbo(
     x
         Data, ``(B, *)``.
     steps
-        N times on ``grids.LogSNR(digits=3)``, or times ``t_N > ... > t_1`` of one's own, each with some signal and some
-        noise; one network evaluation each.
+        The number N of times on ``grids.LogSNR(digits=3)``, or the times ``t_N > ... > t_1`` themselves, each with some signal
+        and some noise. Each takes one network evaluation.
     draws
-        Chains for each datum.
+        The number of chains for each datum.
     cells
-        Where `x` are bytes, how they were scaled: the bound is then of their probability, and the last term, ``−log P(x | x_1)``,
-        that of the cell of each byte under the same normal law. By default the bound is of a density.
+        How bytes were scaled to `x`. The bound is then one of their probability, and the last term, ``−log P(x | x_1)``, takes
+        the mass of the same normal law in the cell of each byte. By default the bound is one of a density.
     prior, generator, batch, cond
         As for `elbo`.
 
     Raises
     ------
     TypeError, ValueError
-        As for `elbo`, and if times do not decrease.
+        As for `elbo`; ValueError too if times do not decrease.
     """
     bound, sde, prior = _checked(model, x, draws, prior, batch, read_conditions(model, cond, discrete_elbo))
     t = _times(sde, steps)

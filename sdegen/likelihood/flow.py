@@ -44,10 +44,11 @@ class LogProb(NamedTuple):
     Attributes
     ----------
     value, stderr
-        ``(B,)``, in float32 at least; a standard error of 0 means exact but for the integrator's tolerance, NaN that one probe
-        cannot tell. With a method of fixed steps it holds what these differ by from half as many.
+        ``(B,)``, in float32 at least. A standard error of 0 means that the value is exact but for the integrator's tolerance; it
+        is NaN where there was a single probe, which has no spread. With a method of fixed steps it includes the difference to a
+        run of half as many steps.
     evaluations
-        Number of times the flow was evaluated; of the part that took most where rows went in parts.
+        How often the flow was evaluated; where rows went in batches, by the batch that took most.
     """
 
     value: Tensor
@@ -107,8 +108,8 @@ def estimate_log_prob(
 ) -> LogProb:
     """Compute ``log p(x)`` by the probability flow, and return it with its standard error and the number of network evaluations.
 
-    For a process whose state is larger than the data it is the data's marginal,
-    ``log mean_v p(x, v) / N(v)`` over draws of the rest of the state. R. Chen et al., *Neural ordinary differential
+    For a process whose state is larger than the data the density is the data's marginal,
+    ``log mean_v p(x, v) / N(v)`` over draws of the rest `v` of the state. R. Chen et al., *Neural ordinary differential
     equations*, 2018, arXiv:1806.07366; W. Grathwohl et al., *FFJORD*, 2018, arXiv:1810.01367; Y. Song et al., 2021,
     arXiv:2011.13456.
 
@@ -117,7 +118,7 @@ def estimate_log_prob(
     model
         Any score model.
     x
-        ``(B, *)``.
+        Data, ``(B, *)``.
     divergence
         How the divergence of the flow is found: ``derivatives.ExactDivergence()``, by a pass through the network for each number
         of a state (the default, with a warning from a thousand numbers on), ``Hutchinson(probes)`` or ``HutchPlusPlus(probes)``,
@@ -127,15 +128,16 @@ def estimate_log_prob(
     joint
         Take `x` for lifted states ``(B, k, *)`` and return their joint density.
     draws
-        Draws of the rest of a lifted state.
-    tolerance, method
-        Relative and absolute tolerance of a step, held for the worst row, by default 3e-7 in float64, 1e-5 in float32 and 1e-3
-        for a network of half precision, from which errors of at most 1e-5 nats, in float32 some 1e-4, were seen to add up over a
-        path; and a method of torchdiffeq instead of Adams' predictor and corrector: one of ``dopri8``, ``dopri5``, ``bosh3``,
+        How often the rest of a lifted state is drawn for each datum.
+    tolerance
+        Relative and absolute tolerance of a step, held for the worst row: by default 3e-7 in float64, 1e-5 in float32, and 1e-3
+        for a network of half precision. Over a path the errors were seen to add up to 1e-5 nats at most, in float32 to some 1e-4.
+    method
+        A method of torchdiffeq instead of Adams' predictor and corrector: one of ``dopri8``, ``dopri5``, ``bosh3``,
         ``fehlberg2``, ``adaptive_heun``, or with `steps` one of ``euler``, ``midpoint``, ``heun2``, ``heun3``, ``rk4``.
     steps
-        Steps of a method of fixed steps, at least two; the flow is followed in half as many besides, and what the results differ
-        by is part of the standard error.
+        Number of steps of a method of fixed steps, at least two. The flow is followed in half as many besides, and the difference
+        of the two results is part of the standard error.
     generator
         Randomness of probes and draws.
     batch
@@ -143,15 +145,15 @@ def estimate_log_prob(
         the result only by rounding and what the integrator's tolerance allows.
     grad
         Record the integration for derivatives by `x`, conditions and parameters; the score at 0 is the derivative by `x`. All
-        evaluations are held in memory then, so that few rows go at a time. Steps count as constant, probes too.
+        evaluations are held in memory then, so that only few rows fit at a time. Steps and probes count as constants.
     cond
         Conditions for the network: tensors with a row for each datum, or one value for all.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` is not finite floating point, `divergence` is none, the model takes no condition of a name, or the flow cannot
-        be integrated: the message names the time and the noise level.
+        If `x` is not finite floating point, `divergence` is no `Divergence`, the model takes no condition of a given name, or the
+        flow cannot be integrated; the message then names the time and the noise level.
     """
     cond, model = read_conditions(model, cond, estimate_log_prob), in_free_coordinates(model)
     check_tensor("x", x), check_count("draws", draws)
@@ -207,7 +209,7 @@ def sample_with_log_prob(
 ) -> tuple[Tensor, LogProb]:
     """Draw samples by the probability flow, and return them with their log-densities, from one integration.
 
-    Of a process whose state is larger than the data, states and their joint densities.
+    Where the state of the process is larger than the data, states are returned, with their joint densities.
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""A diffusion model as a hierarchical VAE of `baselines`: their bounds are held against each other, and a `Codec` codes by it."""
+"""A diffusion model as a hierarchical VAE of `baselines`, by which the bounds of both are compared, and by which a `Codec`
+codes.
+"""
 
 from __future__ import annotations
 

@@ -44,14 +44,14 @@ def noised_bits_per_dim(
     batch: int | None = None,
     **cond: Any,
 ) -> LogProb:
-    """Return ``−log2 P(image)`` per number of an image of bytes, an upper bound in the mean, by the flow of noised bytes.
+    """Estimate ``−log2 P(image)`` per number of an image of bytes, from above in the mean, by the flow of noised bytes.
 
-    ``−log P(u) <= E[log q(x | u) − log p_t(x)]``: `t` is the time at which the noise of the process is a part of the step between
-    bytes, ``p_t`` the density that the flow gives to states then, and `q` the law of ``alpha x(u) + sigma z``, `z` normal and cut
-    off where `x` would be in the cell of another byte. So the model is asked about states such as it was trained on; uniform
-    noise (`bits_per_dim`) makes none of these, unless it was trained with that. Several draws are weighted by importance.
-    K. Zheng, C. Lu, J. Chen, J. Zhu, *Improved techniques for maximum likelihood estimation for diffusion ODEs*, 2023,
-    arXiv:2305.03935.
+    ``−log P(u) <= E[log q(x | u) − log p_t(x)]``: `t` is the time at which the noise of the process is `noise` times the step
+    between bytes, and ``p_t`` the density that the flow gives to states then. `q` is the law of ``alpha x(u) + sigma z``, with
+    `z` normal and cut off where `x` would be in the cell of another byte. So the model is asked about states like those that it
+    was trained on. Uniform noise (`bits_per_dim`) makes no such states, unless the model was trained with it. Several draws are
+    weighted by importance. K. Zheng, C. Lu, J. Chen, J. Zhu, *Improved techniques for maximum likelihood estimation for diffusion
+    ODEs*, 2023, arXiv:2305.03935.
 
     Parameters
     ----------
@@ -62,9 +62,10 @@ def noised_bits_per_dim(
     scaling
         How bytes became the model's data; ``Scaling(-1, 1)`` by default.
     noise
-        Its standard deviation in steps between bytes, relative to the signal; in units of each coordinate its root mean square.
+        Standard deviation of the noise relative to the signal, in steps between bytes. Where each coordinate has units of its
+        own, the root mean square over the coordinates.
     draws
-        Of the noise of one image.
+        How often the noise of each image is drawn.
     divergence, tolerance, generator, batch
         As for `estimate_log_prob`.
     cond
@@ -73,7 +74,8 @@ def noised_bits_per_dim(
     Returns
     -------
     LogProb
-        Bits per number ``(B,)``, their standard errors by probes or, for several draws, over these, and evaluations.
+        Bits per number and their standard errors, ``(B,)``, and the number of evaluations. The standard errors are over the
+        draws; with one draw they are those over the probes of the divergence.
 
     Raises
     ------

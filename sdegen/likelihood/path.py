@@ -26,7 +26,7 @@ from .draws import stderr_of_mean
 TOLERANCE = {torch.float64: 3e-7, torch.float32: 1e-5}
 HALF = 1e-3  # of a network of half precision
 LONG = 1000  # numbers of a state, from which on the exact divergence, if it is not asked for, comes with a warning
-MOST = 20_000  # evaluations of a flow, after which it is given up
+MOST = 20_000  # evaluations of a flow, after which its integration is given up
 
 
 class Path(NamedTuple):
@@ -69,7 +69,7 @@ class Integration(NamedTuple):
     steps: int | None = None
 
     def check(self) -> Integration:
-        """Refuse, by a ValueError, what cannot be integrated with; return the rest as it is."""
+        """Check these settings, and return them; raise a ValueError where nothing can be integrated with them."""
         if self.tolerance is not None and not self.tolerance > 0:
             raise ValueError(f"tolerance = {self.tolerance}; it must be positive.")
         if self.method is not None:
@@ -90,12 +90,12 @@ class Integration(NamedTuple):
         return self
 
     def of_network(self, dtype: torch.dtype) -> Integration:
-        """Return the same with the tolerance for a network of the given dtype, where none was given."""
+        """Return these settings, with the tolerance for a network of the given dtype if they have none."""
         return self._replace(tolerance=TOLERANCE.get(dtype, HALF)) if self.tolerance is None else self
 
     @property
     def coarser(self) -> Integration | None:
-        """The same with half as many steps, from which these differ by no less than their error; None if steps adapt."""
+        """The same settings with half as many steps, by which the error of these is told; None if steps adapt."""
         return None if self.steps is None else self._replace(steps=self.steps // 2)
 
     def solve(self, slope: Slope, state: Tensor, parts: tuple[int, int]) -> Tensor:
@@ -164,7 +164,7 @@ def follow(
     Raises
     ------
     ValueError
-        If it cannot be; the message names the time.
+        If the flow cannot be integrated; the message names the time.
     """
     _refuse_derivatives_by(model.sde)
     flow = model.sde.flow(model)
@@ -232,7 +232,7 @@ def _brought_back(model: ScoreModel, x: Tensor, field: Field) -> Tensor:
     Raises
     ------
     ValueError
-        If it does not.
+        If the flow goes on differently.
     """
     sde = model.sde
     inside = sde.enter(x)

@@ -1,5 +1,5 @@
-"""A stack of bits by asymmetric numeral systems, a method of entropy coding: to push a number under a law adds ``−log2`` of its
-probability in bits, and to pop one under a law off random bits draws it from the law.
+"""A stack of bits by asymmetric numeral systems, a method of entropy coding: a number that is pushed under a law adds ``−log2``
+of its probability in bits, and a number that is popped under a law off random bits is a draw from the law.
 
 J. Duda, *Asymmetric numeral systems: entropy coding combining speed of Huffman coding with compression rate of arithmetic
 coding*, 2013, arXiv:1311.2540. The arithmetic is that of the package constriction, of R. Bamler (2022, arXiv:2201.01741).
@@ -23,14 +23,14 @@ class BitStack:
     Parameters
     ----------
     words
-        The words that it begins with, uint32.
+        The words that the stack begins with, uint32.
     raw
-        Whether these are any bits, such as random ones, and not what `words` has returned.
+        Whether these are any bits, such as random ones, and not what the method `words` has returned.
 
     Attributes
     ----------
     lowest
-        The least height so far: the words below it have not been touched.
+        The least height so far: the words below this height have not been touched.
 
     Raises
     ------
@@ -56,7 +56,7 @@ class BitStack:
         return int(self._coder.num_words())
 
     def words(self) -> np.ndarray:
-        """Return all that is there, uint32."""
+        """Return all words of the stack, uint32."""
         found: np.ndarray = self._coder.get_compressed()
         return found
 
@@ -74,8 +74,8 @@ class BitStack:
     def push(self, symbols: np.ndarray, mean: np.ndarray, std: np.ndarray, limit: int) -> None:
         """Write integers from ``−limit`` to `limit` under normal laws, each ``(n,)`` in units of a cell.
 
-        Of those more than `WINDOW` standard deviations from the mean only the side is written under the law, and then, under a
-        uniform one, how far beyond they are.
+        Of an integer more than `WINDOW` standard deviations from the mean only the side is written under its normal law; a
+        uniform law then writes how far beyond it is.
         """
         base, window, law = self._window(mean, std, limit)
         gap = np.clip(symbols - base, -window, window)
