@@ -1,6 +1,6 @@
 """Orthonormal bases of the numbers of a datum: cosines and Fourier waves along its sides, and axes that are given.
 
-States stay in the data's own axes, so that networks see images; a basis is what the coefficients of a process are numbers in
+States stay in the data's own axes, so that networks see images; only the coefficients of a process are written in a basis
 (`diagonal.Diagonal`).
 """
 
@@ -27,7 +27,7 @@ ROUNDING = 1e-5  # how far QᵀQ may be from the identity: rounding of float32 o
 
 @asked_as("an orthonormal basis, such as laws.bases.CosineBasis(2)")
 class Basis(Fixed, ABC):
-    """The base class of orthonormal bases `Q` of the numbers of a datum; two that are made alike are equal."""
+    """The base class of orthonormal bases `Q` of the numbers of a datum; bases with the same arguments are equal."""
 
     __repr__ = show_call
 
@@ -93,8 +93,8 @@ def _waves_as(kind: type[_AlongSides], n: int, dtype: torch.dtype, device: torch
 
 
 class CosineBasis(_AlongSides):
-    """The cosine basis (DCT-II) along the last `sides` of a datum, ``√(2/n) cos(π k (i + ½) / n)``: of an image, those of heat
-    that no edge lets out.
+    """The cosine basis (DCT-II) along the last `sides` of a datum, ``√(2/n) cos(π k (i + ½) / n)``: for an image, the modes of
+    heat that no edge lets out.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ class Axes(Basis):
     Raises
     ------
     ValueError
-        If `Q` is not square, or its columns are not orthonormal to rounding; at a call, if data have not `d` numbers.
+        If `Q` is not square, or its columns are not orthonormal to rounding; at a call, if data do not have `d` numbers.
 
     Examples
     --------
@@ -231,7 +231,7 @@ def principal_axes(covariance: Tensor) -> Axes:
     Raises
     ------
     ValueError
-        If it is not square, or not symmetric.
+        If `covariance` is not square, or not symmetric.
     """
     check_tensor("covariance", covariance, ndim=2)
     C = check_constant("covariance", covariance).detach().cpu().double()

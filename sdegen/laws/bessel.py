@@ -1,8 +1,8 @@
-"""Modified Bessel functions of the first kind, ``I_order(z)``, in logarithms: for every order above −1 and every
-argument, with derivatives of all kinds.
+"""Logarithms of modified Bessel functions of the first kind, ``I_order(z)``, for every order above −1 and every argument.
 
-Debye's expansion for large order serves all: orders below twenty are raised by whole numbers to twenty or more, and the
-recurrence in the order leads back. Everything is made of torch functions, so that densities made of it can be differentiated.
+Debye's expansion for large orders serves all orders: those below twenty are raised by a whole number to twenty or more, and the
+recurrence in the order leads back. Everything is computed by functions of torch, so that densities can be differentiated by order
+and argument.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ TERMS, FEW_TERMS = 12, 6  # of the expansion: what is left out is below 1e-15 fr
 
 
 class LogBessel(NamedTuple):
-    """The logarithm of a Bessel function, ``log I_order(z) = z + order log(z / base) + rest``, in parts that are of the
-    size of what they are added to in a density.
+    """The logarithm of a Bessel function, ``log I_order(z) = z + order log(z / base) + rest``, in parts that are of the size of
+    the other terms of a density, so that no digits are lost where these are added.
 
     Attributes
     ----------
     base
         A number of the size of `z`, or of the order.
     rest
-        What is left.
+        The rest of the logarithm.
     """
 
     base: Tensor
@@ -51,7 +51,7 @@ def log_bessel(order: Tensor, z: Tensor, *, large: bool = False) -> LogBessel:
     z
         Arguments of at least 0, float64.
     large
-        Whether of every order and argument one is above 90: then no order is raised, and six terms are enough.
+        Whether of each order and its argument at least one is above 90: then no order is raised, and six terms are enough.
     """
     n, terms = (0, FEW_TERMS) if large else (_steps_to_raise(order), TERMS)
     mu = order + n
@@ -86,7 +86,7 @@ def _root_of_squares(mu: Tensor, z: Tensor) -> Tensor:
 
 
 def _inverse_ratios(order: Tensor, z: Tensor, n: int) -> Iterator[Tensor]:
-    """Yield ``z I_m(z) / I_{m + 1}(z)`` for `m` from ``order + n − 1`` down to `order`; errors shrink on the way."""
+    """Yield ``z I_m(z) / I_{m + 1}(z)`` for `m` from ``order + n − 1`` down to `order`; errors shrink as `m` falls."""
     mu, square = order + n, z.square()
     s = _root_of_squares(mu, z)
     ratio = 1 / (mu + s) - (0.5 + _sum(RATES, (mu / s).square(), 1 / s)) / s.square()  # the derivative of the expansion
@@ -108,8 +108,10 @@ def _sum(coefficients: list[list[float]], q: Tensor, h: Tensor) -> Tensor:
 
 
 def _debye_coefficients(terms: int) -> list[list[float]]:
-    """Return, for each ``k = 1, 2, ...``, the coefficients of ``p^k, p^{k + 2}, ...`` in `D_k`, of which ``Σ_k D_k /
-    mu^k`` is the logarithm of ``Σ_k U_k / mu^k``, where ``U_{k + 1} = ½ p² (1 − p²) U_k' + ⅛ ∫_0^p (1 − 5 u²) U_k du``.
+    """Return, for each ``k = 1, 2, ...``, the coefficients of ``p^k, p^{k + 2}, ...`` in the polynomial `D_k`.
+
+    ``Σ_k D_k / mu^k`` is the logarithm of ``Σ_k U_k / mu^k``, with
+    ``U_{k + 1} = ½ p² (1 − p²) U_k' + ⅛ ∫_0^p (1 − 5 u²) U_k du``.
     """
     U: list[dict[int, Fraction]] = [{0: Fraction(1)}]
     for _ in range(terms):

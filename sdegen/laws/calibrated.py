@@ -1,4 +1,4 @@
-"""Models whose state dict holds the moments and units of their data and what their network is asked, besides the weights."""
+"""Models whose state dict holds, besides the weights, the moments and units of their data and what their network is asked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_moments(moments: Moments) -> Moments:
     Raises
     ------
     TypeError
-        If they are something else, or hold no numbers.
+        If `moments` are no `Moments` of tensors, or hold no numbers.
     ValueError
         If the shapes do not fit.
     """
@@ -46,8 +46,8 @@ def check_moments(moments: Moments) -> Moments:
 
 
 class Calibrated(Described):
-    """The base class of models whose state dict holds the moments and units of the data and what the network is asked, beside the
-    weights: without these, weights mean nothing.
+    """The base class of models whose state dict holds, besides the weights, the moments and units of the data and what the
+    network is asked: without these, weights mean nothing.
 
     Moments and units are float64 on the CPU, whatever the model is moved to, and empty where they are not known. The first
     training gives a model units in which the data have mean 0 and standard deviation 1 (`measure`), so that what is learned is
@@ -68,7 +68,7 @@ class Calibrated(Described):
 
     @property
     def given_units(self) -> Units | None:
-        """The units that data have in the model; None where nothing has been said of them, and they are the data's own."""
+        """The units that data have in the model; None where no units were given, and data keep their own."""
         return self._given_units
 
     @given_units.setter
@@ -82,7 +82,7 @@ class Calibrated(Described):
         Parameters
         ----------
         moments
-            Of the data, in their own units.
+            Moments of the data, in their own units.
         """
         if self.moments is None and self.given_units is None:
             self.given_units = moments.units()
@@ -104,8 +104,8 @@ class Calibrated(Described):
         missing_keys: list[str],
         *lists: Any,
     ) -> None:
-        """Take moments and units out of a state dict; where it has no such entry they stay as they are, and are missing in a
-        strict load.
+        """Take moments, units and profile out of a state dict. Moments and units that it lacks stay as they are, and a strict
+        load reports them as missing.
 
         Raises
         ------

@@ -26,9 +26,9 @@ class Axis(NamedTuple):
     Attributes
     ----------
     low, high
-        Its ends.
+        The ends of the side.
     walls
-        Whether each end is one of the domain, which nothing passes; the others are chosen so that nothing comes there.
+        Whether each end is an end of the domain, which nothing passes; other ends are chosen so far out that nothing comes there.
     closed
         Whether the ends are the same point, as of a circle.
     """
@@ -54,7 +54,7 @@ class Cells:
     Parameters
     ----------
     axes
-        One for each dimension.
+        The axis of each dimension.
     n
         How many cells an axis has.
     """
@@ -68,8 +68,8 @@ class Cells:
         self.centres = self.low + (self.index + 0.5) * self.width  # (cells, d)
 
     def neighbours(self, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the numbers of the cells that have another at an `offset` of so many cells, those of the others, and the points
-        between the two, ``(pairs, d)``.
+        """Return the pairs of cells that lie at an `offset`, counted in cells, from each other: the numbers of the first cells,
+        those of the second, and the points halfway between them, ``(pairs, d)``.
         """
         moved = self.index + offset
         for i, axis in enumerate(self.axes):
@@ -108,10 +108,10 @@ class Cells:
         return [(i, end) for i, end in ends if not fields.select(i, -end).max() <= peak]
 
     def splines(self, logs: Tensor) -> Tensor:
-        """Return coefficients of cubic B-splines through values ``(K, *counts)``, of order four, ``(K, n + 4, ...)``.
+        """Return the coefficients of cubic B-splines that approximate values ``(K, *counts)`` to order four, ``(K, n + 4, ...)``.
 
-        ``c = f − δ² f / 6`` with second differences `δ²`: their splines are cubics where the values are. Beyond an end the values
-        go on as the last cubic does, and around a closed axis.
+        ``c = f − δ² f / 6`` with second differences `δ²`: where the values are those of a cubic, so is the spline. Beyond an end
+        the values are continued as by the cubic through the last four; a closed axis is continued by its other end.
         """
         for i, axis in enumerate(self.axes):
             f = logs.movedim(1 + i, 0)
@@ -134,16 +134,16 @@ class Cells:
         return found[..., 0], found[..., 1:]
 
     def read_between(self, series: Tensor, first: Tensor, factors: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `read` does of sums of successive splines of a series, each row's own.
+        """Return values and slopes, as `read` does, of weighted sums of successive splines of a series, a sum for each point.
 
         Parameters
         ----------
         series
             Splines, ``(times, K, ...)``.
         first
-            The number of the first spline of each row, ``(B,)``.
+            The number of the first spline of each sum, ``(B,)``.
         factors
-            By which they and those after them are multiplied, ``(p, B)``.
+            The weights of that spline and of the ``p − 1`` after it, ``(p, B)``.
         x
             Points ``(B, d)``.
         """
@@ -196,7 +196,7 @@ def _outer(parts: list[Tensor]) -> Tensor:
 
 def _continued(logs: Tensor, clear: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
     """Return logarithms along dimension 0, continued from the last clear cells by parabolas that fall and do not bend up, and
-    what is clear then: all of a line that has enough clear cells for it.
+    which cells are clear then: all cells of a line with enough clear ones.
     """
     n = torch.arange(len(logs)).reshape(-1, *[1] * (logs.ndim - 1))
     inner = (n >= (PAD + 1) * axis.open(0)) & (n < len(logs) - (PAD + 1) * axis.open(1))

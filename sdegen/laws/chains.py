@@ -1,7 +1,7 @@
 """Markov chains on a grid that follow a diffusion: rates between cells, and the density after a step of time.
 
-Rates are positive and what leaves a cell enters another: densities stay positive, but for the error of a step where these are too
-long, and mass is kept to rounding. Both are of order two.
+Rates are positive, and what leaves a cell enters another: densities stay positive, but for the errors of steps that are too long,
+and mass is kept to rounding. Rates and steps are of order two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .cells import Cells
 
-# Returns ``½ G Gᵀ``, (N, d, d), and ``f − ½ ∇·(G Gᵀ)``, (N, d), at points (N, d).
+# Returns ``D = ½ G Gᵀ``, (N, d, d), and ``b = f − ½ ∇·(G Gᵀ)``, (N, d), at points (N, d).
 FluxTerms = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # The diagonal of Alexander's tableau, with which modes that decay within a step are forgotten.
@@ -30,10 +30,11 @@ NOTHING = 1e-13  # of the trace of D: a number below it is rounding
 def rate_matrix(cells: Cells, field: FluxTerms) -> Any:
     """Return the rates of a chain that follows a diffusion, a sparse matrix whose columns sum to zero: ``dp/dt = L p``.
 
-    The flux ``b p − D ∇p``, with ``D = ½ G Gᵀ`` and ``b = f − ½ ∇·(G Gᵀ)``, is one between pairs of cells. With a matrix as ``D =
-    Σ λ e eᵀ`` of positive numbers and whole offsets `e` (E. Selling, *Über die binären und ternären quadratischen Formen*, 1874)
-    it is ``b = Σ λ P e``, ``P = e · D⁻¹ b``, and the flux along `e` is exponentially fitted: ``λ [B(−P) p_here − B(P) p_there]``,
-    ``B(z) = z / (e^z − 1)`` (D. Scharfetter and H. Gummel, *Large-signal analysis of a silicon Read diode oscillator*, 1969).
+    The flux ``b p − D ∇p``, with ``D = ½ G Gᵀ`` and ``b = f − ½ ∇·(G Gᵀ)``, is split into fluxes between pairs of cells. The
+    matrix is written as ``D = Σ λ e eᵀ``, with positive numbers `λ` and offsets `e` of whole cells (E. Selling, *Über die binären
+    und ternären quadratischen Formen*, 1874). Then ``b = Σ λ P e`` with ``P = e · D⁻¹ b``, and the flux along `e` is
+    exponentially fitted: ``λ [B(−P) p_here − B(P) p_there]``, ``B(z) = z / (e^z − 1)`` (D. Scharfetter and H. Gummel,
+    *Large-signal analysis of a silicon Read diode oscillator*, 1969).
 
     Parameters
     ----------
@@ -66,8 +67,10 @@ def rate_matrix(cells: Cells, field: FluxTerms) -> Any:
 
 
 def added_noise(cells: Cells, field: FluxTerms, p: Tensor) -> float:
-    """Return the noise that fitted fluxes add, as a share of the process's own; they do where a drift is strong for the noise
-    across a cell. It is the mean of ``tr(D⁻¹ Σ λ (½ P coth ½ P − 1) e eᵀ)`` over densities, the largest of them.
+    """Return the noise that the fitted fluxes add, as a share of the process's own noise: the mean over each density of
+    ``tr(D⁻¹ Σ λ (½ P coth ½ P − 1) e eᵀ)``, and of these means the largest.
+
+    Fluxes add noise where the drift across a cell is strong for the noise of the process.
 
     Parameters
     ----------
@@ -96,7 +99,7 @@ class GridChain:
     field
         Returns the field at a time.
     still
-        Whether it is the same at all times: rates are then formed once. Steps of one length are solved by one factorisation.
+        Whether the field is the same at all times. Rates are then formed once, and equal steps are solved by one factorisation.
     """
 
     def __init__(self, cells: Cells, field: Callable[[Tensor], FluxTerms], still: bool) -> None:
@@ -128,7 +131,13 @@ def _factorised(L: Any, h: float) -> Callable[[Any], Any]:
 
 
 def _in_cells(cells: Cells, field: FluxTerms, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `D` and `b` where lengths are counted in cells."""
+    """Return `D` and `b` at points, with lengths counted in cells.
+
+    Raises
+    ------
+    ValueError
+        If there is no noise at a point, or none in some direction.
+    """
     D, b = field(x)
     w = cells.width
     D = D / (w[:, None] * w)
@@ -149,7 +158,7 @@ def _offsets(cells: Cells, field: FluxTerms) -> list[Tensor]:
     Raises
     ------
     ValueError
-        If one is longer than `FURTHEST`.
+        If an offset is longer than `FURTHEST`.
     """
     if len(cells.axes) == 1:
         return [torch.tensor([1])]
@@ -173,9 +182,11 @@ def _share(D: Tensor, offset: Tensor) -> Tensor:
 
 
 def _selling(D: Tensor) -> tuple[Tensor, Tensor]:
-    """Return three offsets ``(N, 3, 2)`` and numbers ``(N, 3)``, at least 0, with ``D = Σ λ e eᵀ`` for matrices ``(N, 2, 2)``."""
-    # Three vectors of sum zero; two of a positive product are replaced until there are none. Then −λ is the product of two, and
-    # e is the third, turned by a right angle.
+    """Return three offsets `e` ``(N, 3, 2)`` and numbers `λ` ``(N, 3)``, at least 0, with ``D = Σ λ e eᵀ``, for each matrix `D`
+    ``(N, 2, 2)``.
+    """
+    # Selling's reduction of three vectors of sum zero: two with a positive product ``v · D w`` are replaced until no product is
+    # positive. Then −λ is the product of two of them, and e is the third, turned by a right angle.
     base = torch.tensor([[-1, -1], [1, 0], [0, 1]]).repeat(len(D), 1, 1)
     while True:
         products = torch.stack(

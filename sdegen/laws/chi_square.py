@@ -25,8 +25,7 @@ CHUNK = 2**11  # numbers whose tails are integrated at once
 
 
 def log_density_of_root(df: Tensor, a: Tensor, s: Tensor, w: Tensor, *, far: bool = False) -> Tensor:
-    """Return the log-density of `s` where ``s²`` is non-central chi-square, of the shape that the arguments broadcast
-    to.
+    """Return the log-density of `s`, where ``s²`` is non-central chi-square, of the shape that the arguments broadcast to.
 
     ``p(s) = s (s / a)^order exp(−½ (s − a)²) I_order(a s) e^{−a s}`` with ``order = ½ df − 1``; at ``a = 0`` its limit,
     the chi law.
@@ -36,7 +35,7 @@ def log_density_of_root(df: Tensor, a: Tensor, s: Tensor, w: Tensor, *, far: boo
     df, a
         Degrees of freedom, above 0, and the root of the non-centrality, at least 0; float64.
     s, w
-        Positive numbers, and ``s − a`` as its caller knows it, without the rounding of this difference.
+        Positive numbers, and their difference ``w = s − a``, as the caller knows it without the rounding of a subtraction.
     far
         Whether the law is far from 0 (`LARGE`), where less has to be computed.
     """
@@ -101,8 +100,8 @@ def _by_quadrature(df: Tensor, a: Tensor, z: Tensor) -> Tensor:
 
 
 def _guess(df: Tensor, a: Tensor, z: Tensor) -> Tensor:
-    """Return the quantiles by a power of `y` that is almost normal. M. Sankaran, *Approximations to the non-central
-    chi-square distribution*, 1963.
+    """Return the quantiles approximately, by a power of ``y = s²`` that is almost normal. M. Sankaran, *Approximations to the
+    non-central chi-square distribution*, 1963.
     """
     mean, wide = df + a.square(), df + 2 * a.square()
     h = 1 - 2 / 3 * mean * (wide + a.square()) / wide.square()

@@ -40,8 +40,8 @@ def wrap(x: Tensor) -> Tensor:
 
 
 def _windings(d: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return whole turns ``2 π k``, and by how much the exponents of their Gaussians, ``−½ (d + 2 π k)² / variance``, exceed
-    that of no turn, along a new first axis.
+    """Return whole turns ``2 π k``, and by how much the exponents ``−½ (d + 2 π k)² / variance`` of their Gaussians exceed the
+    exponent of no turn, along a new first axis.
     """
     turns = 2 * math.pi * torch.arange(-WINDINGS, WINDINGS + 1).to(d).reshape(-1, *[1] * d.ndim)
     return turns, -turns * (d + 0.5 * turns) / variance

@@ -16,7 +16,7 @@ from .coordinates import Coordinates
 
 
 class Columns(Coordinates):
-    """Coordinates of vectors ``(B, d)`` that take each part of them, so many numbers side by side, through a map of its own.
+    """Coordinates of vectors ``(B, d)`` that take each part of a vector, a few numbers side by side, through a map of its own.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Columns(Coordinates):
     Raises
     ------
     ValueError
-        If there are no parts, or not as many maps; when called, if vectors have another length.
+        If there are no parts, or not as many maps as widths; when called, if vectors have another length.
 
     Examples
     --------

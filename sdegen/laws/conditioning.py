@@ -11,18 +11,18 @@ from torch import Tensor
 def update_gaussians(
     means: Tensor, C: Tensor, A: Tensor, std: float, y: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return mean and covariance of Gaussians given ``y = A x + std n``, and what of `y` was unexpected, with its covariance.
+    """Return the mean and covariance of Gaussians given ``y = A x + std n``, and the residual of `y` with its covariance.
 
     With ``S = A C Aᵀ + std²`` and ``K = C Aᵀ S⁻¹`` these are ``m + K (y − A m)``, ``C − K A C``, ``y − A m`` and `S`.
 
     Parameters
     ----------
     means, C
-        Of the Gaussians, ``(K, d)`` and ``(K, d, d)``; one of either serves all of the other.
+        Means ``(K, d)`` and covariances ``(K, d, d)`` of the Gaussians; a single mean, or covariance, serves for all.
     A, std
-        ``(m, d)``, and the standard deviation of the noise.
+        The matrix of the measurement, ``(m, d)``, and the standard deviation of its noise.
     y
-        What was seen, ``(m,)``, or ``(K, m)`` of each.
+        The measurement, ``(m,)``, or one of each Gaussian, ``(K, m)``.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """One-to-one maps from data on a half-line, an interval or a simplex to numbers without bounds, with their log-determinants.
 
-They are made of the transforms of ``torch.distributions``. `processes.Lifting.in_coordinates` makes a process act on what they
-return: positive data then stay positive, in samples and in densities.
+Most are made of the transforms of ``torch.distributions``. `processes.Lifting.in_coordinates` makes a process act on the
+coordinates: positive data then stay positive, in samples and in densities.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Coordinates(OfTensors, Fixed, ABC):
     elementwise
         Whether each number of ``u`` is a function of one number of ``x``, in its place.
     offset
-        How far from 0 data are, in units of their spread, where the map says: data of numbers too coarse for it are made finer.
+        How far from 0 data lie, in units of their spread, if the map tells; a dtype that is too coarse for it is made finer.
     """
 
     domain: constraints.Constraint = constraints.real
@@ -70,7 +70,7 @@ class Coordinates(OfTensors, Fixed, ABC):
 
     @abstractmethod
     def log_det(self, x: Tensor) -> Tensor:
-        """Return ``log |∂u/∂x|``, ``(B,)``: by so much the log-density of data is larger than that of their coordinates."""
+        """Return ``log |∂u/∂x|``, ``(B,)``, by which the log-density of data is larger than that of their coordinates."""
 
     def slope(self, x: Tensor) -> Tensor:
         """Return ``phi'(x)`` of an elementwise map, of the shape of `x`."""
@@ -83,12 +83,12 @@ class Coordinates(OfTensors, Fixed, ABC):
 
     def seen(self, u: Tensor, noise: Tensor) -> Tensor:
         """Return coordinates as a network is shown them, given the standard deviation of their noise: an end of the domain that
-        the noise reaches is not shown as far away. Here they are shown as they are.
+        the noise reaches is not shown as far away. Here coordinates are shown as they are.
         """
         return u
 
     def enter(self, u: Tensor) -> Tensor:
-        """Return coordinates that a step has moved, brought back into the image; here, where it has no bounds, as they are."""
+        """Bring coordinates that a step has moved back into the image, and return them; here, without bounds, unchanged."""
         return u
 
     def check(self, x: Tensor, name: str = "x") -> Tensor:
@@ -97,7 +97,7 @@ class Coordinates(OfTensors, Fixed, ABC):
         Raises
         ------
         ValueError
-            If some do not.
+            If some data lie outside of the domain.
         """
         return check_domain(self.domain, x, name)
 
@@ -132,7 +132,7 @@ class Log(_OfTorch):
     transform = T.ExpTransform()
 
     def inverse(self, u: Tensor) -> Tensor:
-        """Return ``e^u``; a number below the least that its dtype holds with all digits is rounded up to that."""
+        """Return ``e^u``; a number below the smallest normal number of its dtype is rounded up to that."""
         return super().inverse(u).clamp_min(torch.finfo(u.dtype).tiny)
 
     def slope(self, x: Tensor) -> Tensor:
@@ -149,13 +149,13 @@ class Log(_OfTorch):
 
 
 class SoftplusInverse(_OfTorch):
-    """The inverse of the softplus function, ``u = log(e^x − 1)``, for positive data: near `x` itself where these are large."""
+    """The inverse of the softplus function, ``u = log(e^x − 1)``, for positive data; where data are large `u` is almost `x`."""
 
     domain, elementwise = constraints.positive, True
     transform = T.SoftplusTransform()
 
     def inverse(self, u: Tensor) -> Tensor:
-        """Return ``log(1 + e^u)``; a number below the least that its dtype holds with all digits is rounded up to that."""
+        """Return ``log(1 + e^u)``; a number below the smallest normal number of its dtype is rounded up to that."""
         return super().inverse(u).clamp_min(torch.finfo(u.dtype).tiny)
 
     def slope(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Covariances of the components of a mixture, and what is seen of Gaussians through linear maps: `Covariances`."""
+"""Covariances of the components of a mixture, and posteriors of Gaussians that are seen through linear maps: `Covariances`."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ Seen = tuple[Tensor, Tensor, Tensor]  # what `Covariances.see` returns
 class Covariances:
     """Covariances of `K` components over `d` numbers, kept as ``U diag(lam) Uᵀ``.
 
-    Through maps that are numbers along their axes `U`, coordinates along these stay independent: a posterior is then a division.
+    Maps that are diagonal along their axes `U` keep the coordinates along these independent: a posterior is then a division.
 
     Parameters
     ----------
     given
         Isotropic variances ``(K,)``, diagonals ``(K, *)``, or full matrices ``(K, d, d)``.
     shape
-        ``(K, d)``.
+        The sizes ``(K, d)``.
     full
-        Whether they are matrices.
+        Whether `given` holds full matrices.
     basis
-        The orthonormal basis in which diagonals are meant; None for the numbers' own axes.
+        The orthonormal basis along whose axes diagonals lie; None for the numbers' own axes.
 
     Attributes
     ----------
     lam
         The variances along the axes, ``(K, d)`` or ``(K, 1)``.
     U
-        The axes of each matrix's own, ``(K, d, d)``; None where they are those of the basis.
+        The axes of each full matrix, ``(K, d, d)``; None where the axes are those of the basis.
 
     Raises
     ------
@@ -69,7 +69,9 @@ class Covariances:
         return Diagonal(self.given, self.basis).matrix()
 
     def axes_of(self, A: Operator) -> Any:
-        """Return the axes along which the covariances are numbers: those of a map, where they are so along any."""
+        """Return the axes along which the covariances are diagonal; for isotropic ones, which are so along any, those of a
+        map.
+        """
         if self.U is not None:
             return OWN
         return A.axes if self.lam.shape[1] == 1 else self.basis
@@ -82,15 +84,17 @@ class Covariances:
         return flat if self.basis is None else self.basis.inverse(flat.reshape(z.shape)).reshape(flat.shape)
 
     def see(self, y: Tensor, means: Tensor, C: Operator, S: Operator) -> Seen:
-        """Return, for ``y = C x + S z`` and `x` of each component, ``V⁻¹ (y − C m)`` with the covariance `V` of `y`, what seeing
-        `y` adds to the mean `m`, both ``(B, K, d)``, and ``(y − C m)ᵀ V⁻¹ (y − C m) + log |V|``, ``(B, K)``.
+        """Condition `x` of each component on ``y = C x + S z``, and return three tensors.
+
+        With the mean `m` of a component and the covariance `V` of `y`: ``V⁻¹ (y − C m)``, and what seeing `y` adds to `m`, both
+        ``(B, K, d)``; and ``(y − C m)ᵀ V⁻¹ (y − C m) + log |V|``, ``(B, K)``.
 
         Parameters
         ----------
         y
             ``(B, *)``.
         means
-            The `m`, ``(K, *)``.
+            The means `m`, ``(K, *)``.
         C, S
             Maps of the data and of the noise.
         """
@@ -103,7 +107,7 @@ class Covariances:
             return self._see_along(axes, y, means, c.to(y)[:, None], s.to(y)[:, None])
 
     def _see_along(self, axes: Any, y: Tensor, means: Tensor, c: Tensor, s: Tensor) -> Seen:
-        """Return what is seen along axes in which all is a number, ``(rows, 1, d or 1)``."""
+        """Return what `see` does, along axes in which all maps and covariances are diagonal, ``(rows, 1, d or 1)``."""
         B, (K, d), basis = len(y), self.shape, axes if isinstance(axes, Basis) else None
         m = means.to(y)
         if basis is not None:
@@ -125,7 +129,7 @@ class Covariances:
         return precise, pulled, quadratic
 
     def _see_by_matrices(self, y: Tensor, means: Tensor, C: Operator, S: Operator) -> Seen:
-        """Return what is seen where maps and covariances share no axes."""
+        """Return what `see` does where maps and covariances share no axes."""
         K, d = self.shape
         M = full_matrix(C, d).reshape(-1, 1, d, d)
         rows(M[:, 0, 0, 0], y)  # refuses another number of rows

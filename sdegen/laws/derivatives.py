@@ -44,7 +44,7 @@ def exact_divergence(field: Field, x: Tensor, products: Products | None = None) 
     field
         Maps ``(B, *)`` to the same shape, row by row.
     x
-        Where, ``(B, *)``.
+        The points, ``(B, *)``.
     products
         How derivatives are taken; found out anew by default.
     """
@@ -97,7 +97,7 @@ def hutchinson_divergences(
     field, x, products
         As for `exact_divergence`.
     probes
-        ``(m, B, *)``, signs; one derivative each.
+        Signs, ``(m, B, *)``; each takes one derivative.
     """
     return (products or Products()).traces(field, x, len(probes), lambda part: probes[part])
 
@@ -118,7 +118,7 @@ def hutchpp_divergences(
     Q
         Orthonormal columns for each row, ``(B, d, k)``, independent of the probes: see `subspace`.
     probes
-        ``(m, B, *)``, signs; one derivative for each of these and of the columns.
+        Signs, ``(m, B, *)``; each of these, and each of the columns, takes one derivative.
     """
     rest = as_vectors(probes, axes=2)
     with uncast(x):
@@ -149,11 +149,11 @@ class Traces(NamedTuple):
     Attributes
     ----------
     of
-        From a field and states to its values and ``(m, B)`` divergences, of the same probes at every call.
+        Maps a field and states to the values of the field and its divergences ``(m, B)``, by the same probes at every call.
     m
         The number of probes.
     exact
-        Whether each is the divergence itself.
+        Whether the divergences are exact, and no estimates.
     """
 
     of: Callable[[Field, Tensor], tuple[Tensor, Tensor]]
@@ -168,7 +168,8 @@ class Divergence(OfTensors, Overridable, ABC):
     __repr__ = show_call
 
     def draw(self, y: Tensor, generator: torch.Generator | None) -> Tensor | None:
-        """Draw what is random in a run: vectors ``(k, B, *)``, of which each row of the states has its own; here none.
+        """Draw the random vectors of a run, ``(k, B, *)``, of which each row of the states has its own; None where, as here, none
+        are needed.
 
         Parameters
         ----------
@@ -221,7 +222,7 @@ class Hutchinson(Divergence):
     Parameters
     ----------
     probes
-        Rademacher probes, one derivative each; two or more tell the standard error.
+        Number of Rademacher probes, each of which takes one derivative; two or more tell the standard error.
 
     Raises
     ------
@@ -250,13 +251,13 @@ class HutchPlusPlus(Hutchinson):
     """The Hutch++ estimate of the divergence: exact in a subspace of `probes` directions, Hutchinson's in the rest: see
     `hutchpp_divergences`.
 
-    Less variance than `Hutchinson` where few directions carry the trace. R. Meyer, C. Musco, C. Musco and D. Woodruff,
+    It has less variance than `Hutchinson` where few directions carry the trace. R. Meyer, C. Musco, C. Musco and D. Woodruff,
     *Hutch++: optimal stochastic trace estimation*, 2021, arXiv:2010.09649.
 
     Parameters
     ----------
     probes
-        Probes, and directions of the subspace; two derivatives for each.
+        Number of probes, and of directions of the subspace too: two derivatives for each probe.
 
     Raises
     ------

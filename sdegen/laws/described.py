@@ -19,7 +19,7 @@ class Described(nn.Module):
     """The base class of modules whose state dict describes what their network is asked: classes and constants in JSON, as bytes.
 
     Weights fit into any network of the same shape, but mean something only where the same is asked of it, such as by the process
-    and the parametrisation of a score model. Those that were trained for something else are refused.
+    and the parametrisation of a score model. Weights that were trained for something else are refused.
     """
 
     def asked(self) -> dict[str, Any]:
@@ -43,8 +43,8 @@ class Described(nn.Module):
         missing_keys: list[str],
         *lists: Any,
     ) -> None:
-        """Take weights out of a state dict that says the same of what is asked; where it says nothing, that is missing in a
-        strict load.
+        """Take weights out of a state dict whose description of what is asked is the model's own; a description that it lacks is
+        reported as missing in a strict load.
 
         Raises
         ------

@@ -20,11 +20,11 @@ from .vectors import sum_rows
 
 @final
 class Diagonal(Elementwise):
-    """Multiplication of every number of a state by one of its own, ``Q diag(c) Qᵀ``: `c` of shape ``(1, *)`` for all rows, or
-    ``(B, *)``.
+    """Multiplication of every number of a state by a number of its own, ``Q diag(c) Qᵀ``: `c` of shape ``(1, *)`` for all rows,
+    or ``(B, *)``.
 
     Maps in one basis `Q` commute, and their sums and products are those of their numbers. The numbers of a linear process are
-    float64 on the CPU; those of a noise that depends on the state are like the state, and what they are differentiated by.
+    float64 on the CPU; those of a noise that depends on the state have its dtype and device, and derivatives by it.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ class Diagonal(Elementwise):
 
 
 def _name(basis: Basis | None) -> str:
-    """Return what a sentence calls a basis."""
+    """Return the name of a basis in a message."""
     return "the state's own axes" if basis is None else repr(basis)
 
 
@@ -169,9 +169,9 @@ def cosine_and_sine(log_snr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_log_snr(levels: Tensor) -> Tensor:
-    """Return ``log snr`` of the ratio whose ``log(1 + snr)`` is the mean of those of several ratios, over the last axis.
+    """Return the logarithm of the ratio ``snr`` whose ``log(1 + snr)`` is the mean of ``log(1 + snr_i)`` over the last axis.
 
-    `levels` are the logarithms of these ratios; so the result is finite where the ratios themselves overflow.
+    `levels` are the logarithms ``log snr_i``, so that the result is finite where the ratios themselves overflow.
     """
     # log(1 + s) is s to rounding where s is below e^-37, and log s where it is above e^37.
     small = levels < -37

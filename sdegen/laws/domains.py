@@ -16,14 +16,14 @@ def check_domain(domain: constraints.Constraint, x: Tensor, name: str = "x") -> 
     domain
         The constraint.
     x
-        ``(B, *)``.
+        The numbers, ``(B, *)``.
     name
-        What they are called in the error.
+        The name of `x` in the error.
 
     Raises
     ------
     ValueError
-        If some do not.
+        If some numbers do not meet the constraint.
     """
     if domain is constraints.real:  # finite numbers are checked elsewhere
         return x
@@ -39,7 +39,7 @@ def check_domain(domain: constraints.Constraint, x: Tensor, name: str = "x") -> 
 
 
 def _named(domain: constraints.Constraint) -> str:
-    """Return a domain in words."""
+    """Return a domain in words that follow "the domain" in a message."""
     low, high = getattr(domain, "lower_bound", None), getattr(domain, "upper_bound", None)
     if any(isinstance(end, Tensor) and end.numel() > 1 for end in (low, high)):
         return "of its interval for each coordinate"

@@ -40,12 +40,12 @@ def check_draws(n: int, generator: torch.Generator | None) -> int:
 
 
 def refuse_derivatives(law: object, *given: Tensor) -> None:
-    """Refuse to draw from a law whose quantiles are not differentiated, by what is being differentiated.
+    """Refuse to draw from a law whose quantiles have no derivatives, where the start or the noise is being differentiated.
 
     Raises
     ------
     ValueError
-        If a tensor requires a gradient.
+        If a tensor requires a gradient, and gradients are recorded.
     """
     if torch.is_grad_enabled() and any(value.requires_grad for value in given):
         raise ValueError(
@@ -55,21 +55,21 @@ def refuse_derivatives(law: object, *given: Tensor) -> None:
 
 
 def check_noising(x: Tensor, z: Tensor | None, generator: torch.Generator | None) -> None:
-    """Refuse what is no noise of states, and states and generators that are none; what is right costs a step nothing.
+    """Check states, and their noise or its generator, before a step of noising; where they are right this takes hardly any time.
 
     Parameters
     ----------
     x
         States, ``(B, *)``.
     z
-        Noise of their shape, or None.
+        Noise of the shape of the states, or None.
     generator
         Randomness of the draw.
 
     Raises
     ------
     TypeError
-        If states or noise are no floating-point tensors, or the generator is none.
+        If states or noise are no floating-point tensors, or `generator` is no generator.
     ValueError
         If the noise has another shape.
     """
@@ -82,14 +82,14 @@ def check_noising(x: Tensor, z: Tensor | None, generator: torch.Generator | None
 
 
 def check_given(x: Tensor, z: Tensor) -> Tensor:
-    """Return noise that was given for states; refuse what is none, or of another shape than `x`.
+    """Check that noise given for the states `x` is a floating-point tensor of their shape, and return the noise.
 
     Raises
     ------
     TypeError
-        If it is no floating-point tensor.
+        If `z` is no floating-point tensor.
     ValueError
-        If it has another shape.
+        If `z` has another shape.
     """
     if isinstance(z, torch.Generator):
         raise TypeError(
@@ -101,7 +101,9 @@ def check_given(x: Tensor, z: Tensor) -> Tensor:
 
 
 def noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw standard normal noise of the shape, dtype and device of `x`; refuse states and generators that are none."""
+    """Draw standard normal noise of the shape, dtype and device of `x`; refuse what are no floating-point states or no
+    generator.
+    """
     if not x.is_floating_point() or (generator is not None and not isinstance(generator, torch.Generator)):
         check_noising(x, None, generator)
     device = x.device if generator is None else generator.device
@@ -122,9 +124,9 @@ def rademacher_like(x: Tensor, generator: torch.Generator | None = None) -> Tens
 
 
 def resample_systematically(weights: Tensor, n: int, u: Tensor | float) -> Tensor:
-    """Return `n` indices of weights, each as often as its weight says, to within one.
+    """Return `n` indices of weights, each ``n`` times its weight often, to within one.
 
-    Index `i` is taken for every place ``(k + u) / n`` that falls into its part of the sum: one number `u` serves all.
+    Index `i` is taken for every place ``(k + u) / n`` that falls into its part of the cumulative sum: one number `u` serves all.
     J. Carpenter, P. Clifford, P. Fearnhead, *Improved particle filter for nonlinear problems*, 1999.
 
     Parameters

@@ -1,8 +1,8 @@
-"""How data become states, the linear map `E` of a process, and what noised states then tell of the data: `Embedding`.
+"""How data become states, by the linear map `E` of a process, and what noised states then tell of the data: `Embedding`.
 
-States that are the data themselves (`Whole`) tell of them all that they are. Where each number of a datum becomes several of a
-state (`IntoChannels`), one number of them tells all that the state knows of it, an `Observation`; where `m` numbers become `k`
-(`Lift`), `m` do.
+Where states are the data themselves (`Whole`), all numbers of a state tell of the datum. Where each number of a datum becomes
+several of a state (`IntoChannels`), one weighted sum of these tells all that the state knows of the number, an `Observation`;
+where `m` numbers become `k` (`Lift`), `m` sums do.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from .operators import Operator, Scale, rows
 
 
 class Reduction(NamedTuple):
-    """How states of some times are reduced to what they tell of their data, ``y = W x = C x_0 + S zeta`` with
-    ``C Cᵀ + S Sᵀ = 1`` and standard noise.
+    """The reduction of states at given times to what they tell of their data, ``y = W x = C x_0 + S zeta`` with
+    ``C Cᵀ + S Sᵀ = 1`` and standard noise `zeta`.
 
-    The state's law is that of `y` times a Gaussian that does not depend on the data, so that
+    The density of a state is that of `y` times a Gaussian that does not depend on the data, so that
     ``∇ log p(x) = Wᵀ ∇ log p(y) − rest x``.
 
     Attributes
@@ -36,7 +36,7 @@ class Reduction(NamedTuple):
     C, S
         Maps of the data and of their noise; cosine and sine for numbers.
     rest
-        Precision of what is left; None where nothing is.
+        The precision of that Gaussian; None where there is none.
     """
 
     W: Any
@@ -88,7 +88,7 @@ class Embedding(ABC):
 
     @abstractmethod
     def matrix(self, d: int) -> Tensor:
-        """Return `E` for data of `d` numbers, ``(n, d)`` with `n` those of a state."""
+        """Return `E` for data of `d` numbers, ``(n, d)``, with `n` the numbers of a state."""
 
     def shape(self, event: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a state of data of the shape `event`; here the same."""
@@ -101,8 +101,8 @@ class Embedding(ABC):
         return single_matrix(law.Phi, n) @ E, single_matrix(law.covariance, n)
 
     def seen_along(self, law: Transition, axes: Any) -> tuple[Tensor, Tensor] | None:
-        """Return the numbers of ``Phi E`` and of the covariance along orthonormal axes, each ``(1, d)`` or ``(1, 1)``, where both
-        maps are of this form; None otherwise.
+        """Return the diagonals of ``Phi E`` and of the covariance along orthonormal axes, each ``(1, d)`` or ``(1, 1)``, where
+        both are diagonal there; None otherwise.
         """
         return None
 
@@ -121,7 +121,7 @@ class Whole(Embedding):
         return torch.eye(d, dtype=torch.float64)
 
     def seen_along(self, law: Transition, axes: Any) -> tuple[Tensor, Tensor] | None:
-        """Return the numbers of ``Phi`` and of the covariance."""
+        """Return the diagonals of ``Phi`` and of the covariance, where both are diagonal along the axes; None otherwise."""
         c, v = law.Phi.along(axes), law.covariance.along(axes)
         return None if c is None or v is None else (c, v)
 
@@ -130,8 +130,9 @@ WHOLE = Whole()
 
 
 class IntoChannels(Embedding):
-    """The embedding of each number of a datum into `k` channels of a state, by a vector `e`: a number of the state, up to scale
-    ``eᵀ Phiᵀ Sigma⁻¹ x``, tells all that it knows of one of the datum.
+    """The embedding of each number of a datum into `k` channels of a state, by a vector `e`.
+
+    Up to scale the sum ``eᵀ Phiᵀ Sigma⁻¹ x`` over its channels tells all that a state knows of the number.
 
     Parameters
     ----------
@@ -143,9 +144,10 @@ class IntoChannels(Embedding):
         self.e = e
 
     def reduce(self, law: Transition) -> Reduction:
-        """Return how a state makes ``y = c x_0 + s zeta``, a number for each of the datum.
+        """Return the reduction of a state to ``y = c x_0 + s zeta``, a number for each number of the datum.
 
-        Written through ``M = Phi e eᵀ Phiᵀ + Sigma``, which is regular where ``Sigma`` is not, but for directions at rest.
+        The formula is written with ``M = Phi e eᵀ Phiᵀ + Sigma``, which is regular where ``Sigma`` is not, but for directions at
+        rest.
         """
         e = self.e
         p = law.Phi.matrix() @ e  # (..., k)
@@ -162,7 +164,7 @@ class IntoChannels(Embedding):
         return Reduction(Row(g), Scale((g * p).sum(-1)), Scale(s), Matrix(rest))
 
     def matrix(self, d: int) -> Tensor:
-        """Return the numbers of each channel for each of the data, ``(k d, d)``."""
+        """Return `E` for data of `d` numbers, ``(k d, d)``, one channel after the other."""
         return torch.kron(self.e[:, None].contiguous(), torch.eye(d, dtype=torch.float64))
 
     def shape(self, event: tuple[int, ...]) -> tuple[int, ...]:
@@ -171,11 +173,11 @@ class IntoChannels(Embedding):
 
 
 class Lift(Embedding):
-    """The embedding of `m` numbers of a datum into `k` of a state by a matrix `E`, along dimension 1: `m` numbers of the state
-    tell all that it knows of them.
+    """The embedding of `m` numbers of a datum into `k` numbers of a state by a matrix `E`, along dimension 1: `m` weighted sums
+    of the state tell all that it knows of the datum.
 
     With ``E = 1`` states are the data, as for `Whole`; with one column they are the channels of `IntoChannels`, for data with one
-    number there.
+    number along dimension 1.
 
     Parameters
     ----------
@@ -187,11 +189,11 @@ class Lift(Embedding):
         self.E = E
 
     def reduce(self, law: Transition) -> Reduction:
-        """Return how a state makes ``y = C x_0 + S zeta``, as many numbers as the datum has.
+        """Return the reduction of a state to ``y = C x_0 + S zeta``, as many numbers as the datum has.
 
-        With ``L Lᵀ = P Pᵀ + Sigma``, ``P = Phi E`` and the columns `Q` of ``L⁻¹ P = Q C``, it is ``y = Qᵀ L⁻¹ x``, and `S` is a
-        root of what ``Qᵀ L⁻¹`` leaves of the noise. Like that of channels it is regular where ``Sigma`` is not, but for
-        directions at rest.
+        With ``P = Phi E``, ``L Lᵀ = P Pᵀ + Sigma`` and the orthonormal columns `Q` of ``L⁻¹ P = Q C``, it is ``y = Qᵀ L⁻¹ x``,
+        and `S` is a root of the covariance of the noise in `y`. As for `IntoChannels`, the formula is regular where ``Sigma`` is
+        not, but for directions at rest.
         """
         P = law.Phi.matrix() @ self.E
         M = P @ P.mT + law.covariance.matrix()
@@ -204,7 +206,7 @@ class Lift(Embedding):
         return Reduction(Wide(W), Matrix(C), Matrix(S), Matrix(L_inv.mT @ L_inv - W.mT @ W - resting))
 
     def matrix(self, d: int) -> Tensor:
-        """Return the numbers of a state for each of the data, ``(k d / m, d)``.
+        """Return `E` for data of `d` numbers, ``(k d / m, d)``.
 
         Raises
         ------
@@ -247,7 +249,7 @@ class Wide:
     Raises
     ------
     ValueError
-        When it acts, if the state has not `k` channels, or there are matrices for another number of rows.
+        When it acts, if the state does not have `k` channels, or there are matrices for another number of rows.
     """
 
     __repr__ = show_call
@@ -256,7 +258,7 @@ class Wide:
         self.M = M
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the numbers."""
+        """Return ``M x``, ``(B, m, *)``."""
         check_channels(x, self.M.shape[-1])
         rows(self.M[..., 0, 0], x)  # refuses another number of rows
         M = self.M.to(x.device, x.dtype, non_blocking=True)
@@ -278,7 +280,7 @@ class Row:
     Raises
     ------
     ValueError
-        When it acts, if the state has not `k` channels, or there are weights for another number of rows.
+        When it acts, if the state does not have `k` channels, or there are weights for another number of rows.
     """
 
     __repr__ = show_call
@@ -287,13 +289,13 @@ class Row:
         self.g = g
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the weighted sum."""
+        """Return the weighted sum, ``(B, *)``."""
         check_channels(x, self.g.shape[-1])
         rows(self.g[..., 0], x)  # refuses another number of rows
         return (self._over(x) * x).sum(1)
 
     def T(self, y: Tensor) -> Tensor:
-        """Return the transposed map of numbers ``(B, *)``: as many for each channel, ``(B, k, *)``."""
+        """Return the transposed map of numbers ``(B, *)``: their products with the weight of each channel, ``(B, k, *)``."""
         y = y.unsqueeze(1)
         return self._over(y) * y
 

@@ -75,7 +75,7 @@ class Empirical(Distribution):
         TypeError
             If `y` is not floating point.
         ValueError
-            If there is no noise somewhere, where there is no density, or shapes are others.
+            If there is no noise somewhere, so that there is no density, or shapes do not fit.
         """
         check_event(y, self.event_shape)
         return pooled(self.data, y, as_operator(C), as_operator(S), self.block)
@@ -112,8 +112,8 @@ def pooled(data: Tensor, y: Tensor, C: Operator, S: Operator, block: int = BLOCK
     Parameters
     ----------
     data, y
-        ``(N, *)`` and ``(B, *)``; what they hold is not looked at, so that nothing waits for an accelerator. Of half precision,
-        or under an autocast, means are formed in float32 all the same, and returned in the dtype of `y`.
+        ``(N, *)`` and ``(B, *)``; their values are not checked, so that nothing waits for an accelerator. In half precision, or
+        under an autocast, means are formed in float32 all the same, and returned in the dtype of `y`.
     C, S
         Operators on the data.
     block
@@ -122,7 +122,7 @@ def pooled(data: Tensor, y: Tensor, C: Operator, S: Operator, block: int = BLOCK
     Raises
     ------
     ValueError
-        If there is no noise somewhere, where there is no density.
+        If there is no noise somewhere, so that there is no density.
     """
     noisy = (S.c > 0).all() if isinstance(S, Scale) else not S.log_abs_det().isneginf().any()
     if not noisy:
@@ -141,7 +141,8 @@ def pooled(data: Tensor, y: Tensor, C: Operator, S: Operator, block: int = BLOCK
 
 
 def pooled_values(values: Tensor, log_weights: Tensor, data: Tensor, y: Tensor, C: Operator, S: Operator) -> Tensor:
-    """Return ``E[v | y]``, ``(B, *)``, for ``y = C x + S z``, where `x` is any row of the data, by weights, and `v` its value.
+    """Return ``E[v | y]``, ``(B, *)``, for ``y = C x + S z``, where `x` is a row of the data, drawn by weights, and `v` its
+    value.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Waves with the symmetry of a circle or of a box: how a network sees states there, and how its answer becomes a score.
 
 A network that sees ``cos x`` and ``sin x`` cannot tell `−π` from `π`; one that sees cosines with no slope at the walls of a box
-cannot tell a point from its mirror image. What it says is taken along the slopes of these waves, so that the score is periodic,
+cannot tell a point from its mirror image. Its answer is taken along the slopes of these waves, so that the score is periodic,
 or has no part through a wall, whatever the weights.
 """
 
@@ -87,7 +87,7 @@ class Harmonics(OfTensors, ABC):
 
 
 class CircleHarmonics(Harmonics):
-    """The waves ``cos k x`` and ``sin k x`` of an angle: what is made of them has no jump at `±π`.
+    """The waves ``cos k x`` and ``sin k x`` of an angle: functions of these have no jump at `±π`.
 
     Examples
     --------
@@ -106,11 +106,11 @@ class CircleHarmonics(Harmonics):
 
 
 class BoxHarmonics(Harmonics):
-    """The waves ``cos k a`` of a number in an interval, ``a = π (x − low) / (high − low)``, which are level at both ends: what is
-    made of them has no slope there. Besides, how near an end is for the noise `s` in the state, ``s² / (sin² a + s²)``.
+    """The waves ``cos k a`` of a number in an interval, ``a = π (x − low) / (high − low)``, which are level at both ends, and the
+    nearness of an end, ``s² / (sin² a + s²)`` for the noise `s` in the state. Functions of these have no slope at the ends.
 
     The score of data that end at a wall turns there within the length of the noise, which a cosine hardly sees; the slope that
-    belongs to the nearness, ``sin a / √(sin² a + s²)``, does the same.
+    belongs to the nearness, ``sin a / √(sin² a + s²)``, turns alike.
 
     Parameters
     ----------

@@ -39,8 +39,8 @@ def rule(points: int = 40) -> tuple[Tensor, Tensor]:
 
 
 def lagrange(nodes: Tensor, z: Tensor) -> Tensor:
-    """Evaluate the Lagrange polynomials of the nodes ``(*batch, p)`` at the points `z` ``(*batch, *)``: ``(p, *batch,
-    *)``.
+    """Evaluate the Lagrange polynomials of the nodes ``(*batch, p)`` at the points `z` ``(*batch, *)``, and return their values,
+    ``(p, *batch, *)``.
     """
     p, over = nodes.shape[-1], nodes.ndim - 1
     nodes = nodes.movedim(-1, 0).reshape(p, *nodes.shape[:-1], *[1] * (z.ndim - over))
@@ -52,7 +52,9 @@ def lagrange(nodes: Tensor, z: Tensor) -> Tensor:
 
 
 def lagrange_slopes(nodes: Tensor, z: Tensor) -> Tensor:
-    """Evaluate the derivatives of these polynomials by `z`, likewise: sums of products without one factor."""
+    """Evaluate the derivatives by `z` of the polynomials of `lagrange`, and return them, of the same shape: sums of products that
+    leave out one factor.
+    """
     p, over = nodes.shape[-1], nodes.ndim - 1
     one = torch.eye(p, dtype=torch.bool, device=z.device)
     nodes = nodes.movedim(-1, 0).reshape(p, *nodes.shape[:-1], *[1] * (z.ndim - over))
@@ -72,9 +74,9 @@ def slerp(x: Tensor, y: Tensor, w: Tensor | float) -> Tensor:
     Parameters
     ----------
     x, y
-        ``(B, *)``.
+        Points, ``(B, *)``.
     w
-        Where between them; 0 is `x`, 1 is `y`.
+        How far from `x` to `y`: 0 is `x`, 1 is `y`.
 
     Raises
     ------

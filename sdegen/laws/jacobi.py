@@ -1,7 +1,7 @@
 """The transition law of the Jacobi diffusion on (0, 1): `JacobiLaw`.
 
-It is a series in Jacobi polynomials (`jacobi_series`). Where that has lost its digits, far out in the tails of a law of little
-noise, and below `LEAST_CLOCK`, a short-time formula (`jacobi_short`) stands in.
+The law is a series in Jacobi polynomials (`jacobi_series`). Where the series has lost its digits, far out in the tails of a law
+of little noise, and below `LEAST_CLOCK`, a short-time formula (`jacobi_short`) stands in.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class JacobiLaw:
     def sample(self, z: Tensor) -> Tensor:
         """Return the quantile of ``Phi(z)`` of each coordinate, for standard noise `z` of the shape of the states.
 
-        Below `LEAST_CLOCK`, where the series would need too many terms, it is that of `jacobi_short`; without noise the state.
+        Below `LEAST_CLOCK`, where the series would need too many terms, the quantile is that of `jacobi_short`; at a clock of 0
+        it is the state itself.
         """
         refuse_derivatives(self, self.x_s, z)
         x = self._start.clone(memory_format=torch.contiguous_format)
@@ -120,12 +121,14 @@ class JacobiLaw:
 
     @cached_property
     def _start(self) -> Tensor:
-        """The given states in float64, just inside of the interval."""
+        """The given states in float64, those at an end moved just inside of the interval."""
         return inside(self.x_s)
 
     @cached_property
     def _parts(self) -> list[tuple[Tensor, JacobiSeries]]:
-        """The rows in parts of similar clocks, whose series need as many terms, and of a size that is held at once."""
+        """The rows in parts of similar clocks, whose series need about as many terms, each of a size that memory holds at
+        once.
+        """
         B, a, b = len(self.x_s), self.a.to(self._start), self.b.to(self._start)
         clock = self.clock.clamp_min(LEAST_CLOCK).expand(B, *self.clock.shape[1:])
         earliest = clock.reshape(B, -1).amin(1)

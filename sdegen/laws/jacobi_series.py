@@ -22,15 +22,15 @@ FARTHEST = 6.0  # noise beyond, one draw of 10⁹, is drawn back: the mass there
 def orthonormal_jacobi(a: Tensor, b: Tensor, number: int, x: Tensor) -> Tensor:
     """Return the first polynomials that are orthonormal under Beta(a, b), at points of [0, 1], ``(number, *x.shape)``.
 
-    By their three-term recurrence, ``√B_{k+1} phi_{k+1} = (2 x − 1 − A_k) phi_k − √B_k phi_{k−1}``: the Jacobi polynomials
-    ``P_k^(b−1, a−1)(2 x − 1)``, normalised. *NIST digital library of mathematical functions*, §18.9.
+    They are the Jacobi polynomials ``P_k^(b−1, a−1)(2 x − 1)``, normalised, by their three-term recurrence ``√B_{k+1} phi_{k+1} =
+    (2 x − 1 − A_k) phi_k − √B_k phi_{k−1}``. *NIST digital library of mathematical functions*, §18.9.
 
     Parameters
     ----------
     a, b
         Parameters of the law, positive, float64, of shapes that broadcast over `x`.
     number
-        How many, at least 3.
+        How many polynomials, at least 3.
     x
         The points, float64.
     """
@@ -109,7 +109,8 @@ class JacobiSeries:
     def quantile(self, z: Tensor) -> Tensor:
         """Return the quantiles of ``Phi(z)``, of the shape of `z`.
 
-        By Newton's method in brackets on ``Phi⁻¹(F)`` as a function of the logit of `x`, which keeps the digits at both ends.
+        They are found by Newton's method, kept in brackets, for ``Phi⁻¹(F)`` as a function of the logit of `x`, in which no
+        digits are lost at either end.
         """
         z = z.clamp(-FARTHEST, FARTHEST)
         theta = (angle_of(self.start) + self.clock.sqrt().clamp_max(0.8) * z).clamp(0.02, math.pi - 0.02)
@@ -120,7 +121,7 @@ class JacobiSeries:
             low, high = torch.where(gap < 0, u, low), torch.where(gap < 0, high, u)
             ahead = u - (gap / slope).clamp(-4, 4)
             ahead = torch.where((ahead >= low) & (ahead <= high), ahead, 0.5 * (low + high))
-            # What is found does not depend on other numbers.
+            # A number that was found stays as it is, so that it does not depend on the others.
             moved, u = (ahead - u).abs(), torch.where(sought, ahead, u)
             sought = sought & (moved > 1e-6)  # the next step, convergence being quadratic, would be about 1e-12
             if not sought.any():
@@ -140,8 +141,8 @@ class JacobiSeries:
         return torch.where(below < beyond, tail, -tail) - z, slope
 
     def _polynomials(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the polynomials at `x`, and those under Beta(a + 1, b + 1), to which the derivatives of the others but the first
-        are proportional.
+        """Return the polynomials at `x`, and those under Beta(a + 1, b + 1), which are proportional to the derivatives of the
+        former, from the second on.
         """
         a, b = (torch.stack([v, v + 1]).reshape(2, *[1] * (x.ndim - v.ndim), *v.shape) for v in (self.a, self.b))
         both = orthonormal_jacobi(a, b, self.terms, x.expand(2, *x.shape))
@@ -161,14 +162,15 @@ def _incomplete_beta(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
 
 
 def inside(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return numbers of [0, 1] in float64, what rounding has brought to an end just inside of it, where scores have numbers.
+    """Return numbers of [0, 1] in float64; those that rounding has brought to an end are moved just inside, where scores are
+    finite.
 
     Parameters
     ----------
     x
         Numbers.
     dtype
-        Their own dtype, that of `x` by default.
+        The dtype whose rounding decides how far inside; that of `x` by default.
     """
     numbers = torch.finfo(dtype or x.dtype)
     return x.double().clamp(numbers.tiny / numbers.eps, 1 - 0.5 * numbers.eps)

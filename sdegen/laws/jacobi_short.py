@@ -92,7 +92,7 @@ def quantile(z: Tensor, x_s: Tensor, a: Tensor, b: Tensor, clock: Tensor) -> Ten
     z
         Standard normal numbers, float64, ``(n,)``.
     x_s, a, b, clock
-        As there, ``(n,)``.
+        As for `log_density_and_slope`, ``(n,)``.
     """
     above = z > 0  # seen from the other end, where little is integrated
     x_s, a, b = torch.where(above, 1 - x_s, x_s), torch.where(above, b, a), torch.where(above, a, b)

@@ -2,7 +2,7 @@
 Gaussian law for every earlier state.
 
 Any ``1/sigma`` of the library is in this file. A kernel is ``N(mean, R Rᵀ)``; `R` is *the* root for a marginal (the
-one deterministic samplers may use) and any root for a transition between two noisy states. It does not know its time.
+one deterministic samplers may use) and any root for a transition between two noisy states. A kernel does not know its time.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Kernel(NamedTuple):
 
 
 def check_noise(noise: Tensor) -> None:
-    """Refuse to speak of the density of a law of a state where there is no noise.
+    """Refuse to form a score or a density of a law of a state where there is no noise.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def check_noise(noise: Tensor) -> None:
     Raises
     ------
     ValueError
-        If there is none in some row.
+        If there is no noise in some row.
     """
     if not (noise > 0).all():
         raise ValueError(
@@ -128,12 +128,12 @@ def as_gaussian(law: StateLaw, why: str) -> Kernel:
     law
         Any law of a state.
     why
-        What is missing without, and what to do instead: it ends the sentence "... is no Gaussian".
+        What is missing without a Gaussian, and what to do instead: it ends the sentence "... is no Gaussian".
 
     Raises
     ------
     TypeError
-        If it is no Gaussian.
+        If the law is no Gaussian.
     """
     if not isinstance(law, Kernel):
         raise TypeError(f"the law of a state, {type(law).__name__}, is no Gaussian{why}")
@@ -233,7 +233,7 @@ class Transition:
         Raises
         ------
         ValueError
-            If there is none, at a time without noise in some direction.
+            If there is no inverse, at a time without noise in some direction.
         """
         if self.R.log_abs_det().isneginf().any():
             raise ValueError(
@@ -252,7 +252,7 @@ class Transition:
         Raises
         ------
         ValueError
-            If the state holds nothing of the data.
+            If the state holds nothing of the data in some direction.
         """
         if self.Phi.log_abs_det().isneginf().any():
             raise ValueError(

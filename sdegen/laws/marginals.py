@@ -51,7 +51,7 @@ class Level:
         Raises
         ------
         TypeError
-            Otherwise.
+            If the process is not linear.
         """
         raise TypeError(
             "the process is not linear and has no signal-to-noise ratio; take a weighting that needs none, such as "
@@ -115,7 +115,7 @@ class Marginal(Transition, Level):
 
     @cached_property
     def log_snr(self) -> Tensor:
-        """The logarithm of `snr`, which a ratio too large or too small for a number has too; −inf where no signal is left."""
+        """The logarithm of `snr`, finite also where the ratio over- or underflows; −inf where no signal is left."""
         if self.clock is not None:
             return self.clock
         return self._reduction.C.log_snr(self._reduction.S).reshape(self.t.shape)
@@ -132,7 +132,7 @@ class Marginal(Transition, Level):
     def observe(self, x: Tensor) -> Observation:
         """Reduce a state to its sufficient statistic for the datum.
 
-        A state ``x = Phi E x_0 + R z``, with `E` the embedding of data, depends on ``x_0`` through as many numbers as that has,
+        A state ``x = Phi E x_0 + R z``, with `E` the embedding of data, tells of ``x_0`` by as many numbers as the datum has,
         ``y = Eᵀ Phiᵀ Sigma⁻¹ x`` up to scale. Normalised, ``y = C x_0 + S zeta`` with ``C Cᵀ + S Sᵀ = 1``: whatever the process,
         denoising is the same problem in `y`. For numbers ``y = x / r``, and `C`, `S` are the cosine and sine of the angle.
 
@@ -144,7 +144,7 @@ class Marginal(Transition, Level):
         Raises
         ------
         ValueError
-            If the states have not `k` channels, or laws are neither one nor as many as the states.
+            If the states do not have `k` channels, or there are neither as many laws as states nor one for all.
         """
         return Observation(self._reduction.W(x), self._reduction)
 

@@ -27,7 +27,7 @@ class Matrix(Operator):
     Raises
     ------
     ValueError
-        When it acts, if the state has not `k` channels, or not as many rows as there are matrices; when it is inverted
+        When it acts, if the state does not have `k` channels, or as many rows as there are matrices; when it is inverted
         (`inv`), if a matrix is singular.
 
     Examples
@@ -164,7 +164,7 @@ class Matrix(Operator):
 
 
 def check_channels(x: Tensor, k: int) -> None:
-    """Refuse states that have not `k` channels.
+    """Refuse states that do not have `k` channels.
 
     Raises
     ------
@@ -184,7 +184,7 @@ def full_matrix(A: Operator, d: int) -> Tensor:
     Raises
     ------
     ValueError
-        If it does not act on so many.
+        If `d` is no multiple of the numbers that the map acts on together.
     """
     if d % A.size:
         raise ValueError(

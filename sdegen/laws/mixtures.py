@@ -31,7 +31,7 @@ from .operators import Operator, as_operator
 from .units import Units
 
 Map = Operator | Tensor | float
-ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a mean: variances of constant numbers come out as so much
+ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a mean: the standard deviation of a constant comes out as large
 
 
 @asked_as("moments, such as moments_of(data)")
@@ -67,9 +67,11 @@ class Moments(NamedTuple):
         return (self.covariance.diagonal() if self.covariance.ndim == 2 else self.covariance).double()
 
     def units(self) -> Units:
-        """Return the units in which such data have mean 0 and standard deviation 1: of vectors each coordinate by itself, of
-        data of other shapes all together, whose coordinates differ in place and not in kind. A constant coordinate, whose
-        variance is no more than rounding, has the root mean square of the others' standard deviations; constant data have 1.
+        """Return the units in which data of these moments have mean 0 and standard deviation 1.
+
+        Vectors have units for each coordinate; data of other shapes, whose coordinates differ in place and not in kind, have one
+        unit for all. A constant coordinate, whose variance is no more than rounding, takes the root mean square of the others'
+        standard deviations; constant data take 1.
         """
         mean, variances = self.mean.double(), self.variances()
         std = variances.sqrt()
@@ -144,7 +146,7 @@ class GaussianMixture(Distribution):
         Isotropic variances ``(K,)``, diagonals of the shape of `means`, or full matrices ``(K, d, d)`` over the
         flattened event; positive definite.
     basis
-        The orthonormal basis in which diagonals are meant; that of the data's own numbers by default.
+        The orthonormal basis along whose axes diagonals lie; by default that of the data's own numbers.
 
     Raises
     ------
@@ -254,7 +256,7 @@ class GaussianMixture(Distribution):
         return self._covariances.matrices()
 
     def in_units(self, units: Units) -> GaussianMixture:
-        """Return the mixture that the data are in other units."""
+        """Return the mixture of the same data in other units."""
         if units.plain:
             return self
         std = units.std.expand(self.event_shape)
@@ -301,7 +303,7 @@ def check_single(transition: Transition) -> None:
     Raises
     ------
     ValueError
-        If there are several.
+        If the transition is of several times.
     """
     if transition.Phi.log_abs_det().numel() != 1:
         raise ValueError("diffuse takes one transition: pass a single time, t of shape ().")
@@ -315,7 +317,7 @@ def check_event(x: Tensor, event_shape: torch.Size) -> None:
     TypeError
         If `x` is not floating point.
     ValueError
-        If its shape is another.
+        If `x` has another shape.
     """
     if not isinstance(x, Tensor):
         check_tensor("x", x)
@@ -337,7 +339,7 @@ def moments_of(data: Tensor) -> Moments:
     Raises
     ------
     ValueError
-        If they are empty, or hold NaN or infinite values.
+        If `data` are empty, or hold NaN or infinite values.
     """
     check_tensor("data", data, floating=False)
     if data.ndim == 0 or len(data) == 0:

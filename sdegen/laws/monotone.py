@@ -24,13 +24,13 @@ FINITE = 0.01  # rate of decay beyond an end, below which it is taken as none an
 class Antiderivative:
     """An integral ``F(v) = ∫ w dv`` of positive functions `w`, one for each of `m` columns, with derivatives, and its inverse.
 
-    Beyond the interval `w` goes on as an exponential, or as a constant. ``F`` is 0 at the lower end of all numbers where it is
-    finite there, else at the middle of an interval about 0, or at the first edge of a panel from 0 on.
+    Beyond the interval `w` goes on as an exponential, or as a constant. ``F`` is 0 at −∞ where the integral from there is finite;
+    else at the first edge of a panel from 0 on, which is 0 itself for an interval that is symmetric about 0.
 
     Parameters
     ----------
     w
-        Returns the functions at points ``(N,)``, ``(N, m)``.
+        Returns the values of the functions, ``(N, m)``, at points ``(N,)``.
     low, high
         The interval.
     exponential
@@ -62,13 +62,13 @@ class Antiderivative:
         self.low, self.high = self.starts[0] - reach[0], self.starts[-1] + reach[1]  # of the image, (m,)
 
     def __call__(self, v: Tensor) -> Tensor:
-        """Return ``F(v)``, of the shape of `v`, ``(..., m)``; like `slope` with two derivatives by `v`."""
+        """Return ``F(v)``, of the shape of `v`, ``(..., m)``, with two derivatives by `v`."""
         F, w, slope, _ = self._jet(v)
         more = v - v.detach()  # zero, with the derivatives of v
         return F + more * (w + 0.5 * slope * more)
 
     def slope(self, v: Tensor) -> Tensor:
-        """Return ``w(v)``."""
+        """Return ``w(v)``, with two derivatives by `v`."""
         _, w, slope, second = self._jet(v)
         more = v - v.detach()
         return w + more * (slope + 0.5 * second * more)
@@ -141,8 +141,8 @@ def _sum(coefficients: Tensor, z: Tensor) -> Tensor:
 
 
 def _starts(parts: Tensor, zero: int, reach: Tensor) -> Tensor:
-    """Return the integral at all edges from those over the panels ``(P, m)``: from the lower end of all numbers, which is a
-    finite `reach` below the first edge, or from the edge number `zero`, in sums of numbers of one sign.
+    """Return the integral at all edges, given the integrals over the panels ``(P, m)``: counted from −∞ where the integral up to
+    the first edge, `reach`, is finite, or else from the edge number `zero`, in sums of numbers of one sign.
     """
     none = torch.zeros(1, parts.shape[1], dtype=parts.dtype)
     up = torch.cat([none, parts.cumsum(0)]) + reach
@@ -166,7 +166,7 @@ def _panels(w: Callable[[Tensor], Tensor], low: float, high: float) -> tuple[Ten
             raise ValueError(points[bad][0].item())
         coefficients = torch.einsum("kn,pnm->pmk", fit, values[:, :-2])
         largest = coefficients.abs().amax(2)
-        # At the edges themselves, which tell what changes there alone.
+        # The values at the edges themselves show what changes only there.
         apart = (_sum(coefficients[:, None], ends[:, None]) - values[:, -2:]).abs().amax(1)
         left = (coefficients[..., -2:].abs().amax(2) / largest).amax(1)
         steep = (values.amax(1) / values.amin(1)).amax(1)

@@ -1,7 +1,7 @@
-"""Ordinary differential equations on the way from 0 to 1, by Runge–Kutta methods with steps of their own or of one size.
+"""Solutions of ordinary differential equations from 0 to 1, by Runge–Kutta methods that choose their steps or take equal ones.
 
-The adaptive methods are torchdiffeq's. Whatever the method, what it cannot follow is an `ArithmeticError` that ends the sentence
-"the solution ...".
+The adaptive methods are torchdiffeq's. A solution that a method cannot follow is refused by an `ArithmeticError`, whose words end
+the sentence "the solution ...".
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TABLEAUS = {
 
 
 def check_method(method: str, steps: int | None) -> None:
-    """Refuse a method that is none of `ADAPTIVE` and `TABLEAUS`, and one of fixed steps without their number.
+    """Refuse a method that is none of `ADAPTIVE` and `TABLEAUS`, and a method of fixed steps without their number.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def check_method(method: str, steps: int | None) -> None:
     Raises
     ------
     ValueError
-        If it is refused.
+        If the method is refused.
     """
     if method not in ADAPTIVE and method not in TABLEAUS:
         raise ValueError(
@@ -84,7 +84,7 @@ def integrate(slope: Slope, y: Tensor, method: str, rtol: float, atol: float) ->
     slope
         The derivative at a place `u` in [0, 1].
     y
-        ``(B, *)``.
+        The state at 0, ``(B, *)``.
     method
         One of `ADAPTIVE`.
     rtol, atol
@@ -130,7 +130,7 @@ def integrate_in_steps(slope: Slope, y: Tensor, method: str, steps: int) -> Tens
     method
         One of `TABLEAUS`.
     steps
-        How many.
+        How many steps.
 
     Raises
     ------
@@ -152,8 +152,9 @@ def integrate_in_steps(slope: Slope, y: Tensor, method: str, steps: int) -> Tens
 
 
 def worst_row(x: Tensor) -> Tensor:
-    """Return the largest root mean square of a row, as an error norm that does not depend on the batch; a constant for
-    derivatives, and so are the steps that are chosen by it.
+    """Return the largest root mean square of any row, an error norm for adaptive steps by which the tolerance holds for each row.
+
+    It is a constant for derivatives, and so are the steps that are chosen by it.
     """
     x = x.detach()
     return x.reshape(len(x), -1).square().mean(1).max().sqrt() if x.ndim else x.abs()

@@ -34,7 +34,7 @@ class Operator(ABC):
 
     @abstractmethod
     def onto(self, y: Tensor, x: Tensor) -> Tensor:
-        """Add ``A x`` to `y`, in the memory of `y`, and return it; for one number a single pass."""
+        """Add ``A x`` to `y`, in the memory of `y`, and return `y`; for one number in a single pass."""
 
     def beside(self, y: Tensor, x: Tensor) -> Tensor:
         """Return ``y + A x``, a new tensor; for numbers in a single pass."""
@@ -73,7 +73,7 @@ class Operator(ABC):
     @abstractmethod
     def along(self, axes: Any) -> Tensor | None:
         """Return the numbers, ``(rows, d)`` or ``(rows, 1)``, by which the map multiplies coordinates along orthonormal axes, the
-        states' own for None; None where it is not of this form.
+        states' own for None; None where the map is not diagonal along them.
         """
 
     @abstractmethod
@@ -145,8 +145,8 @@ class Operator(ABC):
         """Return the logarithm of the signal-to-noise ratio of ``C x + S z``, for this map `C` and a map `S` with
         ``C Cᵀ + S Sᵀ = 1``: ``()`` or ``(B,)``.
 
-        It is the ratio of a number that would tell as much of a datum of unit variance as this does for each of its own:
-        ``log(1 + snr)`` is the mean of ``log(1 + s²)`` over the singular values `s` of ``S⁻¹ C``.
+        It is the ratio of a single noisy number that would tell as much of a datum of unit variance as ``C x + S z`` tells of
+        each number of `x`: ``log(1 + snr)`` is the mean of ``log(1 + s²)`` over the singular values `s` of ``S⁻¹ C``.
         """
 
     @abstractmethod
@@ -164,8 +164,8 @@ class Operator(ABC):
         """Return the regression of ``v = A x + B z`` on ``y = C x + S z``, for this map `C`, a state `x` of covariance `P`
         and standard noise `z`.
 
-        It consists of the symmetric map `W` that makes ``W y`` white, the covariance of `v` with ``W y``, by which this is the
-        best linear estimate of `v`, and the symmetric root of the covariance of what is left.
+        It consists of three maps: the symmetric map `W` that makes ``W y`` white; the covariance of `v` with ``W y``, which times
+        ``W y`` is the best linear estimate of `v`; and the symmetric root of the covariance of what is left of `v`.
         """
 
     @abstractmethod
@@ -176,7 +176,8 @@ class Operator(ABC):
 
 
 class Elementwise(Operator):
-    """The base class of maps that multiply every number of a state by one of their own, whose algebra is that of these numbers.
+    """The base class of maps that multiply every number of a state by a number of its own; their algebra is that of these
+    numbers.
 
     Attributes
     ----------
@@ -188,7 +189,7 @@ class Elementwise(Operator):
 
     @abstractmethod
     def _of(self, c: Tensor) -> Self:
-        """Make a map of the same kind of other numbers, in any dtype."""
+        """Make a map of the same kind with other numbers, in any dtype."""
 
     @property
     def T(self) -> Self:

@@ -20,7 +20,7 @@ ClosedLaw = Distribution | D.Distribution  # what is given for a law in closed f
 
 
 class TorchLaw:
-    """A law of ``torch.distributions``, which draws ``sample((n,))`` and from torch's own generator, as a law of this library.
+    """A law of ``torch.distributions`` as a law of this library, with ``sample(n, generator)``, ``log_prob`` and ``score``.
 
     Batch dimensions are coordinates: ``Normal(torch.zeros(2), 1.0)`` is a law of points in the plane. Draws come from the
     generator that is given, and torch's own is left as it was.
@@ -102,7 +102,7 @@ def as_law(law: Any) -> Any:
     Raises
     ------
     TypeError
-        If it is a table of numbers, whose ``sample`` draws some of its rows.
+        If `law` is a table of numbers, such as a data frame, whose ``sample`` draws some of its rows.
 
     Examples
     --------
@@ -156,7 +156,7 @@ def _constants(law: D.Distribution, name: str, value: Tensor) -> Tensor:
 
 
 def as_closed(law: Any) -> Any:
-    """Return a law whose noised states are known in closed form, one of ``torch.distributions`` as `as_law` does.
+    """Return a law whose noised states are known in closed form as it is, and one of ``torch.distributions`` by `as_law`.
 
     Parameters
     ----------

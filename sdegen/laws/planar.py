@@ -40,9 +40,9 @@ class PlanarLaw(Fixed):
     Attributes
     ----------
     log_normaliser
-        The logarithm of the integral of what was given.
+        The logarithm of the integral of the density that was given.
     quadrature_error
-        By how much it changes with half of the points a side: far more than it is off by where the density is smooth.
+        By how much `log_normaliser` changes with half of the points a side: far more than its error where the density is smooth.
 
     Raises
     ------
@@ -119,7 +119,7 @@ class PlanarLaw(Fixed):
         Parameters
         ----------
         x
-            ``(n, 2)``.
+            Points, ``(n, 2)``.
         """
         check_tensor("x", x, shape=(None, 2))
         low, high = x.new_tensor(self.low), x.new_tensor(self.high)

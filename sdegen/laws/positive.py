@@ -31,9 +31,7 @@ FARTHEST = 1e9  # spreads between a state and 0: beyond, the root of the state i
 
 
 class _Exponential:
-    """The law of ``x = e^u`` for a law of `u` that has log-density and score: ``log p(x) = log p_u(log x) − Σ log
-    x``.
-    """
+    """The law of ``x = e^u`` for a law of `u` that has log-density and score: ``log p(x) = log p_u(log x) − Σ log x``."""
 
     __repr__ = show_call
 
@@ -128,7 +126,7 @@ class NoncentralChiSquare:
         """Return the quantile of each coordinate at ``Phi(z)``, for standard normal noise `z` of the shape of the
         state.
 
-        A number below the least that its dtype holds with all digits is rounded up to that.
+        A number below the smallest normal number of its dtype is rounded up to that.
         """
         refuse_derivatives(self, self.start, z)
         distance = (self.start / self.scale).sqrt().nan_to_num(0.0, posinf=math.inf)
@@ -190,7 +188,7 @@ class Repeated:
 
 
 def _within(x: Tensor, log_density: Tensor) -> Tensor:
-    """Return the log-density of positive rows as it is, and minus infinity of others, in the precision of answers."""
+    """Return the log-density of positive rows as it is, and minus infinity of others, in float32 at least."""
     positive = (x > 0).reshape(len(x), -1).all(1)
     return torch.where(positive, log_density, -math.inf).to(widened(x))
 

@@ -22,14 +22,14 @@ Factors = Sequence[tuple[GaussianMixture, float]]
 
 
 class Normalised(NamedTuple):
-    """A law known up to its normaliser at first, and that normaliser.
+    """A law whose density was known up to a constant, and the logarithm of this constant.
 
     Attributes
     ----------
     law
         The law, normalised.
     log_normaliser
-        The logarithm of what the unnormalised density was divided by.
+        The logarithm of the number that the unnormalised density was divided by.
     """
 
     law: GaussianMixture
@@ -54,7 +54,7 @@ def multiply_laws(laws: dict[GaussianMixture, float] | Iterable[tuple[GaussianMi
     Raises
     ------
     TypeError
-        If these are no pairs of a mixture and a number.
+        If `laws` holds anything but pairs of a mixture and a number.
     ValueError
         If laws have data of several shapes, a mixture of several components has another power, the product has too many
         components, or it has no finite integral.
@@ -99,16 +99,16 @@ def read_powers(name: str, given: Any, kind: type, what: str, number: str = "pow
     given
         A dict of things and their powers, or pairs of these.
     kind, what
-        The class of the things, and what one is called.
+        The class of the things, and what an error calls one of them.
     number
-        What the number is called.
+        What an error calls the number.
 
     Raises
     ------
     TypeError
-        If these are no pairs of such a thing and a number.
+        If `given` holds anything but pairs of such a thing and a number.
     ValueError
-        If there are none, or a power is not finite.
+        If there are no pairs, or a power is not finite.
     """
     pairs = list(given.items() if isinstance(given, dict) else given)
     for pair in pairs:

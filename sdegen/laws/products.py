@@ -4,9 +4,10 @@
 by derivatives of functions, or `pulled_back`, by a recorded graph, which any network has that can be trained. `Products` takes
 whichever a network has. `pull_back` returns the map ``v -> Jᵀ v`` itself.
 
-Traces of few short vectors, which take either, are by reverse mode: the price is that of calls then, and forward mode makes more
-of them. Fused kernels of attention have no forward-mode derivatives and no second ones, so that attention takes the plain formula
-while a product is formed. Recurrent kernels and functions with a derivative written by hand have none but those of reverse mode.
+Traces may take either mode. Those of few short vectors take reverse mode: their price is the number of calls, and forward mode
+makes more of them. Fused kernels of attention have no forward-mode derivatives and no second derivatives, so that attention takes
+the plain formula while a product is formed. Recurrent kernels, and functions whose derivative is written by hand, have
+derivatives by reverse mode alone.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def value_and_slope(field: Field, x: Tensor, direction: Tensor) -> tuple[Tensor,
     field
         ``f``, a function of states that has forward-mode derivatives.
     x
-        Where, ``(B, *)``.
+        The states, ``(B, *)``.
     direction
         The direction of the derivative, of the shape of `x`.
     """
@@ -75,7 +76,7 @@ def value_and_slopes(field: Field, x: Tensor, directions: Tensor) -> tuple[Tenso
     field, x
         As for `value_and_slope`.
     directions
-        The `v`, ``(m, B, *)``.
+        The directions `v`, ``(m, B, *)``.
     """
 
     def along(direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +98,7 @@ def value_and_slopes_back(field: Field, x: Tensor, vectors: Tensor) -> tuple[Ten
     field, x
         As for `value_and_slope`.
     vectors
-        The `v`.
+        The vectors `v`.
     """
     value, pull = torch.func.vjp(field, x)[:2]
     with uncast(x):
@@ -113,7 +114,7 @@ class Products:
     Attributes
     ----------
     forward
-        Whether derivatives are by forward mode, of calls that do not take either.
+        Whether calls that may not take either mode take forward mode, as they do until it has failed once.
     """
 
     def __init__(self) -> None:
@@ -130,11 +131,11 @@ class Products:
         field
             Maps ``(B, *)`` to the same shape.
         x
-            Where, ``(B, *)``.
+            The states, ``(B, *)``.
         directions
-            The `v`, ``(m, B, *)``.
+            The vectors `v`, ``(m, B, *)``.
         either
-            Whether the one will do for the other, as where a product is multiplied by its own vector: ``vᵀ J v = vᵀ Jᵀ v``.
+            Whether ``Jᵀ v`` will do for ``J v``, as where the product is multiplied by `v` itself: ``vᵀ J v = vᵀ Jᵀ v``.
         """
         few = directions.numel() <= FEW and not torch.is_grad_enabled()
         with plain_attention():
@@ -153,7 +154,7 @@ class Products:
     def _take_back(self, field: Field, x: Tensor, v: Tensor) -> bool:
         """Tell whether ``vᵀ J v`` is to be taken by reverse mode: if at the second call it has the value of forward mode.
 
-        Only forward mode passes what a network computes under ``no_grad``. A single call is not worth the trial.
+        What a network computes under ``no_grad`` has derivatives by forward mode alone. A single call is not worth the trial.
         """
         if self._called and self._backward is None:
             ahead = dot(v, value_and_slopes(field, x, v)[1], axes=2)
@@ -176,7 +177,7 @@ class Products:
         m
             How many vectors.
         directions
-            Returns those of a slice, ``(·, B, *)``.
+            Returns the vectors of a slice, ``(·, B, *)``.
         """
         size = self._together(field, x, m)
         traces = []
@@ -222,14 +223,14 @@ def check_derivatives(field: Field, x: Tensor, dtype: torch.dtype) -> None:
     field
         Maps ``(B, *)`` to the same shape.
     x
-        Where, ``(B, *)``.
+        The states, ``(B, *)``.
     dtype
-        In which the field is computed; its rounding sets the steps.
+        The dtype in which the field is computed; its rounding sets the steps.
 
     Raises
     ------
     ValueError
-        If they differ by more than a tenth.
+        If derivatives and differences of values disagree by more than a tenth.
     """
     v = rademacher_like(x, torch.Generator().manual_seed(SEED))
     h = torch.finfo(dtype).eps ** (1 / 3) * x.square().mean().sqrt()
@@ -257,7 +258,7 @@ def pulled_back(field: Field, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tenso
     field, x
         As for `value_and_slope`.
     vectors
-        The `v`.
+        The vectors `v`.
 
     Raises
     ------
@@ -279,17 +280,19 @@ def pulled_back(field: Field, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tenso
 
 
 def pull_back(look: Look, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Field]:
-    """Return what `look` sees at `x`, what else it returns, and the product with the transposed Jacobian of what is seen.
+    """Return the tensor that `look` returns at `x`, the other tensors that it returns, and the map ``v -> Jᵀ v`` with the
+    Jacobian of the first.
 
-    Functional derivatives nest: wrappers go into each other, and into likelihoods. A function with none but a backward pass by
-    hand has plain ones, which go into a divergence by reverse mode.
+    Derivatives are those of ``torch.func`` where there are any. They nest: wrappers go into each other, and into likelihoods. A
+    function whose backward pass is written by hand has derivatives by a recorded graph, which go into a divergence by reverse
+    mode.
 
     Parameters
     ----------
     look
         Returns a tensor, whose Jacobian is meant, and others that are found on the way.
     x
-        Where, ``(B, *)``.
+        The states, ``(B, *)``.
     """
     check_tensor("x", x, finite=False)
     try:

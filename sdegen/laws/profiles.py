@@ -22,8 +22,8 @@ class Profile(NamedTuple):
     log_ratios
         The levels, rising, ``(K,)``.
     changes
-        How fast what a model says beyond the Gaussian of the data's moments changes along the probability flow, per unit of
-        ``log(sigma / alpha)``, in units of a state ``x / √(alpha² + sigma²)``, ``(K,)``.
+        How fast the difference of a model's answer to that of the Gaussian of the data's moments changes along the probability
+        flow: per unit of ``log(sigma / alpha)``, in units of a state ``x / √(alpha² + sigma²)``, ``(K,)``.
     widths
         Mean posterior variance of a number of the state over ``sigma² / (alpha² + sigma²)``: 1 where the law is smooth at this
         level, 0 where it is a point, ``(K,)``.
@@ -45,8 +45,8 @@ class Profile(NamedTuple):
     stops: Tensor
 
     def variance(self) -> float:
-        """Return the mean variance of a number of the state, under its condition where there is one: at the highest level all of
-        it is left.
+        """Return the mean variance of a number of the state, under its condition where there is one, which is all left at the
+        highest level.
         """
         return float(self.widths[-1] * (2 * self.log_ratios[-1]).sigmoid())
 

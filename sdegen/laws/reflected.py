@@ -1,7 +1,7 @@
 """The Gaussian law folded into an interval by reflection at both ends, each coordinate by itself.
 
-An interval is half of a circle of twice its length: reflecting at the ends is going round the circle and forgetting the side. Its
-law is that of a point and its mirror image there, exact at every noise as that of the circle is.
+An interval is half of a circle of twice its length: reflecting at the ends is going round the circle and forgetting the side. So
+the law on the interval is that of a point and its mirror image on the circle, exact at every noise.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class NormalRanks(Coordinates):
     Raises
     ------
     TypeError
-        If it does not, or does not say where its numbers lie.
+        If the law does not know these, or does not say where its numbers lie.
 
     Examples
     --------
@@ -81,17 +81,17 @@ class NormalRanks(Coordinates):
 
 
 def free_coordinates(law: Any) -> Coordinates | None:
-    """Return coordinates in which a law has no bounds; None where it has none.
+    """Return coordinates in which a law has no bounds; None for a law without bounds.
 
     Parameters
     ----------
     law
-        A law of ``torch.distributions``; or any other, which says by an attribute ``coordinates`` in what it has no bounds.
+        A law of ``torch.distributions``, or any other law: its attribute ``coordinates`` is returned, or None.
 
     Raises
     ------
     TypeError
-        If it is no law, or its draws are whole numbers, which have no density.
+        If `law` is no law, or its draws are whole numbers, which have no density.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The units of data: an affine change of coordinates in which they have mean 0 and standard deviation 1."""
+"""The units of data: an affine change of coordinates by which data get mean 0 and standard deviation 1."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def dtype_that_tells(dtype: torch.dtype, device: torch.device, offset: float) ->
     Parameters
     ----------
     dtype, device
-        Of the data.
+        The dtype and device of the data.
     offset
-        How far from 0 they are, in units of their spread.
+        How far from 0 the data are, in units of their spread.
     """
     finer = [torch.promote_types(dtype, other) for other in (dtype, torch.float32)]
     told = (dtype for dtype in finer if torch.finfo(dtype).eps * offset <= APART)
@@ -35,18 +35,18 @@ def dtype_that_tells(dtype: torch.dtype, device: torch.device, offset: float) ->
 class Units(OfTensors, Fixed):
     """Units of measurement for data, ``u = (x − mean) / std``, for each coordinate or for all alike.
 
-    The mean is subtracted in two parts, the second what rounding to the dtype of the data leaves of the first: where it is a
-    million times the spread, nothing is lost that the data have.
+    The mean is subtracted in two parts: its value in the dtype of the data, and what this rounding has left. So nothing that the
+    data hold is lost where the mean is a million times the spread.
 
     Parameters
     ----------
     mean, std
-        Of the shape of a datum, or ``()`` for one of all coordinates; kept as float64 on the CPU.
+        Of the shape of a datum, or ``()``, one number for all coordinates; kept as float64 on the CPU.
 
     Raises
     ------
     ValueError
-        If they are not finite, `std` is not positive, or their shapes differ.
+        If `mean` or `std` is not finite, `std` is not positive, or their shapes differ.
 
     Examples
     --------
@@ -77,7 +77,7 @@ class Units(OfTensors, Fixed):
 
     @property
     def scale(self) -> float:
-        """The root mean square of the standard deviations, the length that stands for all where one must."""
+        """The root mean square of the standard deviations, where one length has to stand for all."""
         return self.std.square().mean().sqrt().item()
 
     def standardise(self, x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Units(OfTensors, Fixed):
     def restore(self, u: Tensor) -> Tensor:
         """Return data in their own coordinates, ``mean + std u``; the inverse of `standardise`.
 
-        They are in the dtype of `u`, or a finer one (`telling`).
+        The data are in the dtype of `u`, or in a finer one (`telling`).
         """
         if self.plain:
             return u
@@ -121,7 +121,9 @@ class Units(OfTensors, Fixed):
         return u if self.plain else u * self._parts(u)[2]
 
     def log_det(self, shape: torch.Size) -> float:
-        """Return ``Σ log std`` over the coordinates of data of a shape: log-densities in their own coordinates are less by it."""
+        """Return ``Σ log std`` over the coordinates of data of a shape, by which log-densities in their own coordinates are
+        less.
+        """
         return float(self.std.log().expand(shape).sum())
 
     def agree(self, other: Units) -> bool:
@@ -132,7 +134,7 @@ class Units(OfTensors, Fixed):
         return bool((gap <= 1e-6 * self.std).all())
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean as a number in the dtype of `x`, what is left of it, and the standard deviation."""
+        """Return the mean rounded to the dtype of `x`, what the rounding has left of it, and the standard deviation."""
         shape = self.std.shape
         if x.ndim >= len(shape) and x.shape[x.ndim - len(shape) :] != shape:
             raise ValueError(
