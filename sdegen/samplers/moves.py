@@ -177,7 +177,9 @@ def add_multiple(y: Tensor, c: Coefficient, x: Tensor) -> Tensor:
 
 def apply_move(move: Move, x: Tensor, history: Sequence[Tensor]) -> Tensor:
     """Apply an update to a state and its past evaluations, and return the new state."""
-    y = multiply(move.carry, x, move.shift)
+    carry, y = move.carry, multiply(move.carry, x, move.shift)
+    # As its numbers are, so are those of the weights.
+    at_hand = isinstance(carry, Tensor) and carry.dtype == y.dtype and carry.device == y.device
     for weight, q in zip(move.weights, history, strict=False):
-        y = add_multiple(y, weight, q)
+        y = y.addcmul_(q, weight) if at_hand and isinstance(weight, Tensor) else add_multiple(y, weight, q)
     return y

@@ -24,8 +24,9 @@ from .reach import Reach, reach_of, warn_of_escape
 from .steps import take_steps
 
 MANY = 2**14
-# States that a run looks at, or up to twice as many: a look at large ones costs a sixth of a step of the default sampler.
-LOOKS = 8
+# States that a run looks at, or up to twice as many; fewer large ones, of which a look costs a sixth of a step of the default
+# sampler.
+LOOKS, FEWER = 8, 4
 Callback = Callable[[int, Tensor, Tensor], object]
 TakeSteps = Callable[[Sampler, list[Any], ScoreModel, Tensor, Noise], Iterator[tuple[Tensor, Any]]]
 
@@ -128,7 +129,8 @@ class Runner(NamedTuple):
     ) -> Tensor:
         """Run the states `x` through their moves, and return those they end in."""
         steps, path = course.steps, [x]
-        every = 1 if self.return_path else max(1, len(steps) // LOOKS)
+        looks = LOOKS if x.numel() <= MANY else FEWER
+        every = 1 if self.return_path else max(1, len(steps) // looks)
         looked, seen = [0], [_shown(x)]  # read once, at the end: no synchronisation inside the loop
         for i, (x, _) in enumerate(moves, 1):
             if i % every == 0 or (i == len(steps) and not self.denoise):
