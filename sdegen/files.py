@@ -168,7 +168,7 @@ def _library() -> dict[str, type]:
 
 
 def _own_classes(classes: Iterable[type]) -> dict[str, type]:
-    given = list(classes) if isinstance(classes, Iterable) else [classes]
+    given = list(classes)
     for cls in given:
         if not isinstance(cls, type):
             raise TypeError(f"classes has {cls!r}, which is no class; give classes themselves: classes=[MyNetwork].")

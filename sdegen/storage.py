@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .dense import check_dense
+
 CHECKSUM = "crc32"
 
 
@@ -135,9 +137,7 @@ def parsed(path: Path, header: dict[str, str], name: str, kind: type | tuple[typ
 
 def _own(name: str, value: Tensor) -> Tensor:
     """Return a contiguous copy on the CPU: safetensors refuses tensors that share their memory."""
-    if value.layout != torch.strided or value.is_meta or value.is_quantized:
-        kind = "without content" if value.is_meta else "sparse or quantised"
-        raise TypeError(f"the tensor {name} is {kind}; make it a plain one before it is saved.")
+    check_dense(f"the tensor {name}", value)
     return value.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
 
 

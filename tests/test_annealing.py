@@ -50,6 +50,21 @@ def test_few_steps_leave_the_law_and_its_normaliser(sde: LinearSDE) -> None:
     assert (spread.log().abs() < 0.3).all()
 
 
+class Single(sdegen.Exact):
+    """A true score whose states are of single precision, as those of a network are."""
+
+    like = torch.zeros(1)
+
+
+def test_weights_of_members_in_single_precision_are_as_exact() -> None:
+    factors = [(NARROW, 2.0), (WIDE, -1.0)]
+    model = Product([(Single(sdegen.VP(), law), power) for law, power in factors])
+    found, truth = anneal_product(model, 400, steps=8, seed=1), multiply_laws(factors)
+    assert found.x.dtype == torch.float32
+    assert found.log_evidence is not None and found.evidence_error is not None
+    assert abs(found.log_evidence - truth.log_normaliser) < 4 * found.evidence_error < 0.5
+
+
 def test_a_product_of_one_gaussian_has_equal_weights() -> None:
     """Its reversed steps are Gaussian, and as wide as the particles' clean states say."""
     found = anneal_product(product(sdegen.VP(), [(NARROW, 1.0)]), 1000, steps=12, seed=0)

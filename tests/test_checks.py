@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -155,3 +156,32 @@ def test_values_of_more_than_a_line_are_shown_by_their_kind(what: str) -> None:
 def test_values_of_a_line_are_shown_as_they_are(value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=rf"^x = {re.escape(repr(value))}; "):
         checks.check_choice("x", value, ("left", "right"))
+
+
+def first_of_two(value: float | torch.Generator) -> None: ...
+
+
+def last_of_two(value: torch.Generator | float) -> None: ...
+
+
+def a_function(value: torch.Generator | Callable[[int], float]) -> None: ...
+
+
+@pytest.mark.parametrize("function", [first_of_two, last_of_two])
+def test_of_an_argument_of_two_kinds_the_refusal_is_that_of_the_kind_it_has(function: Callable[[Any], None]) -> None:
+    asked = arguments.check_arguments(function)
+    asked(2.5), asked(torch.Generator())
+    with pytest.raises(ValueError, match=r"^value = nan; "):  # a number, and none that is taken
+        asked(math.nan)
+    first = "number" if function is first_of_two else "Generator"
+    with pytest.raises(TypeError, match=f"^value .*{first}"):  # neither
+        asked("word")
+
+
+def test_a_function_is_refused_for_what_it_takes_where_another_kind_is_taken_too() -> None:
+    asked = arguments.check_arguments(a_function)
+    asked(lambda n: 0.5)
+    with pytest.raises(TypeError, match=r"^value takes "):
+        asked(lambda: 0.5)
+    with pytest.raises(TypeError, match="Generator"):
+        asked(3)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import sdegen
 from sdegen import load, save
+from sdegen.storage import write_whole
 
 
 class Holding(nn.Module):
@@ -177,6 +178,13 @@ def test_what_would_not_come_back_is_not_saved(kind: str, tmp_path: Path) -> Non
         save(model(REFUSED[kind]()), tmp_path / "model")
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".") and len(message) < 300, message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("kind", "what"), [("a sparse tensor", "sparse"), ("a tensor without content", "no numbers")])
+def test_a_tensor_that_no_file_can_hold_is_refused_by_its_kind(kind: str, what: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=rf"^the tensor kept is .*{what}.*; give "):
+        write_whole({"kept": REFUSED[kind]()}, {}, tmp_path / "file")
     assert not list(tmp_path.iterdir())
 
 

@@ -63,7 +63,7 @@ class Units(OfTensors, Fixed):
     def __init__(self, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> None:
         for name, value in (("mean", mean), ("std", std)):
             check_constant(name, value)
-        mean, std = (with_all_digits(v).detach().cpu().to(torch.float64, copy=True) for v in (mean, std))
+        mean, std = (with_all_digits(v).cpu().to(torch.float64, copy=True) for v in (mean, std))
         if mean.shape != std.shape:
             raise ValueError(f"mean has shape {tuple(mean.shape)} and std {tuple(std.shape)}; give them of one shape.")
         if not mean.isfinite().all() or not ((std > 0) & std.isfinite()).all():
