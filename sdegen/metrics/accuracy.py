@@ -24,9 +24,9 @@ class Accuracy(NamedTuple):
     Attributes
     ----------
     overall
-        Over all samples.
+        The share over all samples.
     per_class
-        For each class that was asked for.
+        The share for each class that was asked for.
     """
 
     overall: FeatureEstimate
@@ -64,7 +64,8 @@ def accuracy(samples: Tensor, labels: Tensor, net: Any, *, batch_size: int = 500
     TypeError
         If `samples` are not floating point, or `labels` not integers.
     ValueError
-        If their numbers differ, labels are not classes, samples are not finite, or the network mixes the rows of a batch.
+        If there are not as many labels as samples, labels are not classes, samples are not finite, or the network mixes the rows
+        of a batch.
 
     Examples
     --------

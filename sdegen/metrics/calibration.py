@@ -2,7 +2,7 @@
 with frequency `p`.
 
 For a pair ``(theta, x)`` from the joint law and draws from a posterior given `x`, the truth has a *place* among the draws: the
-share of them that some number ranks below it. If the posterior is exact, places are uniform on [0, 1], whatever that number is.
+share of draws that some number ranks below it. If the posterior is exact, places are uniform on [0, 1], whatever the number.
 `find_ranks` takes each coordinate of the parameters, `find_coverage` the posterior's own density, and `find_tarp_coverage` the
 distance from a random point, which needs no density. Ties, and the finite number of draws, are broken at random, so that places
 of an exact posterior are uniform exactly.
@@ -91,7 +91,7 @@ class Coverage(NamedTuple):
         TypeError
             If `level` is no number.
         ValueError
-            If it lies outside of (0, 1).
+            If `level` lies outside of (0, 1).
         """
         level = check_number("level", level, above=0, below=1)
         n, inside = len(self.places), int((self.places <= level).sum())
@@ -139,7 +139,7 @@ def find_ranks(
     draws
         Draws from the posterior for each pair.
     seed
-        Of the numbers that break ties; what the posterior draws has its own randomness.
+        Seed of the numbers that break ties; the draws from the posterior have their own randomness.
     progress
         Whether to show a bar; by default on a terminal and in a notebook.
 
@@ -148,7 +148,7 @@ def find_ranks(
     TypeError
         If parameters or data are not floating point.
     ValueError
-        If their numbers differ, or draws have another shape than parameters.
+        If there are not as many parameters as data, or draws have another shape than parameters.
 
     Examples
     --------
@@ -190,7 +190,7 @@ def find_coverage(
     draws
         Draws from the posterior for each pair.
     seed
-        Of the numbers that break ties; what the posterior draws has its own randomness.
+        Seed of the numbers that break ties; the draws from the posterior have their own randomness.
     progress
         Whether to show a bar; by default on a terminal and in a notebook.
 
@@ -199,7 +199,7 @@ def find_coverage(
     TypeError
         If parameters or data are not floating point.
     ValueError
-        If their numbers differ, draws have another shape than parameters, or a log-density is NaN.
+        If there are not as many parameters as data, draws have another shape than parameters, or a log-density is NaN.
     """
     drawn = draw_for_pairs(posterior, theta, x, draws, progress)
     density = _log_densities(posterior, torch.cat([drawn, theta[:, None].to(drawn)], 1), x)
@@ -232,10 +232,10 @@ def find_tarp_coverage(
     draws
         Draws from the posterior for each pair.
     references
-        The random points, of the shape of `theta`. By default they are uniform in the box around parameters of which each pair
-        gives one, its true ones or a draw, at random: a box around the true ones alone would lie nearer to them than to draws.
+        The random points, of the shape of `theta`. By default they are uniform in a box around one point of each pair, the true
+        parameters or a draw at random: a box around the true parameters alone would lie nearer to these than to draws.
     seed
-        Of these points, and of the numbers that break ties; what the posterior draws has its own randomness.
+        Seed of these points, and of the numbers that break ties; the draws from the posterior have their own randomness.
     progress
         Whether to show a bar; by default on a terminal and in a notebook.
 
@@ -244,8 +244,8 @@ def find_tarp_coverage(
     TypeError
         If parameters or data are not floating point.
     ValueError
-        If their numbers differ, draws or points have another shape than parameters, or a parameter is the same in all pairs but
-        not in all draws.
+        If there are not as many parameters as data, draws or points have another shape than parameters, or a parameter is the
+        same in all pairs but not in all draws.
     """
     if references is not None and check_tensor("references", references).shape != theta.shape:
         raise ValueError(
@@ -286,7 +286,7 @@ def _log_densities(posterior: ConditionalLaw, theta: Tensor, x: Tensor) -> Tenso
 
 
 def _check_density(name: str, found: Tensor, shape: torch.Size) -> Tensor:
-    """Return log-densities that `name` gave; refuse those of another shape, and NaN, by a ValueError."""
+    """Return log-densities that the method `name` returned; refuse another shape, and NaN, by a ValueError."""
     found = check_tensor(f"{name}(theta, x)", found, finite=False).detach()
     if found.shape != shape or found.isnan().any():
         raise ValueError(

@@ -7,22 +7,22 @@ __all__ = ["squared_distances"]
 import torch
 from torch import Tensor
 
-CLOSE = 2.0**-32  # of two squares: a distance below has lost all but six digits as their difference
-NUMBERS = 2**22  # of close points, held at once
+CLOSE = 2.0**-32  # of the squared lengths: a smaller squared distance would keep six digits at most as their difference
+NUMBERS = 2**22  # numbers of close points that are held at once
 
 
 def squared_distances(x: Tensor, y: Tensor, squares_x: Tensor, squares_y: Tensor) -> Tensor:
     """Return ``‖x_i − y_j‖²``, ``(b, n)``.
 
-    ``‖x‖² + ‖y‖² − 2 xᵀ y`` is a matrix product, and loses its digits for points that are much nearer to each other than to 0:
-    these are subtracted from one another.
+    They are ``‖x‖² + ‖y‖² − 2 xᵀ y``, by a matrix product. This loses its digits for points that are much nearer to each other
+    than to 0, whose coordinates are subtracted from one another instead.
 
     Parameters
     ----------
     x, y
         Points ``(b, d)`` and ``(n, d)``, float64.
     squares_x, squares_y
-        Their squared lengths.
+        The squared lengths of `x` and of `y`, ``(b,)`` and ``(n,)``.
     """
     found = torch.addmm(squares_y, x, y.mT, alpha=-2).add_(squares_x[:, None])
     if found.min() > CLOSE * (squares_x.max() + squares_y.max()):

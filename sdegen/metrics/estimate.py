@@ -39,7 +39,7 @@ class Estimate(NamedTuple):
     value
         The estimate.
     stderr
-        Its standard error: 0 for what is exact, NaN where there is none.
+        Its standard error: 0 for an exact value, NaN where the error is not known.
 
     Examples
     --------
@@ -94,15 +94,15 @@ class Estimate(NamedTuple):
 
 
 def share_error(count: float, n: int) -> float:
-    """Return the binomial standard error of the share `count` of `n`, taken at ``(count + 1) / (n + 2)``: none of n, and n of n,
-    are then not said to be exact.
+    """Return the binomial standard error of the share `count` of `n`, taken at ``(count + 1) / (n + 2)``, so that 0 of n, and n
+    of n, do not count as exact.
     """
     p = (count + 1) / (n + 2)
     return math.sqrt(p * (1 - p) / n)
 
 
 def check_samples(x: Tensor, name: str) -> None:
-    """Refuse what is not a batch of finite floating-point samples ``(B, *)``.
+    """Refuse anything but a batch of finite floating-point samples ``(B, *)``.
 
     Raises
     ------
@@ -164,7 +164,8 @@ def check_equal_counts(x: Tensor, y: Tensor, why: str) -> None:
 
 
 def as_generator(generator: torch.Generator | None, seed: int | None) -> torch.Generator | None:
-    """Return the source of randomness: `generator`, or a fresh one from `seed`, or torch's global one for None and None.
+    """Return the source of randomness: `generator`, or a fresh one from `seed`, or None for torch's global one if neither is
+    given.
 
     Raises
     ------

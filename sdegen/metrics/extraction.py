@@ -122,7 +122,7 @@ def warn_of_ranges(generated: Extent, real: Extent) -> None:
 def name_and_hash(net: Extractor | None) -> tuple[str, str]:
     """Return the name and the hash of a feature network; samples that are features already are called ``features``.
 
-    They are the network's own ``name`` and ``hash`` if it has them; else the name of its class or function, and the hash of its
+    These are the network's own ``name`` and ``hash`` if it has them; else the name of its class or function, and the hash of its
     weights if it is an `nn.Module`.
     """
     if net is None:
@@ -155,7 +155,7 @@ def extract(data: ImageBatches, net: Extractor | None, batch_size: int, name: st
     TypeError
         If something is not a floating-point tensor.
     ValueError
-        If there is nothing, or samples or features are not finite, or `net` is in training mode or mixes the rows of a batch.
+        If there are no samples, or samples or features are not finite, or `net` is in training mode or mixes the rows of a batch.
     """
     refuse_training_mode(net, "features")
     if batch_size < 1:
@@ -178,12 +178,12 @@ def extract(data: ImageBatches, net: Extractor | None, batch_size: int, name: st
 
 
 def refuse_training_mode(net: object, what: str) -> None:
-    """Refuse a network in training mode, where `what` it gives depends on the batch.
+    """Refuse a network in training mode, where its output, called `what` in the error, depends on the batch.
 
     Raises
     ------
     ValueError
-        If it is.
+        If the network is in training mode.
     """
     if isinstance(net, nn.Module) and net.training:
         raise ValueError(
@@ -192,13 +192,13 @@ def refuse_training_mode(net: object, what: str) -> None:
 
 
 def move_to_weights(x: Tensor, net: object) -> Tensor:
-    """Return samples on the device of a network's weights; as they are, where it has none."""
+    """Return samples on the device of a network's weights; as they are, where the network has no weights."""
     weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     return x if weight is None else x.to(weight.device)
 
 
 def _run(net: Extractor, x: Tensor, name: str, first: bool) -> Tensor:
-    """Return what a network gives for a batch, checked; of the `first` batch also that no row depends on another."""
+    """Return the features of a batch by a network, checked; for the `first` batch also check that no row depends on another."""
     on = move_to_weights(x, net)
     with torch.no_grad():
         found = net(on)
@@ -232,7 +232,7 @@ def feature_pair(
     Raises
     ------
     TypeError, ValueError
-        As `extract`, or if there are too few or the dimensions differ.
+        As for `extract`; ValueError too if there are too few samples, or dimensions differ.
 
     Warns
     -----

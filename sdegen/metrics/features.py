@@ -163,8 +163,8 @@ def check_unit_images(x: Tensor, shape: tuple[int, ...]) -> None:
 def features(name: str) -> FeatureNet:
     """Load a shipped feature network, with its weights, in evaluation mode.
 
-    All are classifiers of the training split of the data they are named after (``python -m
-    benchmarks.feature_networks`` trains them); features have 128 dimensions. Share of the test images told right:
+    All are classifiers of the training split of the data that they are named after (``python -m
+    benchmarks.feature_networks`` trains them); features have 128 dimensions. The share of test images that they classify right:
 
     | network | images | test images right |
     |---|---|---|
@@ -176,12 +176,12 @@ def features(name: str) -> FeatureNet:
     Parameters
     ----------
     name
-        One of these names.
+        The name of one of these networks.
 
     Raises
     ------
     ValueError
-        If there is no such network, or the file of its weights is another than the one the library was made with.
+        If there is no such network, or the file of its weights is not the one that the library was made with.
 
     Examples
     --------
@@ -195,12 +195,12 @@ def features(name: str) -> FeatureNet:
 
 
 def read_network(name: str, path: Path) -> FeatureNet:
-    """Read the network `name` from a file, whose SHA-256 must be the one recorded for it.
+    """Read the network `name` from a file, whose SHA-256 must be the recorded one, and return the network.
 
     Raises
     ------
     ValueError
-        If it is not.
+        If the SHA-256 is another.
     """
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
@@ -218,8 +218,8 @@ def read_network(name: str, path: Path) -> FeatureNet:
 class Inception(nn.Module):
     """The 2,048 pooled features of Inception v3 (2015, TensorFlow's weights) through torch-fidelity's port of it.
 
-    The network of published FIDs, for RGB images of any size, which it rescales to 299 × 299. torch-fidelity comes
-    with the extra ``inception``. It downloads the weights (about 90 MB) unless it is given a file.
+    Published FIDs use this network. It takes RGB images of any size, and rescales them to 299 × 299. torch-fidelity comes with
+    the extra ``inception``, and downloads the weights (about 90 MB) unless it is given a file.
 
     Parameters
     ----------
@@ -258,7 +258,7 @@ class Inception(nn.Module):
 
 
 def weights_hash(net: nn.Module) -> str:
-    """Hash the names, dtypes, shapes and bytes of parameters and buffers by SHA-256."""
+    """Hash the names, dtypes, shapes and bytes of parameters and buffers by SHA-256, and return the hexadecimal digits."""
     digest = hashlib.sha256()
     for key, value in sorted(net.state_dict().items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())

@@ -1,7 +1,7 @@
 """A forward SDE ``dx = f(x, t) dt + G(x, t) dw`` on ``t in [0, T]``, and its reversal in time.
 
 Data at 0, noise at T, Itô; arguments are ``(x, t)`` with `x` of shape ``(B, *)`` and `t` of shape ``()`` or ``(B,)``.
-Here is what is true of every SDE: time reversal, the probability flow, the short local kernel. Linear ones are in `linear`.
+Here is what is true of every SDE: time reversal, the probability flow, the short local kernel. Linear SDEs are in `linear`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HasScore(Protocol):
 
 
 class HasVelocity(HasScore, Protocol):
-    """What a probability flow needs of a score model: its score, or its velocity at times known beforehand."""
+    """What `Flow` needs of a score model: its score, or its velocity at times known beforehand."""
 
     def velocity_at(self, x: Tensor, at: Marginal, /) -> Tensor:
         """Return the velocity (see `laws.kernels.Transition`) at the times of the marginal `at`, of the shape of `x`."""
@@ -53,8 +53,8 @@ class HasVelocity(HasScore, Protocol):
 
 @asked_as("an SDE, such as VP()")
 class SDE(Lifting):
-    """The base class of forward SDEs. Subclass it with ``drift`` and ``diffusion`` for a nonlinear process; for a linear
-    one use `LinearSDE`.
+    """The base class of forward SDEs. Subclass it with ``drift`` and ``diffusion`` for a nonlinear process; for a linear process
+    derive from `LinearSDE`.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class SDE(Lifting):
     t_min
         Training draws times from ``[t_min, T]``, and grids end there by default.
     is_known
-        Whether its transition law is known, though it is not linear (`known.KnownSDE`).
+        Whether the transition law is known, though the process is not linear (`known.KnownSDE`).
     N
         Number of steps of the table that the process is defined by; None where times are continuous.
     lag
@@ -89,7 +89,7 @@ class SDE(Lifting):
             )
 
     def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> StateLaw:
-        """Return the law of ``x_t`` given `x_s`: here the local linearisation, exact for linear drift and constant noise.
+        """Return the law of ``x_t`` given `x_s`, here by local linearisation, which is exact for linear drift and constant noise.
 
         ``mean = x_s + ∫_0^h exp(J u) du f`` and ``covariance = ∫_0^h exp(J u) G Gᵀ exp(Jᵀ u) du`` with the Jacobian `J` of
         the drift at `x_s` and coefficients at mid-time (T. Ozaki, *A bridge between nonlinear time series models and
@@ -101,7 +101,7 @@ class SDE(Lifting):
     def perturb(
         self, x_0: Tensor, t: Tensor | float, z: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Perturbed:
-        """Draw noised states at `t`, and return them with the kernel and the noise they were made with.
+        """Draw noised states at `t`, and return them with the kernel and the noise that they were drawn with.
 
         A nonlinear process is simulated from 0 to ``t − lag``; the kernel spans the rest, so that the state and the
         target of its score come from one and the same law.
@@ -109,7 +109,7 @@ class SDE(Lifting):
         Raises
         ------
         ValueError
-            If times are neither one nor one for each, data lie outside of the domain, or no short kernel is known.
+            If there is neither one time nor one for each row, data lie outside of the domain, or no short kernel is known.
         TypeError
             If states have bounds, which a Gaussian may leave.
         """
@@ -134,7 +134,7 @@ class SDE(Lifting):
         return Perturbed(x, kernel, z, self.at(t, x), data)
 
     def prior(self, moments: Moments) -> Any:
-        """Return the distribution that samplers start from at T, anything with ``sample(n, generator)`` and ``log_prob(x)``.
+        """Return the distribution that samplers start from at T: an object with ``sample(n, generator)`` and ``log_prob(x)``.
 
         Parameters
         ----------
@@ -144,7 +144,7 @@ class SDE(Lifting):
         Raises
         ------
         NotImplementedError
-            If the process is nonlinear and declares none.
+            If the process is nonlinear and declares no prior.
         """
         raise NotImplementedError(
             f"{type(self).__name__} has no closed-form law at T; define prior(moments), with sample and log_prob, or pass x_T."
@@ -166,7 +166,7 @@ class SDE(Lifting):
         t
             Times, ``()`` or ``(B,)``.
         x
-            States ``(B, *)``; by default one of a single zero, for noise that depends on no state.
+            States ``(B, *)``; by default a single zero, for noise that depends on no state.
         """
         return diffusion_at(self, torch.zeros(1, 1) if x is None else x, as_time(t, self.T))
 
@@ -180,7 +180,7 @@ class SDE(Lifting):
         Raises
         ------
         TypeError
-            Otherwise.
+            If the process is not linear.
         """
         raise TypeError(
             f"{type(self).__name__} is not linear and has no signal-to-noise ratio; use grids.Uniform() and "
@@ -197,14 +197,14 @@ class SDE(Lifting):
         Raises
         ------
         TypeError
-            Otherwise.
+            If the process is not linear.
         """
         raise TypeError(
             f"{type(self).__name__} is not linear and has no signal-to-noise ratio to find a time by; give the time itself."
         )
 
     def time_near_log_snr(self, level: Tensor) -> Tensor:
-        """Return times as of `time_of_log_snr`, to the six digits or so that random times need, at less expense."""
+        """Return the times of `time_of_log_snr`, to the six digits or so that random times need, at less expense."""
         return self.time_of_log_snr(level)
 
     @property
@@ -214,12 +214,12 @@ class SDE(Lifting):
 
     @property
     def rescalable(self) -> bool:
-        """Whether data may be brought to units of their spread, as `fit` does by default: not where states have bounds."""
+        """Whether data may be brought to units of their spread, as `fit` does by default: only where states have no bounds."""
         return self.domain is constraints.real
 
     def reverse(self, model: HasScore, eta: float = 1.0) -> Reverse:
-        """Return the process from T to 0 with the same marginals, for any noise level `eta`: 1 is the reverse-time SDE, 0
-        the probability flow.
+        """Return the process from T to 0 with the same marginals, whatever its noise `eta`: 1 is the reverse-time SDE, 0 the
+        probability flow.
         """
         return Reverse(self, model, eta)
 
@@ -244,7 +244,7 @@ class Reverse(Dynamics):
     model
         A score model of it.
     eta
-        The noise level, at least 0; none is 0.
+        How much noise, at least 0: 0 is none, 1 that of the forward process.
 
     Raises
     ------
@@ -278,8 +278,8 @@ class Reverse(Dynamics):
 class Flow:
     """The probability flow ``dy/dtau``, in a clock `tau` and a chart `y` (rescaled states); here ``tau = t``, ``y = x``.
 
-    Integrators (`Heun`, `ProbabilityFlow`, `log_prob`) know the flow only through this interface, so that a process
-    whose dx/dt is infinite at an end can hand them a clock in which it is not.
+    Integrators (`Heun`, `ProbabilityFlow`, `log_prob`) know the flow only through this interface. So a process whose ``dx/dt`` is
+    infinite at an end can give them a clock in which the derivative is finite.
 
     Parameters
     ----------
@@ -321,13 +321,13 @@ class Flow:
         return self.r(t)(y)
 
     def log_scale(self, t: Tensor) -> Tensor:
-        """Return the log-determinant ``log |dx/dy|`` for each number of a state, in the mean; ``log r`` where `r` is one."""
+        """Return ``log |dx/dy|`` divided by the number of coordinates, which is ``log r`` where `r` is a number."""
         return (r := self.r(t)).log_abs_det() / r.size
 
     def field(self, tau: Tensor) -> Field:
-        """Return ``dy/dtau`` at one time of the clock, a function of the state, after all that depends on the time alone.
+        """Return ``dy/dtau`` at one time of the clock, as a function of the state.
 
-        What is formed here is not formed again for each derivative by the state.
+        All that depends on the time alone is formed here, and not again for each derivative by the state.
         """
         reverse = self._reverse
         assert reverse is not None
@@ -338,7 +338,7 @@ class Flow:
         return self.field(tau)(y)
 
     def ask(self, tau: Tensor) -> list[Any]:
-        """Return, for each of the times ``(N,)`` of the clock, what `slope` needs, computed once; here the times themselves."""
+        """Return the question that `slope` needs at each of the times ``(N,)`` of the clock, formed once; here the times."""
         return list(tau)
 
     def slope(self, x: Tensor, question: Any) -> Tensor:

@@ -19,29 +19,29 @@ from .zoo import VP
 
 class Blurring(CoordinateScheduleSDE):
     """Blurring diffusion: images ``(C, H, W)``, signals ``(C, L)`` or volumes ``(C, D, H, W)`` lose detail as heat spreads over
-    them, while the noise of another process comes.
+    them, while noise comes as in another process.
 
-    In the cosine basis of an image, ``alpha_k(t) = a(t) d_k(t)`` and ``sigma(t) = s(t)`` with `a` and `s` those of the process
-    `noise`, and ``d_k = (1 − least) exp(−½ λ_k b(t)²) + least`` for the frequency ``λ_k = π² (i² / H² + j² / W²)``: a Gaussian
-    blur of the width ``b(t) = blur sin²(π t / (2 T))`` pixels. S. Rissanen, M. Heinonen, A. Solin, *Generative modelling with
-    inverse heat dissipation*, 2022, arXiv:2206.13397; E. Hoogeboom and T. Salimans, *Blurring diffusion models*, 2022,
-    arXiv:2209.05557.
+    In the cosine basis of an image, ``alpha_k(t) = a(t) d_k(t)`` and ``sigma(t) = s(t)``, with `a` and `s` the ``alpha`` and
+    ``sigma`` of the process `noise`. ``d_k = (1 − least) exp(−½ λ_k b(t)²) + least`` for the frequency ``λ_k = π² (i² / H² + j² /
+    W²)``, a Gaussian blur of the width ``b(t) = blur sin²(π t / (2 T))`` pixels. S. Rissanen, M. Heinonen, A. Solin, *Generative
+    modelling with inverse heat dissipation*, 2022, arXiv:2206.13397; E. Hoogeboom and T. Salimans, *Blurring diffusion models*,
+    2022, arXiv:2209.05557.
 
     Parameters
     ----------
     shape
-        Of a datum, ``(C, *grid)``.
+        The shape of a datum, ``(C, *grid)``.
     blur
         The width of the blur at T, in pixels, 0 for none; an eighth of the longest side by default.
     noise
-        The scalar process whose noise comes with it; `VP` by default.
+        The scalar process whose noise comes with the blur; `VP` by default.
     least
-        What is left of the finest detail, beside `a`, however wide the blur.
+        The factor to which the blur brings the finest detail at most, however wide it is.
 
     Raises
     ------
     ValueError
-        If the shape has no grid, or a side of none, `blur` negative, or `least` not between 0 and 1.
+        If `shape` has no grid, or a side of length 0, `blur` is negative, or `least` is not between 0 and 1.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class Blurring(CoordinateScheduleSDE):
         self._frequencies = (math.pi**2 * torch.stack(waves).square().sum(0)).expand(self.shape)
 
     def clock(self, t: Tensor) -> Tensor:
-        """Return that of the process `noise`: most of what an image is lies in its coarse detail, which blurring leaves."""
+        """Return ``log snr`` of the process `noise`: most of an image lies in its coarse detail, which blurring leaves."""
         return self.noise.log_snr(t)
 
     def width(self, t: Tensor) -> Tensor:
@@ -91,5 +91,5 @@ class Blurring(CoordinateScheduleSDE):
         return self.noise.sigma(self._over(t)).expand(*t.shape, *self.shape)
 
     def _over(self, t: Tensor) -> Tensor:
-        """Return times with an axis for each of a datum."""
+        """Return times with an axis more for each axis of a datum."""
         return t[(..., *[None] * len(self.shape))]

@@ -1,7 +1,7 @@
 """Processes on a bounded domain whose laws are known: `BoundedSDE`.
 
-Every coordinate of the data moves alone, by a clock that may run faster as noise grows. The law of a state given an earlier
-one is exact and no Gaussian; at the last time the data are forgotten to `FORGOTTEN`.
+Every coordinate of the data moves alone, by a clock that may run faster as noise grows. The law of a state given an earlier state
+is exact, and no Gaussian; at the last time the data are forgotten to `FORGOTTEN`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from ..laws.operators import Operator, Scale
 from .dynamics import as_time
 from .known import KnownSDE
 
-FORGOTTEN = 1e-8  # how far the law at T, relative to the last one, may depend on the data
+FORGOTTEN = 1e-8  # how far the law at T may depend on the data, relative to the law that the process settles on
 LEAST_NOISE = 2e-4  # the noise at t_min as a part of that at T, in standard deviations
 
 
 class BoundedSDE(KnownSDE):
-    """The base class of processes that stay in a bounded domain and whose law is known by the noise that has come, `law_after`.
+    """The base class of processes that stay in a bounded domain and whose law is known by the share of noise that has come,
+    `law_after`.
 
-    Their noise grows as a power of time: what a constant noise does in ``(t / T)^(2 power)`` of the whole time, they do by `t`,
-    so that a standard deviation grows as ``t^power`` while it is small. A constant noise has the power ½; a greater one spends
-    more of the times, of training and of a grid, on little noise, where the law of the data has its detail.
+    The noise grows as a power of time: the share ``(t / T)^(2 power)`` of its variance has come by `t`, so that a standard
+    deviation grows as ``t^power`` while it is small. Constant noise has the power ½. A greater power spends more of the times, of
+    training and of a grid, on little noise, where the law of the data has its detail.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ class BoundedSDE(KnownSDE):
         self.t_min = T * LEAST_NOISE ** (1 / power)
 
     def elapsed(self, t: Tensor) -> Tensor:
-        """Return the share of all noise, as a variance, that has come by `t`: ``(t / T)^(2 power)``, float64, from 0 to 1."""
+        """Return the share of the variance of all noise that has come by `t`: ``(t / T)^(2 power)``, float64, from 0 to 1."""
         return (t.double() / self.T) ** (2 * self.power)
 
     def pace(self, t: Tensor) -> Tensor:
@@ -52,10 +53,10 @@ class BoundedSDE(KnownSDE):
 
     @abstractmethod
     def law_after(self, x_s: Tensor, elapsed: Tensor) -> StateLaw:
-        """Return the law of a state given `x_s`, after a share of all noise, float64, ``()`` or ``(B,)``."""
+        """Return the law of a state given `x_s`, after a share `elapsed` of all noise, float64, ``()`` or ``(B,)``."""
 
     def law(self, x_s: Tensor, s: Tensor, t: Tensor) -> StateLaw:
-        """Return the law of ``x_t`` given `x_s`, by the noise that has come between."""
+        """Return the law of ``x_t`` given `x_s`, by the share of noise that has come between the two times."""
         return self.law_after(x_s, self.elapsed(t) - self.elapsed(s))
 
 

@@ -21,7 +21,7 @@ UNIFORM = math.sqrt(2 * math.log(2 / FORGOTTEN))  # noise whose first harmonic, 
 
 class CircularBrownianMotion(BoundedBrownianMotion):
     """Brownian motion of angles, ``dx = g(t) dw`` with `x` in ``[−π, π)``, where a circle closes: dihedral angles, directions,
-    phases. Data of any shape are points of a torus. A network is shown cosine and sine of each angle (`DirectModel`).
+    phases. Data of any shape are points of a torus. A network is shown the cosine and sine of each angle (`DirectModel`).
 
     ``x_t | x_0`` is a wrapped Gaussian of standard deviation ``sigma(t) = sigma_max (t / T)^power``, and ``g² = d sigma² / dt``.
     At T it is uniform to 1e-8 by default, and the prior is uniform. V. De Bortoli et al., *Riemannian score-based generative
@@ -31,9 +31,9 @@ class CircularBrownianMotion(BoundedBrownianMotion):
     Parameters
     ----------
     sigma_max
-        The standard deviation at T before wrapping, in radians; of 3 the law at T is uniform to 2 %, of 6.2 to 1e-8.
+        The standard deviation at T before wrapping, in radians. With 3 the law at T is uniform to 2 %, with 6.2 to 1e-8.
     power
-        How fast noise grows, at least ½, which is a constant `g`.
+        How fast noise grows, at least ½; with ½ the diffusion `g` is constant.
     T
         The last time.
 

@@ -15,7 +15,7 @@ from .quadrature import van_loan
 
 
 class CLD(MatrixSDE):
-    """Critically-damped Langevin diffusion on position and velocity, mass 1.
+    """Critically damped Langevin dynamics of position and velocity, with mass 1.
 
     ``dx = beta v dt``, ``dv = −beta (x + Gamma v) dt + √(2 Gamma beta) dw`` with ``Gamma = 2``, critical damping; velocities
     start as ``N(0, gamma)``. T. Dockhorn, A. Vahdat, K. Kreis, *Score-based generative modeling with critically-damped

@@ -22,7 +22,7 @@ from .base import SDE, HasVelocity
 from .dynamics import as_time, at_times, coefficient
 from .elementwise import ElementwiseFlow, ElementwiseSDE, Scheduled
 
-NEAREST = 1e-10  # of T: below it the rates of the flow are those there
+NEAREST = 1e-10  # of T: earlier times have the rates of the flow at this time
 
 
 class CoordinateSDE(ElementwiseSDE):
@@ -30,9 +30,10 @@ class CoordinateSDE(ElementwiseSDE):
     the data's own axes or in an orthonormal basis.
 
     Methods are torch functions of a float64 `t` that return a number for each number of a datum, ``(*t.shape, *event)``: write
-    ``t[..., None]`` for vectors. States, networks and noise stay in the data's own space; the basis is what coefficients are
-    numbers in. ``alpha`` and ``sigma`` follow by quadrature. One coordinate's ratio of signal to noise may fall faster than
-    another's: the clock of grids and training times is that of one number which would tell as much (`Operator.log_snr`).
+    ``t[..., None]`` for vectors. States, networks and noise stay in the data's own space; only the coefficients are numbers along
+    the axes of the basis. ``alpha`` and ``sigma`` follow by quadrature. One coordinate's ratio of signal to noise may fall faster
+    than another's: the clock of grids and training times is the ratio of a single number that would tell as much
+    (`Operator.log_snr`).
 
     Attributes
     ----------
@@ -146,7 +147,9 @@ class CoordinateSDE(ElementwiseSDE):
         return own if self.basis is None else self.basis.variances(own)
 
     def turning(self, t: Tensor) -> Tensor:
-        """Return the rates ``dphi_i / dphi`` by which the angles of the coordinates turn with that of the clock, at times."""
+        """Return the rates ``dphi_i / dphi`` by which the angles of the coordinates turn with the angle of the clock, at
+        times.
+        """
         t = t.clamp(NEAREST * self.T, self.t_max)
         levels = self.levels(t)
         clock, fall = (
@@ -157,7 +160,9 @@ class CoordinateSDE(ElementwiseSDE):
         return -pull / fall * turns
 
     def prior(self, moments: Moments) -> Any:
-        """Return the Gaussian that matches the data's moments at T; where only variances are known, those along the basis."""
+        """Return the Gaussian that matches the moments of the states at T; where of the data only variances are known, it matches
+        the variances along the basis.
+        """
         if self.basis is None or moments.covariance.ndim == 2:
             return super().prior(moments)
         v = self.variances(moments.covariance)
@@ -183,8 +188,8 @@ class CoordinateFlow(ElementwiseFlow):
     ``y = r⁻¹ x``.
 
     Each coordinate turns by its own angle, ``dy_i / dphi_i = v_i`` with ``dphi_i / dt = ½ (g_i² / sigma_i²) cos(phi_i)
-    sin(phi_i)``. In the clock of the process, which turns by the mean of these in the same form, the rates ``dphi_i / dphi``
-    are of the order of one at both ends.
+    sin(phi_i)``. The angle of the clock turns by a mean of these rates, so that ``dphi_i / dphi`` is of the order of one at both
+    ends.
     """
 
     sde: CoordinateSDE
@@ -194,7 +199,7 @@ class CoordinateFlow(ElementwiseFlow):
         return self.sde._map("rates", self.sde.turning(t), t)
 
     def field(self, tau: Tensor) -> Field:
-        """Return ``dy/dphi`` at one angle, a function of the state."""
+        """Return ``dy/dphi`` at one angle, as a function of the state."""
         t = self.time(tau)
         at, rates = self.sde.marginal(t), self.rates(t)
         return lambda y: rates(self.model.velocity_at(at.r(y), at))

@@ -1,6 +1,6 @@
 """A nonlinear process, the double well, and its stationary law.
 
-What is derived for it comes from simulation and short local kernels (`nonlinear`), with no closed form in between.
+All that the library derives for the process comes from simulation and short local kernels (`nonlinear`), without closed forms.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class DoubleWell(SDE):
     """Overdamped Langevin dynamics in a double-well potential, each coordinate independently: ``dx = −stiffness x (x² − 1)
     dt + g dw``.
 
-    Its stationary law ``∝ exp(−2 U / g²)``, ``U = ¼ stiffness (x² − 1)²``, is the declared prior. Nonlinear: trained through
-    short local kernels.
+    Its stationary law ``∝ exp(−2 U / g²)``, ``U = ¼ stiffness (x² − 1)²``, is the declared prior. Models of it are trained
+    through short local kernels, as the process is nonlinear.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class DoubleWell(SDE):
     Raises
     ------
     ValueError
-        If one of them is not positive.
+        If `stiffness`, `g` or `T` is not positive.
     """
 
     @check_arguments

@@ -1,4 +1,6 @@
-"""The interface of a process to a simulator, `Dynamics`: drift and diffusion; and checks of times and of what both answer."""
+"""The interface of a process to a simulator, `Dynamics`: drift and diffusion; and checks of times and of what these two
+return.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,11 @@ from ..precision import uncast
 from ..show import show_call
 from ..transforms import is_unknown
 
-SINGLE = "answers for one time and not for several"  # by these words an error that explains this is known further up
+SINGLE = "answers for one time and not for several"  # words by which an explained error is recognised further up
 
 
 def _as_times(t: Any, name: str) -> Tensor:
-    """Make a tensor of numbers that are given as times, or refuse them in a sentence."""
+    """Make a float64 tensor of numbers that are given as times; refuse anything else."""
     if isinstance(t, (bool, complex)) or getattr(getattr(t, "dtype", None), "kind", "f") in "bc":
         raise TypeError(f"{name} = {t}; times are real numbers.")
     try:
@@ -44,7 +46,7 @@ def as_time(t: Tensor | float, T: float, name: str = "t") -> Tensor:
     Raises
     ------
     TypeError
-        If it is no real number, or tensor of these.
+        If `t` is neither a real number nor a tensor of real numbers.
     ValueError
         If a time is NaN, lies outside the interval, or has more than one dimension.
     """
@@ -75,7 +77,7 @@ def as_ordered_times(s: Tensor | float, t: Tensor | float, T: float) -> tuple[Te
     Raises
     ------
     TypeError, ValueError
-        As for `as_time`; ValueError too if they are of two lengths, or `s` lies after `t`.
+        As for `as_time`; ValueError too if `s` and `t` are of two lengths, or `s` lies after `t`.
     """
     s, t = as_time(s, T, "s"), as_time(t, T)
     if s.ndim and t.ndim and len(s) != len(t):
@@ -102,8 +104,8 @@ class Dynamics(Fixed, ABC):
         The waves with the symmetry of the domain that a network is shown in place of states (`DirectModel`), where `enter` goes
         round a circle or reflects; None elsewhere.
     direction
-        Which way the equation may be followed in time: 1 from data to noise, −1 from noise to data, 0 both ways. With noise the
-        two are different equations.
+        Which way the equation may be followed in time: 1 from data to noise, −1 from noise to data, 0 both ways. With noise, the
+        two ways have different equations.
     """
 
     T: float = 1.0
@@ -120,22 +122,23 @@ class Dynamics(Fixed, ABC):
 
     @abstractmethod
     def diffusion(self, x: Tensor, t: Tensor) -> Any:
-        """Return ``G(x, t)``: a number, one for each row ``(B,)``, one for each number of the state, of the shape of `x`, or an
-        operator on noise of that shape.
+        """Return ``G(x, t)``: a number, a number for each row ``(B,)``, a number for each number of the state, of the shape of
+        `x`, or an operator on noise of that shape.
         """
 
     def enter(self, x: Tensor) -> Tensor:
-        """Return states that a step has moved, brought back into the domain by the boundary's own rule; here as they are."""
+        """Bring states that a step has moved back into the domain by the boundary's own rule, and return them; here unchanged."""
         return x
 
 
 def at_times(process: Any, name: str, *given: Tensor) -> Any:
-    """Return what a coefficient, the method `name` of a process, answers for its arguments, of which times are the last.
+    """Return the value of a coefficient, the method `name` of a process, for its arguments, of which times are the last.
 
     Raises
     ------
     ValueError
-        If it fails, and answers for the same states at the least and at the largest of the times alone.
+        If the method fails for several times, but not for the least and for the largest of these alone; what it raises otherwise
+        is raised as it is.
     """
     coefficient = getattr(process, name)
     try:
@@ -157,7 +160,7 @@ def at_times(process: Any, name: str, *given: Tensor) -> Any:
 
 
 def _beside(answer: Any) -> str:
-    """Return the part of an error that says how to index times, where a coefficient's answer for one is a vector or a matrix."""
+    """Return the part of an error that says how to index times, where the coefficient at one time is a vector or a matrix."""
     several = isinstance(answer, Tensor) and answer.numel() > 1
     return f"; beside a tensor of numbers write t[...{', None' * answer.ndim}] for t" if several else ""
 
@@ -178,16 +181,16 @@ def drift_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Tensor:
 
 
 def diffusion_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Operator:
-    """Return ``G(x, t)`` of a process as an operator: a number, one for each row, or one for each number of the state scales
-    the noise.
+    """Return ``G(x, t)`` of a process as an operator; a number, a number for each row, or one for each number of the state
+    becomes the operator that scales by it.
 
-    A tensor ``(d,)`` with a number for each coordinate would be taken for one with a number for each row where there are as many
-    of them. There the process is asked about fewer rows, which tells the two apart.
+    Where there are as many rows as coordinates, a tensor ``(d,)`` with a number for each coordinate looks like one with a number
+    for each row. There the process is asked about fewer rows too, which tells the two apart.
 
     Raises
     ------
     TypeError
-        If the process gives neither a number, nor a tensor, nor an operator.
+        If the process returns neither a number, nor a tensor, nor an operator.
     ValueError
         If a tensor has another shape.
     """
@@ -224,20 +227,20 @@ def coefficient(who: str, value: Any, t: Tensor, size: tuple[int, ...] = ()) -> 
     Parameters
     ----------
     who
-        Which coefficient it is, for an error.
+        The name of the coefficient in an error.
     value
-        What was returned for it.
+        What the method of the coefficient has returned.
     t
         The times.
     size
-        Its shape at one time.
+        The shape of the coefficient at one time.
 
     Raises
     ------
     TypeError
-        If it is neither a number nor a tensor.
+        If `value` is neither a number nor a tensor.
     ValueError
-        If its shape is another.
+        If `value` has another shape.
     """
     numbers = as_numbers(value)
     if numbers is None:

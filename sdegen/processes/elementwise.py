@@ -61,26 +61,26 @@ class ElementwiseSDE(Tabulated):
         """Return a coefficient at the times `t` as an operator, checked for its shape."""
 
     def _taken(self, name: str, value: Any) -> Any:
-        """Return what the method of a coefficient returned; a process refuses what it cannot differentiate."""
+        """Return the value that the method of a coefficient has returned; `Scheduled` refuses values without derivative."""
         return value
 
     @property
     def state(self) -> Any:
-        """Whatever the coefficients depend on besides the time, by which a change of it is seen: the weights of a module, the
+        """All that the coefficients depend on besides the time, by which a change is seen: the weights of a module, or the
         tensors, arrays, lists and networks that another object holds.
         """
         return weights_of(self)
 
     @cached_property
     def _quadratures(self) -> list[tuple[Tensor, Any, tuple[Tensor, Tensor]]]:
-        """The last quadratures: a tensor of times, its version with the state of the process, and what was found."""
+        """The last quadratures: a tensor of times, its version with the state of the process, and the results."""
         return []
 
     def _quadrature(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``log alpha`` and the logarithm of the variance that has come since 0.
 
-        `alpha` and `sigma` ask for it one after the other with one tensor, and so do the marginals of a transition's two
-        times: the last few pairs are kept, but for those that carry gradients, whose graphs are used once.
+        `alpha` and `sigma` ask for a quadrature one after the other with the same tensor, and so do the marginals of a
+        transition's two times. So the last few results are kept, but for those that carry gradients, whose graphs are used once.
         """
         if t.is_inference():  # tensors of inference keep no version, by which a change would be seen
             return self._known_panels()(t)
@@ -155,7 +155,7 @@ class ElementwiseSDE(Tabulated):
         return value.expand((*t.shape, *self.coefficient_shape))
 
     def _log_alpha(self, t: Tensor) -> Tensor:
-        """Return ``log alpha`` at checked times, also where `alpha` is too small for a number."""
+        """Return ``log alpha`` at checked times, also where `alpha` itself underflows."""
         if type(self).alpha is ElementwiseSDE.alpha:
             return self._quadrature(t)[0]
         return self._values("alpha", t).log()
@@ -168,7 +168,7 @@ class ElementwiseSDE(Tabulated):
         return 2 * (self._log_alpha(t) - self._values("sigma", t).log())
 
     def _fall_of_each(self, s: Tensor, t: Tensor) -> Tensor:
-        """Return by how much `levels` fall from `s` to `t`: 0 where both are infinite alike."""
+        """Return by how much `levels` change from `s` to `t`, a negative number; 0 where both are the same infinity."""
         return (self.levels(t) - self.levels(s)).nan_to_num(nan=0.0, posinf=1e300, neginf=-1e300)
 
 
@@ -202,7 +202,7 @@ class ElementwiseFlow(Flow):
 
 
 class Scheduled(ElementwiseSDE):
-    """The part of a process that is given by a noise schedule, ``x_t = alpha(t) x_0 + sigma(t) z``; ``f`` and ``g`` follow by
+    """The base class of processes given by a noise schedule, ``x_t = alpha(t) x_0 + sigma(t) z``; ``f`` and ``g`` follow by
     differentiation.
 
     ``f = d log alpha / dt`` and ``g² = d sigma² / dt − 2 f sigma²``, by forward-mode differentiation: the methods must be
@@ -223,7 +223,9 @@ class Scheduled(ElementwiseSDE):
         return slope / alpha
 
     def g(self, t: Tensor) -> Tensor:
-        """Return ``sqrt(2 sigma (sigma' − f sigma))``; its limit where sigma starts like ``√t`` and has no slope at 0."""
+        """Return ``√(2 sigma (sigma' − f sigma))``, and the limit of this where `sigma` starts like ``√t`` and has no slope at
+        0.
+        """
         g = self._g(t)
         lost = g.isnan()
         return torch.where(lost, self._g(t + 1e-12 * self.T), g) if lost.any() else g
@@ -233,7 +235,7 @@ class Scheduled(ElementwiseSDE):
         return (2 * sigma * (slope - self.f(t) * sigma)).sqrt()
 
     def _taken(self, name: str, value: Any) -> Any:
-        """Return what a schedule returned; refuse an array, whose derivative by time is lost."""
+        """Return the value that a method of the schedule has returned; refuse an array, whose derivative by time is lost."""
         if isinstance(value, np.ndarray) and value.ndim:
             raise TypeError(
                 f"{type(self).__name__}.{name} returned an array of NumPy, which has no derivative by t, and f and g follow "
@@ -242,7 +244,7 @@ class Scheduled(ElementwiseSDE):
         return value
 
     def _derivative(self, name: str, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a coefficient at times, and its derivative by them; refuse one that has none."""
+        """Return a coefficient at times and its derivative by time; refuse a coefficient without derivative."""
         lifted = partial(self._lifted, name)
         t = t.contiguous()  # forward mode writes in place, which expanded times do not allow
         try:

@@ -1,4 +1,4 @@
-"""The coefficients of the Fokker–Planck equation of a process, and which coordinates of it move each other: `Equation`."""
+"""The coefficients of the Fokker–Planck equation of a process, and which coordinates move each other: `Equation`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Equation:
         self._divergence.look_at(states, self._middle)
 
     def field(self, group: list[int], t: Tensor) -> FluxTerms:
-        """Return the coefficients at `t` for some coordinates, a function of these alone; the others stay where they were."""
+        """Return the coefficients at `t` of some coordinates, as a function of these alone; the others stay as in the first
+        state.
+        """
 
         def coefficients(x: Tensor) -> tuple[Tensor, Tensor]:
             states = self.states[:1].repeat(len(x), 1)
@@ -66,13 +68,13 @@ class Equation:
     def groups(self, tied: Tensor) -> list[list[int]]:
         """Return the coordinates in groups that move independently of each other.
 
-        Coordinates share a group if one moves the other, their noise is correlated, they are `tied`, or each shares it with a
-        third. What moves what is tried by changing one coordinate of all states at a time.
+        Coordinates share a group if one moves the other, their noise is correlated, they are `tied`, or both share it with a
+        third. Which coordinates one moves is found by changing this one in all states.
 
         Parameters
         ----------
         tied
-            Which depend on each other in the data, ``(d, d)``.
+            Which coordinates depend on each other in the data, ``(d, d)``.
         """
         x, together = self.states, tied | torch.eye(len(tied), dtype=torch.bool)
         every = list(range(x.shape[1]))

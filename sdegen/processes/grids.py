@@ -31,12 +31,12 @@ class Grid(Overridable, ABC):
     Parameters
     ----------
     start, end
-        First and last time; the process's ``T`` and ``t_min`` by default. ``end=0.0`` asks for the very end.
+        First and last time; the process's ``T`` and ``t_min`` by default. With ``end=0.0`` the grid goes to the data.
 
     Raises
     ------
     ValueError
-        At a call, if fewer than one time is asked for, or not ``0 <= end < start <= T``.
+        At a call, if no time is asked for, or not ``0 <= end < start <= T``.
     """
 
     __repr__ = show_call
@@ -46,12 +46,12 @@ class Grid(Overridable, ABC):
         self.start, self.end = start, end
 
     def ends(self, sde: SDE) -> tuple[float, float]:
-        """Return the last and the first time of the grid on a process, checked.
+        """Return the last time and the first time of the grid on a process, in this order, checked.
 
         Raises
         ------
         ValueError
-            If they are out of order or out of ``[0, T]``.
+            If the times are out of order or out of ``[0, T]``.
         """
         start = float(sde.T if self.start is None else self.start)
         end = sde.t_min if self.end is None else self.end
@@ -87,12 +87,12 @@ def check_falling(times: Tensor, what: str) -> Tensor:
     times
         ``(n,)``, float64.
     what
-        Who gives them: it begins the sentence.
+        The beginning of the message, which says where the times are from.
 
     Raises
     ------
     ValueError
-        If two of them coincide, are in another order, or one is not finite.
+        If two times coincide, or are in another order, or a time is not finite.
     """
     step = times[:-1] - times[1:]
     bad = ~(step > APART * times[:-1].abs())
@@ -136,7 +136,7 @@ class Quadratic(Grid):
 class LogSNR(Grid):
     """A time grid with equal steps in ``log(alpha / sigma)``; infinite ends are cut at a ratio of 1e±`digits`.
 
-    The spacing of C. Lu et al., *DPM-Solver: a fast ODE solver for diffusion probabilistic model sampling in around 10
+    This is the spacing of C. Lu et al., *DPM-Solver: a fast ODE solver for diffusion probabilistic model sampling in around 10
     steps*, 2022, arXiv:2206.00927.
 
     Parameters
@@ -144,7 +144,8 @@ class LogSNR(Grid):
     start, end
         As for every `Grid`.
     digits
-        Ratios are spread within ``10^±digits``; an end beyond takes the place of the outermost.
+        Steps are equal within ratios of ``10^±digits``; an end of the grid that lies beyond takes the place of the outermost
+        time.
     """
 
     @check_arguments
@@ -153,7 +154,7 @@ class LogSNR(Grid):
         self.digits = check_number("digits", digits, above=0)
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """Return times interpolated in the log-SNR."""
+        """Return times at which the logarithm of the signal-to-noise ratio is evenly spread."""
         cut = self.digits * math.log(10)
         best, worst = sde.log_snr(torch.tensor([end, start], dtype=torch.float64))
         low, high = (0.5 * v.clamp(-2 * cut, 2 * cut) for v in (best, worst))
@@ -161,12 +162,12 @@ class LogSNR(Grid):
 
 
 def show_ratio(log_ratio: Tensor) -> str:
-    """Return a ``sigma / alpha`` that is too large in words.
+    """Return a ratio ``sigma / alpha`` that is too large, as text for a message.
 
     Parameters
     ----------
     log_ratio
-        Its logarithm, of shape ``()``.
+        The logarithm of the ratio, of shape ``()``.
     """
     ratio = log_ratio.exp().item()
     return "infinite" if math.isinf(ratio) else f"{ratio:.2g}"
@@ -215,14 +216,15 @@ class Angle(Grid):
     Parameters
     ----------
     start, end
-        As for every grid.
+        As for every `Grid`.
     scale
-        `c`, the length in the data at which the steps turn from even in ``sigma^power`` to ever larger: 1 by default.
+        `c`, the length in the data up to which steps are even in ``sigma^power``, and beyond which they grow: 1 by default.
     power
-        Below 1, finer towards the data.
+        The smaller, the finer towards the data; 1 by default.
     time
-        0 by default. Where the noise grows from 0 like a high power of the time, as on matrix processes, steps even in the noise
-        alone end in one that is long in the time, and high orders are lost on it: there give a part to the time.
+        The weight of the time itself; 0 by default. Where the noise grows from 0 like a high power of the time, as in matrix
+        processes, steps that are even in the noise alone end with one that is long in time, on which high orders are lost: give
+        the time some weight there.
 
     Raises
     ------
@@ -247,7 +249,7 @@ class Angle(Grid):
         self.scale, self.power, self.time = scale, power, time
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """Return times interpolated in ``(1 / (1 + c √snr))^power + time t / T``."""
+        """Return times at which ``(1 / (1 + c √snr))^power + time t / T`` is evenly spread."""
         ends = torch.tensor([end, start], dtype=torch.float64)
         best, worst = sde.log_snr(ends)
         if self.time:
@@ -285,7 +287,8 @@ class Given(Grid):
     Raises
     ------
     ValueError
-        If they are not strictly decreasing; at a call, if a sampler asks for another number or they leave ``[0, T]``.
+        If the times are not strictly decreasing; at a call, if a sampler asks for another number of times, or they leave
+        ``[0, T]``.
     """
 
     @check_arguments

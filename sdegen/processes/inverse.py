@@ -33,7 +33,7 @@ class InverseTable:
     Parameters
     ----------
     log_snr_and_slope
-        From times ``(n,)`` to ``log snr`` and its derivative by the time, which is negative.
+        Maps times ``(n,)`` to ``log snr`` and its derivative by the time, which is negative.
     T
         The last time.
     """
@@ -47,7 +47,7 @@ class InverseTable:
         self.usable = bool(self.slope.isfinite().all())
 
     def guess(self, level: Tensor) -> Tensor | None:
-        """Return the times of values of ``log snr`` ``(n,)`` as the table has them; None beyond it."""
+        """Return the times of values of ``log snr`` ``(n,)`` to the precision of the table; None if one lies beyond the table."""
         looked_up = self._look_up(level)
         return None if looked_up is None else looked_up[0]
 
@@ -69,7 +69,7 @@ class InverseTable:
         return t, first, last
 
     def __call__(self, level: Tensor) -> Tensor | None:
-        """Return the times of values of ``log snr`` ``(n,)``; None where table and steps do not settle them."""
+        """Return the times of values of ``log snr`` ``(n,)``; None if table and Newton's steps do not find one of them."""
         looked_up = self._look_up(level)
         if looked_up is None:
             return None
@@ -86,17 +86,18 @@ class InverseTable:
 
 
 class Tabulated(LinearSDE):
-    """The part of a linear process that finds times by an `InverseTable`, and keeps panels of its coefficients: subclasses give
-    ``log snr`` with its derivative.
+    """The base class of linear processes that find times by an `InverseTable`, and keep panels of their coefficients: subclasses
+    give ``log snr`` with its derivative.
     """
 
-    # The last, with the state of the coefficients, and whether derivatives were recorded when they were made.
+    # The state of the coefficients, the last panels, and whether derivatives were recorded when these were made.
     _panels: tuple[Any, Any, bool] | None = None
 
     def _kept_panels(self, state: Any, make: Callable[[], P]) -> P:
-        """Return panels of the coefficients, kept while the state of these stays the same. Panels that carry gradients are made
-        at every call, since the graph of one is used up by a backward pass; whether they carry any is known once they are made
-        where derivatives are recorded.
+        """Return panels of the coefficients, which are kept while the state of the coefficients stays the same.
+
+        Panels that carry gradients are made at every call, since a backward pass uses up their graph. Whether they carry any is
+        known once they are made where derivatives are recorded.
         """
         recorded = torch.is_grad_enabled()
         if self._panels is None or self._panels[0] != state or (recorded and not self._panels[2]):
@@ -119,6 +120,6 @@ class Tabulated(LinearSDE):
             return InverseTable(self._log_snr_and_slope, self.T)
 
     def _invert(self, level: Tensor) -> Tensor:
-        """Return the times at which ``log snr`` is `level`: from the table, or by bisection where that does not settle them."""
+        """Return the times at which ``log snr`` is `level`: by the table, or by bisection where the table does not find them."""
         t = self._inverse(level.reshape(-1))
         return super()._invert(level) if t is None else t.reshape(level.shape)

@@ -23,7 +23,7 @@ from ..warning import warn_caller
 from .bounded import FORGOTTEN, BoundedSDE
 from .dynamics import as_time
 
-LARGEST = 20.0  # parameter for which sums of the law, started at an end, keep their digits
+LARGEST = 20.0  # parameter up to which the sums of a law that starts at an end keep their digits
 
 
 class Jacobi(BoundedSDE):
@@ -31,19 +31,19 @@ class Jacobi(BoundedSDE):
     probabilities. ``dx = ½ speed(t) [a (1 − x) − b x] dt + √(speed(t) x (1 − x)) dw``.
 
     Its stationary law, the prior, is Beta(a, b); its exact kernel is `JacobiLaw`, after ``∫ speed dt``. A state does not come
-    to an end where the parameter on its side, `a` at 0 and `b` at 1, is at least 1; otherwise it is reflected there, and a
-    warning says what does not hold. P. Avdeyev et al., *Dirichlet diffusion score model for biological sequence generation*,
+    to an end where the parameter on its side, `a` at 0 and `b` at 1, is at least 1. Otherwise it is reflected there, and a
+    warning says what does not hold then. P. Avdeyev et al., *Dirichlet diffusion score model for biological sequence generation*,
     2023, arXiv:2305.10699.
 
     Parameters
     ----------
     a, b
-        Positive numbers up to 20, or tensors of one for each coordinate, of the shape of a datum.
+        Positive numbers up to 20, or tensors with a number for each coordinate, of the shape of a datum.
     speed
-        The mean of ``speed(t)`` over all times, a number or a tensor of one for each coordinate. By default the data are
+        The mean of ``speed(t)`` over all times, a number, or a tensor with a number for each coordinate. By default the data are
         forgotten to 1e-8: the mean of a state, which decays as ``exp(−½ (a + b) ∫ speed dt)``, keeps that much of them.
     power
-        How fast noise grows, at least ½, which is a constant speed: ``∫ speed dt ∝ t^(2 power)``.
+        How fast noise grows, at least ½: ``∫ speed dt ∝ t^(2 power)``; with ½ the speed is constant.
     T
         The last time.
 
@@ -96,7 +96,7 @@ class Jacobi(BoundedSDE):
         return 0.5 * speed * rows(self.T * self.pace(t), x) * (a * (1 - x) - b * x)
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return ``√(speed(t) x (1 − x))``, of the shape of `x`; beyond an end, where a step may look, with ``|x (1 − x)|``."""
+        """Return ``√(speed(t) |x (1 − x)|)``, of the shape of `x`; a step may ask for it beyond an end."""
         speed = self._parameters(x)[2]
         return (speed * rows(self.T * self.pace(t), x)).sqrt() * (x * (1 - x)).abs().sqrt()
 
@@ -118,7 +118,7 @@ class Jacobi(BoundedSDE):
         Raises
         ------
         ValueError
-            If the parameters are not of that shape, or not positive.
+            If `concentration` is not of that shape, or not positive.
         """
         check_tensor("concentration", concentration, ndim=1)
         if len(concentration) < 2:
@@ -137,8 +137,8 @@ class Jacobi(BoundedSDE):
         return JacobiLaw(x_s, a, b, clock)
 
     def root(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
-        """Return a root of the variance of noise at `t`, ``√(x (1 − x) (1 − exp(−(a + b) ∫ speed dt)) / (a + b))``: its mean
-        under the stationary law is the mean variance of ``x_t`` given the start. Of a state in the middle by default.
+        """Return a root of the variance of noise at `t`, ``√(x (1 − x) (1 − exp(−(a + b) ∫ speed dt)) / (a + b))``, by default
+        that of a state in the middle. The mean of this variance under the stationary law is that of ``x_t`` given the start.
         """
         x = torch.full((1, 1), 0.5, dtype=torch.float64) if x is None else x
         a, b, speed = self._parameters(x)
@@ -146,8 +146,8 @@ class Jacobi(BoundedSDE):
         return Diagonal((x * (1 - x) * -torch.expm1(-rate) / (a + b)).sqrt())
 
     def enter(self, x: Tensor) -> Tensor:
-        """Return states that a step has moved, those beyond an end reflected. The process itself does not pass an end, and the
-        share of steps that do vanishes with their length.
+        """Reflect states that a step has moved beyond an end, and return all states. The process itself does not pass an end, and
+        the share of steps that do vanishes with their length.
         """
         numbers = torch.finfo(x.dtype)
         # Not onto an end, where there is no noise.
@@ -164,7 +164,7 @@ class Jacobi(BoundedSDE):
         Raises
         ------
         ValueError
-            If there is one for each coordinate, and states have another shape.
+            If a parameter has a number for each coordinate, and states have another shape.
         """
         found = []
         for name in ("a", "b", "speed"):
@@ -180,12 +180,12 @@ class Jacobi(BoundedSDE):
 
 
 def _positive(name: str, value: Tensor | float, most: float | None = None) -> Tensor | float:
-    """Return a positive number, or a float64 tensor of such, not above a bound.
+    """Check that a number, or each number of a tensor, is positive and not above a bound; return it, a tensor as float64.
 
     Raises
     ------
     ValueError
-        If one is not positive, or too large.
+        If a number is not positive, or too large.
     """
     if not isinstance(value, Tensor) or value.ndim == 0:
         return check_number(name, value, above=0, at_most=most)

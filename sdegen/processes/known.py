@@ -28,10 +28,10 @@ class KnownSDE(SDE):
     Attributes
     ----------
     starts
-        From where paths may start, where that is more than the domain: its boundary too, where paths enter from there.
+        The set that paths may start from, if it is more than the domain: the boundary too, where paths enter from there.
     pool
-        How many data a state of training may be from: its target is averaged over as many rows of the batch (`losses.Denoising`).
-        1 for a law that takes longer to compute than a network to answer.
+        How many rows of the batch the target of a state in training is averaged over, any of which the state may be from
+        (`losses.Denoising`). 1 for a law that takes longer to compute than a network to answer.
     """
 
     is_known, pool = True, 16
@@ -78,7 +78,7 @@ class KnownSDE(SDE):
         z
             Standard normal noise of the shape of `x_0`; drawn by default.
         generator
-            Randomness of that draw.
+            Randomness of the noise.
         """
         t, data = as_time(t, self.T), self.standardise(x_0)
         x_0 = self.embed(data)

@@ -1,4 +1,4 @@
-"""The change of variables that makes noise constant which depends on the state: `Lamperti`, and the process in it, `lamperti`."""
+"""The change of variables in which noise that depends on the state is constant: `Lamperti`, and the process in it, `lamperti`."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class Lamperti(Coordinates):
     """The coordinates ``psi(x) = ∫ dx / g(x)`` in which noise ``g(x)``, of each number by itself, is 1 (J. Lamperti, *Semi-stable
     stochastic processes*, 1962).
 
-    By quadrature, to rounding, with its inverse. It is 0 at the lower end of the domain where that lies at a finite distance,
-    else where the domain's own coordinate without bounds is. Where noise depends on the time too, ``g(x, t) = a(x) b(t)``, it is
-    the noise at `T` that is 1.
+    The integral and its inverse are found by quadrature, to rounding. The integral is 0 at the lower end of the domain if it is
+    finite from there, or else where the domain's own coordinate without bounds is 0. Where noise depends on the time too,
+    ``g(x, t) = a(x) b(t)``, the noise at `T` becomes 1.
 
     Parameters
     ----------
     sde
-        A process whose noise is of each coordinate by itself, and depends on this one alone.
+        A process in which the noise of each coordinate depends on this coordinate alone.
     shape
         The shape of a datum, where coordinates have different noise.
     reach
-        On the line, how far from 0 the noise is looked at; further out the map goes on as a straight line.
+        For a domain without bounds, how far from 0 the noise is looked at; further out the map goes on as a straight line.
 
     Raises
     ------
@@ -107,7 +107,9 @@ class Lamperti(Coordinates):
         return sum_rows(self._slope(x.double().cpu()).log()).to(x)
 
     def enter(self, u: Tensor) -> Tensor:
-        """Return coordinates that a step has moved out of the image, reflected at its ends; what is infinite stays so."""
+        """Reflect coordinates that a step has moved out of the image at its ends, and return all; infinite ones stay as they
+        are.
+        """
         numbers = torch.finfo(u.dtype)
         low, high = (
             end.expand(math.prod(self.shape)).reshape(self.shape) if len(end) > 1 else end[0]
@@ -127,7 +129,9 @@ class Lamperti(Coordinates):
         return x if self._line is None else self._line(x)
 
     def _apply(self, function: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
-        """Apply a function of the table, which takes columns, to numbers of any shape; to data alone where coordinates differ."""
+        """Apply a function of the table, which takes columns, to numbers of any shape, and return its values; where coordinates
+        differ in their noise the numbers must be data.
+        """
         columns = self._psi.low.numel()
         if columns > 1 and v.shape[1:] != self.shape:
             raise ValueError(
@@ -141,7 +145,7 @@ class Lamperti(Coordinates):
         Raises
         ------
         ValueError
-            If it is a matrix.
+            If the noise is a matrix.
         """
         G = diffusion_at(self.sde, x, t)
         if not isinstance(G, Elementwise):
@@ -149,7 +153,9 @@ class Lamperti(Coordinates):
         return G(torch.ones_like(x)).flatten(1)
 
     def _density(self, v: Tensor) -> Tensor:
-        """Return the integrand ``dx/dv / g`` in the coordinate `v` of the line, ``(N, d)``; ``(N, 1)`` if all have one noise."""
+        """Return the integrand ``dx/dv / g`` in the coordinate `v` of the line: ``(N, d)``, or ``(N, 1)`` if coordinates have the
+        same noise.
+        """
         x = (v if self._line is None else self._line.inverse(v)).reshape(-1, *[1] * len(self.shape))
         noise = self._noise(x.expand(-1, *self.shape).contiguous(), self._t).abs()
         if (noise == noise[:, :1]).all():
@@ -183,12 +189,12 @@ class Lamperti(Coordinates):
 
 @check_arguments
 def lamperti(sde: SDE, shape: Sequence[int] = (1,), coordinates: Coordinates | None = None) -> Transformed:
-    """Return a process in coordinates in which its noise is constant, 1 for noise that does not depend on the time.
+    """Return a process in coordinates in which its noise is constant: 1, if the noise does not depend on the time.
 
     Parameters
     ----------
     sde
-        A process whose noise is of each coordinate by itself, and depends on this one alone.
+        A process in which the noise of each coordinate depends on this coordinate alone.
     shape
         The shape of a datum, where coordinates have different noise.
     coordinates
@@ -197,7 +203,7 @@ def lamperti(sde: SDE, shape: Sequence[int] = (1,), coordinates: Coordinates | N
     Raises
     ------
     ValueError
-        If no change of variables makes the noise constant, or not the one that is given.
+        If no change of variables makes the noise constant, or the given one does not.
 
     Examples
     --------
@@ -228,7 +234,7 @@ def _states(line: Coordinates | None, shape: Sequence[int]) -> Tensor:
 
 
 def _line(sde: SDE) -> Coordinates | None:
-    """Return the map from the domain of a process to the line; None where that is the domain.
+    """Return the map from the domain of a process to the line; None where the domain is the line.
 
     Raises
     ------
@@ -251,7 +257,7 @@ def _line(sde: SDE) -> Coordinates | None:
 
 
 def _between(low: Tensor | float, high: Tensor | float) -> constraints.Constraint:
-    """Return the constraint that numbers lie between two, of which an infinite one is no bound."""
+    """Return the constraint that numbers lie between two ends, of which an infinite one is no bound."""
     no_low, no_high = (bool(torch.as_tensor(end).isinf().any()) for end in (low, high))
     if no_low and no_high:
         return constraints.real

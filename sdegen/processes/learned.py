@@ -1,7 +1,7 @@
 """Processes whose coefficients are learned together with the network, by the evidence lower bound (`losses.Variational`).
 
-Each is a module as well as an SDE: its parameters are among those of the model it belongs to, are trained, averaged and
-saved with them, and reach every law of the process, since all of them are differentiable in the coefficients.
+Each is a module as well as an SDE. Its parameters belong to those of its model, and are trained, averaged and saved with them.
+They reach every law of the process, since all laws are differentiable in the coefficients.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class LearnedSchedule(nn.Module, ScheduleSDE):
     with learned ends.
 
     `B` is a polynomial in Bernstein's form with increasing coefficients; ``alpha² + sigma²`` stays what it is at 0. The prior is
-    the standard normal law, whatever is learned. The bound of the process itself knows only the ends of the schedule, that of
-    a chain of N steps where its times lie.
-    D. Kingma, T. Salimans, B. Poole, J. Ho, *Variational diffusion models*, 2021, arXiv:2107.00630.
+    the standard normal law, whatever is learned. The bound in continuous time depends only on the ends of the schedule; the bound
+    of a chain of N steps depends on the schedule at all its times. D. Kingma, T. Salimans, B. Poole, J. Ho, *Variational
+    diffusion models*, 2021, arXiv:2107.00630.
 
     Parameters
     ----------
     first, last
-        Where the log-SNR starts, at 0 and at T.
+        The log-SNR at 0 and at T before training.
     degree
         Degree of the polynomial.
 
@@ -92,14 +92,14 @@ class LearnedSDE(LearnedSchedule):
     signal-to-noise ratio.
 
     `b` is a polynomial in Bernstein's form with positive coefficients, so ``log alpha = −∫_0^t b`` is one too, and
-    ``g² = alpha² d(1 / snr) / dt`` with the log-SNR of `LearnedSchedule`: every law is in closed form. The bound knows `b` only
-    by the law at T, which the prior is to match (D. Kingma et al., 2021, arXiv:2107.00630, section 5.1); the sizes of the
-    states between are the network's to see.
+    ``g² = alpha² d(1 / snr) / dt`` with the log-SNR of `LearnedSchedule`: every law is in closed form. The bound depends on `b`
+    only by the law at T, which has to match the prior (D. Kingma et al., 2021, arXiv:2107.00630, section 5.1); at the times
+    between, `b` only scales the states that the network sees.
 
     Parameters
     ----------
     rate
-        `b` at the start of training, half the negative of `last` by default: the noise at T has then size 1.
+        `b` at the start of training; by default ``−last / 2``, with which the noise at T has size 1.
     first, last, degree
         As for `LearnedSchedule`.
 
@@ -141,5 +141,5 @@ def bernstein(coefficients: Tensor, t: Tensor) -> Tensor:
 
 
 def as_coefficients(parameter: Tensor) -> Tensor:
-    """Return a parameter as float64 on the CPU, as coefficients are, differentiably."""
+    """Return a parameter in float64 on the CPU, as coefficients are, with its derivatives."""
     return parameter.double().cpu()

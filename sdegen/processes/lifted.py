@@ -18,12 +18,12 @@ from .quadrature import psd_cholesky
 
 
 class LiftedSDE(CoupledSDE):
-    """The base class of linear SDEs on states ``u = E x`` of `k` numbers for `m` of the data, ``du = F(t) u dt + G(t) dw``, with
-    ``(k, k)`` matrices on dimension 1 of states ``(B, k, *)``, for data ``(B, m, *)``.
+    """The base class of linear SDEs on states ``u = E x`` of `k` numbers for `m` numbers of the data,
+    ``du = F(t) u dt + G(t) dw``, with ``(k, k)`` matrices on dimension 1 of states ``(B, k, *)``, for data ``(B, m, *)``.
 
-    Give `E`, `Sigma_0`, `F` and `G`: positions and their common momentum, sensors that see sums of sources, data with hidden
-    neighbours. Moments and the root follow as for `MatrixSDE`, whose states are channels of each number by itself, and
-    `CorrelatedSDE`, whose states are the data.
+    Examples are positions and their common momentum, sensors that see sums of sources, and data with hidden neighbours. A
+    subclass gives `E`, `F` and `G`, and `Sigma_0` if there is noise at 0. Moments and the root follow as for `MatrixSDE`, whose
+    states are channels of each number by itself, and `CorrelatedSDE`, whose states are the data.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class LiftedSDE(CoupledSDE):
     Raises
     ------
     ValueError
-        When the process is first used, if `E` has not a rank of as many as its columns.
+        When the process is first used, if the rank of `E` is less than its number of columns.
 
     Examples
     --------
@@ -91,7 +91,7 @@ class LiftedSDE(CoupledSDE):
 
     def fill(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return states at 0 whose data part is `x`, the rest across `E` drawn with noise `z` ``(B, k, *)``, and by how much the
-        log-density of the data is less than that of the state: the rest's, and the volume of the lift.
+        log-density of the data is less than that of the state: the log-density of the rest, less the log-volume of the lift.
         """
         across = self._across
         volume = 0.5 * torch.linalg.slogdet(self._E.T @ self._E).logabsdet.item() * x[0].numel() / self._E.shape[1]

@@ -20,10 +20,11 @@ from .dynamics import Dynamics
 
 
 class Lifting(Dynamics):
-    """The part of a process that brings data in and takes them out: `lift`, `project` and `complete`, the same for all processes.
+    """The part of a process that makes states of data and data of states: `lift`, `project` and `complete`, the same for all
+    processes.
 
-    Data become states in other coordinates and units where the process has some, ``u = (phi(x) − mean) / std``. A process whose
-    state is more than the data overrides `embed`, `extract` and `fill`, which know nothing of these.
+    Data become states in the coordinates and units of the process, ``u = (phi(x) − mean) / std``, where it has some. A process
+    whose state is more than the data overrides `embed`, `extract` and `fill`, which know nothing of coordinates and units.
 
     Attributes
     ----------
@@ -32,7 +33,7 @@ class Lifting(Dynamics):
     units
         The units that data, in these coordinates, have in states; their own by default (`in_units`).
     event_shape
-        The shape of a datum, of a process that is made for one; None for any.
+        The shape of a datum, if the process is made for one shape; None for any shape.
 
     Raises
     ------
@@ -51,7 +52,7 @@ class Lifting(Dynamics):
         Raises
         ------
         TypeError
-            If it does.
+            If the class overrides one of these.
         """
         super().__init_subclass__(**more)
         for name, instead in (("lift", "embed"), ("project", "extract"), ("complete", "fill")):
@@ -75,9 +76,9 @@ class Lifting(Dynamics):
     def in_coordinates(self, coordinates: Coordinates) -> Self:
         """Return the process with data in other coordinates ``phi(x)``, and all else shared with this one.
 
-        Its states, laws, moments and units are those of the coordinates; data go in and samples come out in their own, and
-        densities have the log-determinant. Data on a half-line, an interval or a simplex then stay there. On a process that has
-        coordinates already, the new ones come first.
+        States, laws, moments and units are then those of the coordinates. Data and samples are as before, and densities include
+        the log-determinant of ``phi``. Data on a half-line, an interval or a simplex then stay there. If the process has
+        coordinates already, data go through the new ones first.
         """
         other = copy(self)
         both = coordinates if self.coordinates is None else Successive([coordinates, self.coordinates])
@@ -86,7 +87,7 @@ class Lifting(Dynamics):
 
     @property
     def measured_in(self) -> Coordinates | None:
-        """The coordinates whose moments the process is to be told, in `prior` and elsewhere; None for the data as they are."""
+        """The coordinates of which `prior` and others want the moments of the data; None for the data as they are."""
         return self.coordinates
 
     @property
@@ -96,7 +97,7 @@ class Lifting(Dynamics):
 
     @property
     def data_domain(self) -> constraints.Constraint:
-        """The constraint that data meet: that of their coordinates, where the process has some, else that of states."""
+        """The constraint that data meet: the domain of the coordinates, where the process has some, or else that of states."""
         return self.domain if self.coordinates is None else self.coordinates.domain
 
     def standardise(self, x: Tensor) -> Tensor:
@@ -105,17 +106,17 @@ class Lifting(Dynamics):
         Raises
         ------
         TypeError
-            If they are no tensor.
+            If the data are no tensor.
         ValueError
-            If some lie outside of the domain of the coordinates.
+            If some data lie outside of the domain of the coordinates.
         """
         if not isinstance(x, Tensor):
             check_tensor("data", x)
         return self.units.standardise(x if self.coordinates is None else self.coordinates(self.coordinates.check(x)))
 
     def restore(self, u: Tensor) -> Tensor:
-        """Return data of the coordinates and units of the process as they are, in a dtype that tells them (`telling`); the
-        inverse of `standardise`.
+        """Return data in their own coordinates and units, given those of the process, in a dtype that is fine enough
+        (`telling`); the inverse of `standardise`.
         """
         x = self.units.restore(u)
         if self.coordinates is None:
@@ -123,8 +124,8 @@ class Lifting(Dynamics):
         return self.coordinates.inverse(x.to(self.telling(x.dtype, x.device)))
 
     def telling(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
-        """Return the coarsest dtype, from the given one on, in which rounding data costs little of their spread: as the units and
-        the coordinates say.
+        """Return the coarsest dtype, from the given one on, in which rounding data costs little of their spread, by the units
+        and the coordinates of the process.
         """
         told = self.units.telling(dtype, device)
         return told if self.coordinates is None else dtype_that_tells(told, device, self.coordinates.offset)
@@ -138,11 +139,13 @@ class Lifting(Dynamics):
         return self.units.log_det(self.coordinates(x[:1]).shape[1:]) - self.coordinates.log_det(x)
 
     def lift(self, x: Tensor) -> Tensor:
-        """Lift data to a state, in the coordinates and units of the process; it may have more channels than the data."""
+        """Lift data to a state in the coordinates and units of the process, and return the state, which may have more
+        channels.
+        """
         return self.embed(self.standardise(x))
 
     def project(self, u: Tensor) -> Tensor:
-        """Return the data of a state, as they are; the inverse of `lift`."""
+        """Return the data of a state, in their own coordinates and units; the inverse of `lift`."""
         return self.restore(self.extract(u))
 
     def complete(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +156,7 @@ class Lifting(Dynamics):
         return u, log_rest + self.log_volume(x)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return the state, linear in the data, that data in the units of the process are lifted to; here the data themselves."""
+        """Return the state, a linear map of data in the units of the process; here the data themselves."""
         return x
 
     def extract(self, u: Tensor) -> Tensor:
@@ -161,7 +164,7 @@ class Lifting(Dynamics):
         return u
 
     def fill(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return states at 0 with the data `x` in the units of the process, the rest drawn with the noise `z`, and the rest's
-        log-density; here no rest.
+        """Return states at 0 with the data `x` in the units of the process, the rest drawn with the noise `z`, and the
+        log-density of the rest; here there is no rest.
         """
         return x, x.new_zeros(len(x))

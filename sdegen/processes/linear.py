@@ -1,7 +1,7 @@
 """Linear SDEs ``dx = F(t) x dt + G(t) dw``, whose transition laws and marginals follow in closed form from the coefficients.
 
-This file holds what follows from their marginals and transitions, in float64; `scalar` and `matrix` derive those from
-coefficients. ``Sigma(0) > 0`` is allowed and means data smoothed by that much; ``Phi(T) = 0`` is allowed too.
+This file holds what follows from marginals and transitions, in float64; `scalar` and `matrix` derive marginals and transitions
+from coefficients. ``Sigma(0) > 0`` is allowed and means data smoothed by that much; ``Phi(T) = 0`` is allowed too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LinearSDE(SDE):
     Sigma_0
         ``Sigma(0)``, the covariance of the state at ``t = 0`` given clean data, float64 ``(k, k)``, as it is declared.
     embedding
-        The linear map `E` that makes states of data in the units of the process; by default they are the states.
+        The linear map `E` that makes states of data in the units of the process; by default the data are the states.
     """
 
     is_linear = True
@@ -52,14 +52,14 @@ class LinearSDE(SDE):
     embedding: Embedding = WHOLE
 
     def marginal(self, t: Tensor | float) -> Marginal:
-        """Return the law of ``x_t`` given clean data, with the noise of the data at 0 included and the matrix root that
-        deterministic samplers need.
+        """Return the law of ``x_t`` given clean data, which includes the noise at 0, with the matrix root that deterministic
+        samplers need.
         """
         t = as_time(t, self.T)
         return Marginal(*self._marginal(t), t, self.embedding, self.clock(t))
 
     def clock(self, t: Tensor) -> Tensor | None:
-        """Return `log_snr` as the process declares it; None for that of what states tell (`Operator.log_snr`)."""
+        """Return `log_snr` as the process declares it; None where it follows from what states tell (`Operator.log_snr`)."""
         return None
 
     @abstractmethod
@@ -102,7 +102,7 @@ class LinearSDE(SDE):
     def perturb(
         self, x_0: Tensor, t: Tensor | float, z: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Perturbed:
-        """Draw noised states at `t`, and return them with the kernel and the noise they were made with.
+        """Draw noised states at `t`, and return them with the kernel and the noise that they were drawn with.
 
         Parameters
         ----------
@@ -113,13 +113,13 @@ class LinearSDE(SDE):
         z
             Standard normal noise of the shape of the lifted states; drawn by default.
         generator
-            Randomness of that draw.
+            Randomness of the noise.
 
         Raises
         ------
         ValueError
-            If `z` has another shape than the states, or `t` lies outside of ``[0, T]``, or is neither one time nor
-            one for each.
+            If `z` has another shape than the states, a time lies outside of ``[0, T]``, or there is neither one time nor one for
+            each row.
         """
         data = self.standardise(x_0)
         u_0 = self.embed(data)
@@ -134,8 +134,8 @@ class LinearSDE(SDE):
         return law.in_units(self.units).diffuse(self._constant_marginal(t), self.embedding)
 
     def _constant_marginal(self, t: Tensor | float) -> Marginal:
-        """Return the marginal at `t` for a law at one time, which is made of constants; refuse it of a process that
-        ``torch.func`` transforms.
+        """Return the marginal at `t` for a law at one time, which is made of constants; refuse a process that ``torch.func``
+        transforms.
         """
         with torch.no_grad():
             for value in tensors_of(self):
@@ -155,8 +155,8 @@ class LinearSDE(SDE):
         return self.marginal(t).log_snr
 
     def fall(self, s: Tensor | float, t: Tensor | float) -> Tensor:
-        """Return ``log snr(t) − log snr(s)``, negative for ``s < t``; a number also where it is infinite, and 0 if both ratios
-        are 0, or both infinite.
+        """Return ``log snr(t) − log snr(s)``, negative for ``s < t``; ±1e300 where the difference is infinite, and 0 if both
+        ratios are 0, or both infinite.
         """
         return (self.log_snr(t) - self.log_snr(s)).nan_to_num(nan=0.0, posinf=1e300, neginf=-1e300)
 
@@ -165,7 +165,7 @@ class LinearSDE(SDE):
         return torch.atan((-0.5 * self.log_snr(t)).exp())
 
     def time_of_angle(self, phi: Tensor) -> Tensor:
-        """Return the times of angles, the inverse of `angle_at`; the ends of the process for those beyond."""
+        """Return the times of angles, the inverse of `angle_at`; for angles beyond the process its ends."""
         best, worst = self.log_snr(torch.tensor([0.0, self.T], dtype=torch.float64)).detach()
         level = -2 * phi.tan().log()
         return self.time_of_log_snr(torch.where(phi < math.pi / 2, level, -torch.inf).clamp(worst, best))
@@ -206,13 +206,13 @@ class LinearSDE(SDE):
                 f"snr = {level[outside].reshape(-1)[0].exp().item():.6g} is not reached: {type(self).__name__} runs from "
                 f"{best.exp().item():.6g} at t = 0 down to {worst.exp().item():.6g} at T; give a ratio between these."
             )
-        # Beyond the ends by rounding; or a subclass has changed the process, and the inverse it inherits is of another.
+        # Beyond the ends by rounding; or a subclass has changed the process, and the inverse that it inherits is wrong.
         found = LinearSDE._invert(self, level).nan_to_num(nan=self.T)
         return torch.where(inside, t, torch.where(level >= best, 0.0, found))
 
     def _invert(self, level: Tensor) -> Tensor:
-        """Return the times at which ``log snr`` is `level`, by bracketed bisection and regula falsi; none of ``[0, T]`` for
-        levels that are not reached. A class that knows its inverse overrides this.
+        """Return the times at which ``log snr`` is `level`, by bracketed bisection and regula falsi; for levels that are not
+        reached NaN, or another number outside of ``[0, T]``. A class that knows its inverse overrides this.
         """
         ends = self.log_snr(torch.tensor([0.0, self.T], dtype=torch.float64)).detach()
         flat = level.reshape(-1)
@@ -240,7 +240,7 @@ class LinearSDE(SDE):
 
     @property
     def signal_at_T(self) -> str:
-        """A word for a signal at T that is none: ``"alpha(T) = 0"``, or how little there is."""
+        """The words by which messages tell how little signal is left at T, such as ``"alpha(T) = 0"``."""
         ratio = (0.5 * self.log_snr(self.T)).exp().item()
         return f"alpha(T) / sigma(T) = {ratio:.2g}" if ratio else "alpha(T) = 0"
 
@@ -253,8 +253,8 @@ class LinearSDE(SDE):
 
     @check_arguments
     def prior(self, moments: Moments) -> Any:
-        """Return the Gaussian that matches the data's moments at T, the distribution that samplers start from; subclasses
-        may return another.
+        """Return the Gaussian with the moments that states have at T, the distribution that samplers start from; subclasses may
+        return another.
 
         Parameters
         ----------
@@ -268,14 +268,14 @@ class LinearSDE(SDE):
         return self.marginal(t).R
 
     def noise_at(self, t: Tensor | float, x: Tensor | None = None) -> Operator:
-        """Return `G` at `t`; where it is infinite, as it may be at T if no signal is left there, that at `t_max`."""
+        """Return `G` at `t`, or `G` at `t_max` where it is infinite, as it may be at T if no signal is left there."""
         t, G = as_time(t, self.T), self.diffusion_operator(t)
         infinite = ~G.is_finite()
         return self.diffusion_operator(torch.where(infinite, self.t_max, t)) if infinite.any() else G
 
 
 def find_t_min(sde: LinearSDE) -> float:
-    """Return the smallest time with ``snr <= 1e6``: below it a state tells its datum to a thousandth of the spread."""
+    """Return the smallest time with ``snr <= 1e6``: before it a state tells its datum to a thousandth of the spread."""
     return sde.time(1e6).item() if sde.snr(0.0) > 1e6 else 0.0
 
 
@@ -292,7 +292,7 @@ def as_linear(sde: SDE, why: str) -> LinearSDE:
     sde
         Any process.
     why
-        What is missing without, and what to do instead: it ends the sentence "... is not linear".
+        What is missing if the process is not linear, and what to do instead: it ends the sentence "... is not linear".
 
     Raises
     ------
@@ -310,9 +310,9 @@ def as_kind(sde: SDE, is_kind: Callable[[SDE], TypeGuard[Kind]], name: str, why:
     sde
         Any process.
     is_kind
-        Tells whether it is one.
+        Tells whether a process is of the kind.
     name, why
-        What the kind is called, and what is missing without: the sentence "... is not {name}{why}".
+        The name of the kind, and what is missing without it: they end the sentence "... is not {name}{why}".
 
     Raises
     ------

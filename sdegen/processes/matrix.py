@@ -45,13 +45,13 @@ class CoupledSDE(Tabulated):
 
     @remembered
     def t_min(self) -> float:
-        """Return a thousandth of T: of the noise, which may begin like any power of the time, nothing is assumed."""
+        """Return a thousandth of T, which assumes nothing of the noise: it may begin like any power of the time."""
         return 1e-3 * self.T
 
     @property
     @abstractmethod
     def _E(self) -> Tensor:
-        """The matrix that makes states of the numbers of a datum that are moved together, ``(k, m)``."""
+        """The matrix that makes a state of the `m` numbers of a datum that move together, ``(k, m)``."""
 
     @abstractmethod
     def F(self, t: Tensor) -> Tensor:
@@ -82,22 +82,24 @@ class CoupledSDE(Tabulated):
 
     @kept_property
     def datum(self) -> Matrix:
-        """``E Eᵀ``, with a trace of width in the other channels, which may start at one point."""
+        """``E Eᵀ``, with a little variance added in all channels, as some may start at one point."""
         return Matrix(self._E @ self._E.T + 1e-12 * torch.eye(len(self.Sigma_0), dtype=torch.float64))
 
     def _covariance(self, t: Tensor, start: Tensor | None = None) -> Tensor:
-        """Return the covariance of the state at `t` if at 0 it is `start`; by default `Sigma_0`, that of one datum."""
+        """Return the covariance of the state at `t` if the covariance at 0 is `start`; by default `Sigma_0`, that of one
+        datum.
+        """
         Phi, Sigma = self.moments(torch.zeros_like(t), t)
         return Phi @ (self.Sigma_0 if start is None else start) @ Phi.mT + Sigma
 
     @property
     def _root(self) -> RootTable:
-        """The table of the root; one that carries gradients, whose graph is used once, is made anew."""
+        """The table of the root; a table that carries gradients is made anew each time, as its graph is used up."""
         return self._root_table(self._covariance) if self._learns else self._known_root
 
     @property
     def _unit_root(self) -> RootTable:
-        """The same for data of unit variance."""
+        """The table of the root for data of unit variance."""
         return self._root_table(self._unit_covariance) if self._learns else self._known_unit_root
 
     @property
@@ -144,7 +146,7 @@ class CoupledSDE(Tabulated):
         return MatrixFlow(self, model)
 
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
-        """Return ``Phi``, and of the covariance the root that deterministic samplers need."""
+        """Return ``Phi``, and the root of the covariance that deterministic samplers need."""
         Phi, _ = self.moments(torch.zeros_like(t), t)
         return Matrix(Phi), Matrix(self._root(t))
 
@@ -175,7 +177,7 @@ class MatrixSDE(CoupledSDE):
 
     @kept_property
     def Sigma_0(self) -> Tensor:  # an attribute of the same name takes its place
-        """Refuse to be read: a subclass gives it."""
+        """Refuse to be read, since a subclass has to give `Sigma_0`."""
         raise NotImplementedError(
             f"{type(self).__name__} gives no Sigma_0, the covariance of the state at t = 0 given clean data; set it in "
             "__init__ to a float64 tensor (k, k), torch.zeros(k, k, dtype=torch.float64) if the state starts without noise."
@@ -205,7 +207,7 @@ class MatrixSDE(CoupledSDE):
 
     @property
     def _E(self) -> Tensor:
-        """Return the matrix that makes states of the numbers of a datum that are moved together; here each by itself."""
+        """The matrix that makes a state of a number of the datum, ``(k, 1)``; each number moves by itself."""
         return self.embedding.matrix(1)
 
 
@@ -213,9 +215,10 @@ class CorrelatedSDE(CoupledSDE):
     """The base class of linear SDEs that couple the numbers of the data, ``dx = F(t) x dt + G(t) dw``: ``(d, d)`` matrices on
     data ``(B, d)``, or on dimension 1 of data ``(B, d, *)``.
 
-    Noise that is correlated across the data, coupled oscillators, Ornstein–Uhlenbeck processes in several dimensions. The state
-    is the datum; give `F` and `G`, and the moments and the root follow as for `MatrixSDE`. A table of the root takes time and
-    memory as ``d³`` and ``d²``: it is for up to some dozens of numbers, and `CoordinateSDE` in a basis for more.
+    Examples are noise that is correlated across the data, coupled oscillators, and Ornstein–Uhlenbeck processes in several
+    dimensions. The state is the datum. A subclass gives `F` and `G`; the moments and the root follow as for `MatrixSDE`. A table
+    of the root takes time and memory as ``d³`` and ``d²``, for up to some dozens of numbers; for more use `CoordinateSDE` in a
+    basis.
 
     Attributes
     ----------
@@ -257,29 +260,28 @@ class CorrelatedSDE(CoupledSDE):
 
 
 class MatrixFlow(Flow):
-    """The probability flow of a matrix process, in `t` and the rescaled state ``y = R⁻¹ u``, `R` the matrix root of the
-    marginal's covariance.
+    """The probability flow of a matrix process, in `t` and the rescaled state ``y = R⁻¹ u``, with `R` a root of the covariance
+    `C` of states whose data have unit variance.
 
-    ``C = Phi (e eᵀ + Sigma_0) Phiᵀ + Sigma`` is the covariance of the state of such data, and ``dR/dt = (F + ½ G Gᵀ
-    C⁻¹) R`` (see `quadrature.RootTable`), so that what is left is the model's own: ``dy/dt = −½ R⁻¹ G Gᵀ (score(u, t) +
-    C⁻¹ u)``. At 0 it is taken by its limit: where the state starts with no noise in some direction, the noise of a
-    network's answer means nothing there, but the pull ``G Gᵀ score`` has a limit if the network's own part vanishes
-    with the noise (``EDMParametrization(detail=...)``): it is taken a part in 1e8 of the way from 0.
+    ``C = Phi (E Eᵀ + Sigma_0) Phiᵀ + Sigma``, and ``dR/dt = (F + ½ G Gᵀ C⁻¹) R`` (see `quadrature.RootTable`), so that only the
+    model's own part is left: ``dy/dt = −½ R⁻¹ G Gᵀ (score(u, t) + C⁻¹ u)``. At 0 the slope is taken by its limit, at ``1e-8 T``.
+    Where the state starts without noise in some direction, a network's answer for the noise there means nothing; but the pull
+    ``G Gᵀ score`` has a limit if the network's own part vanishes with the noise (``EDMParametrization(detail=...)``).
     """
 
     sde: CoupledSDE
 
     def r(self, t: Tensor) -> Matrix:
-        """Return the matrix root `R`, which maps `y` to the state."""
+        """Return the matrix `R`, which maps `y` to the state."""
         return Matrix(self.sde._unit_root(t))
 
     def field(self, tau: Tensor) -> Field:
-        """Return ``dy/dt`` at one time, a function of the state."""
+        """Return ``dy/dt`` at one time, as a function of the state."""
         R, question = self._asked(tau)
         return lambda y: self.slope(R(y), question)
 
     def ask(self, tau: Tensor) -> list[Any]:
-        """Return the two maps, of the score and of the state, that make up ``dy/dt`` at each of the times."""
+        """Return, for each of the times, the time and the two maps, of the score and of the state, whose sum is ``dy/dt``."""
         return [self._asked(t)[1] for t in tau]
 
     def slope(self, x: Tensor, question: Any) -> Tensor:

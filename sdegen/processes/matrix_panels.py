@@ -1,8 +1,8 @@
 """Moments of linear SDEs with matrix coefficients over panels that are cut until polynomials follow the coefficients on each:
 ``(F, G) -> (Phi, Sigma)`` between any two times, with an estimate of their own error.
 
-The like of `panels` for matrices. Laws of panels are composed, never divided by one another, so that between near times too all
-digits are kept. All is float64 and differentiable.
+This is `panels` for matrices. Laws of panels are composed and never divided by one another, so that no digits are lost between
+close times. All is float64 and differentiable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .panels import ALLOWED, RESOLVED, OfTime, Refined, panel_rule
 
 POINTS = 16  # Gauss-Legendre points a panel
 LONGEST = 1.0  # |F| times a panel's length, up to which the series for its propagator is summed
-# Of the largest covariance, added to the size that an error is relative to: smaller ones need fewer digits.
+# Share of the largest covariance that is added to the size that an error is relative to: small covariances need fewer digits.
 FAINT = 1e-6
 TERMS = 19  # of that series: 1 / 19! is below rounding
 
@@ -33,7 +33,7 @@ def compose(first: Law, then: Law) -> Law:
     Parameters
     ----------
     first, then
-        ``Phi`` and ``Sigma`` of the two, ``(n, k, k)``.
+        ``Phi`` and ``Sigma`` of each step, ``(n, k, k)``.
     """
     Phi, Sigma = then
     return Phi @ first[0], Phi @ first[1] @ Phi.mT + Sigma
@@ -51,7 +51,7 @@ class _Integrals(NamedTuple):
     stiffness
         ``|F|`` times the panel's length, ``(n,)``.
     drift_error, noise_error
-        What the polynomials leave of both, ``(n,)``.
+        The errors of the polynomials in the integrals of both, ``(n,)``.
     drift_ends, noise_ends
         ``F`` and ``G Gᵀ`` at both ends, as the polynomials say, ``(n, 2, k, k)``.
     """
@@ -123,7 +123,7 @@ class MatrixPanels(Refined[_Integrals]):
         return _Integrals(Phi, Sigma, Psi, stiffness, *errors, *ends)
 
     def _sum(self, panels: _Integrals) -> Tensor:
-        """Sum the panels' errors, and return each panel's own, as a multiple of the one that is allowed."""
+        """Sum the errors of the panels, and return the error of each panel as a multiple of what is allowed."""
         with torch.no_grad():
             sizes = _from_start(panels)[1].abs().amax((1, 2))
             drift = panels.drift_error + self._hidden(panels.drift_ends)
@@ -137,7 +137,7 @@ class MatrixPanels(Refined[_Integrals]):
         return self.excess
 
     def _hidden(self, ends: Tensor) -> Tensor:
-        """Return what a jump between the last node of a panel and the first of the next may hide from both, ``(n,)``."""
+        """Return the error of each panel by jumps that may hide between its first or last node and its neighbour's, ``(n,)``."""
         jump = _largest((ends[1:, 0] - ends[:-1, 1])[:, None])
         return self._beside(jump, POINTS)
 
@@ -159,7 +159,7 @@ class MatrixPanels(Refined[_Integrals]):
         Raises
         ------
         ValueError
-            If one of the two has an estimated relative error above 1e-6.
+            If ``Phi`` or ``Sigma`` has an estimated relative error above 1e-6.
         """
         s, t = torch.broadcast_tensors(s, t)
         shape, s, t = t.shape, s.reshape(-1), t.reshape(-1)
@@ -179,7 +179,7 @@ class MatrixPanels(Refined[_Integrals]):
         return Phi.reshape(*shape, *Phi.shape[1:]), Sigma.reshape(*shape, *Sigma.shape[1:])
 
     def _between(self, i: Tensor, j: Tensor) -> Law:
-        """Return the laws over the panels from `i` to before `j`, ``(n,)`` each: the tree's branches between, composed."""
+        """Return the laws over the panels from `i` up to, and without, `j`, ``(n,)`` each, composed of branches of the tree."""
         low, high = i + self.leaves, torch.maximum(i, j) + self.leaves
         left = right = _nothing(len(i), self.Phi)
         for _ in range(self.leaves.bit_length()):
@@ -196,7 +196,7 @@ class MatrixPanels(Refined[_Integrals]):
         return self.tree[0][place], self.tree[1][place]
 
     def _check(self, t: Tensor, i: Tensor, j: Tensor) -> None:
-        """Refuse times in the panels from `i` to `j` at which quadrature is not sure."""
+        """Refuse times in the panels from `i` to `j` if quadrature has too large an error there."""
         error = torch.where(t > self.edges[i], self.error[j + 1] - self.error[i], 0.0)
         if not (error <= ALLOWED).all():
             k = int(error.nan_to_num(nan=torch.inf).argmax())
@@ -214,9 +214,9 @@ def _values(coefficient: OfTime, u: Tensor, name: str) -> Tensor:
     Raises
     ------
     TypeError
-        If they are no real numbers.
+        If the values are no real numbers.
     ValueError
-        If they are not finite.
+        If a value is not finite.
     """
     given = coefficient(u.reshape(-1))
     numbers = as_numbers(given)
@@ -241,7 +241,7 @@ def _along(rows: Tensor, values: Tensor) -> Tensor:
 
 
 def _largest(values: Tensor) -> Tensor:
-    """Return the largest number in size of each of ``(n, m, k, k)``, ``(n,)``."""
+    """Return the largest absolute value in each row of ``(n, m, k, k)``, ``(n,)``."""
     return values.abs().amax((1, 2, 3))
 
 

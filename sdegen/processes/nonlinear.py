@@ -1,7 +1,6 @@
-"""Simulation of nonlinear processes: the Gaussian law of a short step, simulation to a time, and the choice of the step
-length.
+"""Simulation of nonlinear processes: the Gaussian law of a short step, simulation to a time, and the choice of the step length.
 
-`SDE` builds its default kernels of these. Linear processes, whose laws are known at any distance, need none of them.
+`SDE` builds its default kernels of these. Linear processes, whose laws are known over any stretch of time, need none of them.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from .dynamics import Dynamics, diffusion_at, drift_at
 from .lifting import Lifting
 from .quadrature import psd_cholesky, van_loan
 
-SHARE = 0.1  # of the divergence that is in the shape of a step's law, not in mean and covariance, is counted
-FEW = 16  # numbers of a state: of more, how noise changes within a step is not averaged over
+SHARE = 0.1  # share that is counted of the divergence by the shape of a step's law, beside mean and covariance
+FEW = 16  # numbers of a state up to which an average is taken over how noise changes within a step
 
 
 class LocalLaw(NamedTuple):
@@ -34,7 +33,7 @@ class LocalLaw(NamedTuple):
     kernel
         The law of the state after the step, ``N(mean, R Rᵀ)``.
     Phi, Sigma
-        The derivative of its mean by the state before the step, and its covariance, float64 ``(B, d, d)``.
+        The derivative of the mean by the state before the step, and the covariance, float64 ``(B, d, d)``.
     """
 
     kernel: Kernel
@@ -46,9 +45,9 @@ def local_law(sde: Dynamics, x: Tensor, s: Tensor, t: Tensor) -> LocalLaw:
     """Return the Gaussian law of the state at `t` given `x` at `s`, from the process linearised at `x` with coefficients
     at mid-time.
 
-    Exact for linear drift and constant noise (T. Ozaki, *A bridge between nonlinear time series models and nonlinear stochastic
-    dynamical systems*, 1992). States of more than 64 numbers, for which Jacobians are not affordable, get the kernel of
-    Euler and Maruyama.
+    The law is exact for linear drift and constant noise (T. Ozaki, *A bridge between nonlinear time series models and nonlinear
+    stochastic dynamical systems*, 1992). States of more than 64 numbers, for which Jacobians are not affordable, get the kernel
+    of Euler and Maruyama.
     """
     h, middle = (t - s).expand(len(x)), (0.5 * (s + t)).expand(len(x))
     G, slope = diffusion_at(sde, x, middle), drift_at(sde, x, middle)
@@ -77,10 +76,10 @@ def local_law(sde: Dynamics, x: Tensor, s: Tensor, t: Tensor) -> LocalLaw:
 
 
 def walk(sde: Dynamics, x: Tensor, t: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
-    """Simulate a process from states at 0 to states at `t` by Heun's method, and return them: weak order two if the noise
-    does not depend on the state.
+    """Simulate a process from states at 0 to states at `t` by Heun's method, and return the latter; of weak order two if the
+    noise does not depend on the state.
 
-    It runs in every step of training; `simulate` does the same for one path of many, at ten times the price of a step.
+    It runs in every step of training, at a tenth of what a step of `simulate` costs, and keeps no path.
     """
     h = t / steps
     step = rows(h, x)
@@ -94,24 +93,25 @@ def walk(sde: Dynamics, x: Tensor, t: Tensor, steps: int, generator: torch.Gener
 
 
 def calibrate_lag(sde: Lifting, x_0: Tensor, tolerance: float) -> float:
-    """Return a length of step short enough that the Gaussian law of one step agrees with that of two half steps.
+    """Return a length of step short enough that the Gaussian law of one step agrees with the law of two half steps.
 
-    Where the noise depends on the state, that of the second half step is averaged over the states after the first, and what the
-    two differ by from a Gaussian in shape counts by a tenth: it is smoothed by the law of the states that the step begins from.
+    Where the noise depends on the state, the second half step is averaged over the states after the first. By how much the law of
+    the two then differs from a Gaussian in shape counts by a tenth, since it is smoothed by the law of the states before the
+    step.
 
     Parameters
     ----------
     sde
         Any process.
     x_0
-        Data that it is tried on.
+        Data that the length is tried on.
     tolerance
-        Nats by which the two may differ, in the worst state and at the worst time.
+        Nats by which the two laws may differ, in the worst state and at the worst time.
 
     Raises
     ------
     ValueError
-        If no length will do, or a state has no noise in some direction.
+        If no length is short enough, or a state has no noise in some direction.
     """
     x, lag = x_0[:256], sde.T / 8
     start = torch.linspace(0.0, sde.T - lag, len(x), dtype=torch.float64)
@@ -155,8 +155,8 @@ def _units_of(sde: Lifting) -> str:
 
 
 def _second_half(sde: Dynamics, first: LocalLaw, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
-    """Return mean and covariance at `t` of states that have the law `first` at `s`, and the KL divergence of their law from a
-    Gaussian, to second order in how much the noise changes over one step of it.
+    """Return the mean and covariance at `t` of states that have the law `first` at `s`, and the KL divergence of their law from a
+    Gaussian, to second order in how much the noise changes over the states.
     """
     second = local_law(sde, first.kernel.mean, s, t)
     mean, spread = second.kernel.mean, second.Phi @ first.Sigma @ second.Phi.mT

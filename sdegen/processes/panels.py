@@ -1,8 +1,8 @@
 """Integrals of scalar coefficients over panels that are cut until polynomials follow the coefficients on each:
 ``(f, g) -> (log alpha, log variance)``, with an estimate of their own error.
 
-Jumps, kinks and spikes cost panels, not digits. What is never seen is not resolved: between two nodes, less than a ten-thousandth
-of the process apart, a coefficient may do what it likes. All is float64 and differentiable.
+Jumps, kinks and spikes cost panels, not digits. What lies between two nodes, less than a ten-thousandth of the process apart, is
+never seen, and so not resolved. All is float64 and differentiable.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ OfTime = Callable[[Tensor], Tensor]
 P = TypeVar("P", bound=tuple[Tensor, ...])
 
 POINTS = 24  # Gauss-Legendre points a panel: exact for polynomials of degree 47
-TAIL = 4  # of the highest Legendre coefficients, which tell whether a panel is resolved
+TAIL = 4  # number of the highest Legendre coefficients that tell whether a panel is resolved
 RESOLVED = 1e-13  # error of one panel, of ``1 + ∫ |f|`` and of the variance at its end
 ALLOWED = 1e-6  # relative error of alpha² and of the variance above which nothing is returned
 MOST = 2**14  # panels at most
-PARTS = 8  # into which a panel that is not resolved is cut: enough that what showed in the whole shows in a part
+PARTS = 8  # into which a panel that is not resolved is cut: enough that what was seen in the whole is seen in a part
 SHORTEST = 2.0**-60  # of the whole interval: the least length of a panel at its start
 FINEST = 2.0**-42  # of its time: the least length of a panel elsewhere, whose nodes are still different numbers
 
 
 class PanelRule(NamedTuple):
-    """Nodes and weights on [0, 1], integrals from 0 to each node of the interpolant, its highest Legendre coefficients, and its
-    values at 0 and 1.
+    """Nodes and weights on [0, 1], and matrices that map values at the nodes to properties of their interpolant: its integrals
+    from 0 to each node, its highest Legendre coefficients, and its values at 0 and 1.
     """
 
     nodes: Tensor
@@ -69,7 +69,7 @@ class Refined(ABC, Generic[P]):
     Attributes
     ----------
     edges
-        Of the panels, ``(n + 1,)``.
+        The edges of the panels, ``(n + 1,)``.
     """
 
     edges: Tensor
@@ -85,7 +85,7 @@ class Refined(ABC, Generic[P]):
 
     @abstractmethod
     def _sum(self, panels: P) -> Tensor:
-        """Keep what the panels' integrals sum to, and return each panel's error, as a multiple of the one that is allowed."""
+        """Sum the integrals of the panels, and return the error of each panel as a multiple of what is allowed."""
 
     def _refine(self, edges: Tensor) -> P:
         """Cut panels with the given edges until they are resolved, and return their integrals."""
@@ -110,8 +110,8 @@ class Refined(ABC, Generic[P]):
             self.edges = torch.cat([starts, self.edges[-1:]])
 
     def _beside(self, jump: Tensor, points: int) -> Tensor:
-        """Return the error that jumps ``(n - 1, *)`` between neighbouring panels may hide from each: of the stretch next to its
-        edge, in which it has no node.
+        """Return the error of each panel by jumps ``(n − 1, *)`` between neighbours, which may lie anywhere between its outermost
+        node and its edge.
         """
         none = jump.new_zeros(1, *jump.shape[1:])
         hidden = torch.cat([none, jump]).maximum(torch.cat([jump, none]))
@@ -126,11 +126,11 @@ class _Integrals(NamedTuple):
     drift
         ``∫ f``.
     log_noise
-        The logarithm of the variance that comes in the panel, as it is at the panel's end.
+        The logarithm of the variance that comes in the panel, as large as it is at the panel's end.
     size
         ``∫ |f|``.
     drift_error, log_noise_error
-        What the polynomials leave of both.
+        The errors of the polynomials in the integrals of both; the second as a logarithm.
     drift_ends, noise_ends
         `f` and ``g²`` at both ends, ``(n, 2)``, as the polynomials say.
     """
@@ -160,9 +160,9 @@ class Panels(Refined[_Integrals]):
     number
         Panels to begin with, all of one length.
     smooth
-        Whether these are known to be pieces on which the coefficients are smooth, and may jump between.
+        Whether these panels are known to be pieces on which the coefficients are smooth, and between which they may jump.
     shape
-        Of the coefficients at one time; all are integrated on the same panels, which are resolved for each.
+        The shape of a coefficient at one time; all of its numbers are integrated on the same panels.
 
     Raises
     ------
@@ -206,8 +206,8 @@ class Panels(Refined[_Integrals]):
         return _Integrals(drift, _log_sum(log_noise + _log(rule.weights * h)), size, *errors, *ends)
 
     def _sum(self, panels: _Integrals) -> Tensor:
-        """Sum the panels' integrals to the moments at the panels' ends, and return each panel's error, as a multiple of the one
-        that is allowed.
+        """Sum the integrals of the panels to the moments at their ends, and return the error of each panel as a multiple of what
+        is allowed.
         """
         self.drift = _from_zero(panels.drift)
         self.log_noise = self._noise_at_edges(panels.log_noise)
@@ -226,8 +226,8 @@ class Panels(Refined[_Integrals]):
         return self.excess
 
     def _hidden(self, ends: Tensor) -> Tensor:
-        """Return what a jump between the last node of a panel and the first of the next may hide from both, ``(n,)``; nothing
-        at edges where jumps are expected.
+        """Return the error of each panel by jumps that may hide between its first or last node and its neighbour's, ``(n,)``;
+        none by edges where jumps are expected.
         """
         jump = (ends[1:, ..., 0] - ends[:-1, ..., 1]).abs()
         if self.expected is not None:
@@ -235,7 +235,7 @@ class Panels(Refined[_Integrals]):
         return self._beside(jump, POINTS)
 
     def _noise_at_edges(self, log_noise: Tensor) -> Tensor:
-        """Sum the variances that come in the panels up to each edge, as the drift has changed them by then; all as logarithms."""
+        """Return the logarithm of the variance at each edge: the sum over the panels before, as the drift has changed it."""
         none = torch.full_like(log_noise[:1], -torch.inf)
         return torch.cat([none, (log_noise - 2 * self.drift[1:]).logcumsumexp(0) + 2 * self.drift[1:]])
 
@@ -245,7 +245,7 @@ class Panels(Refined[_Integrals]):
         Raises
         ------
         ValueError
-            If one of the two has an estimated relative error above 1e-6.
+            If ``alpha²`` or the variance has an estimated relative error above 1e-6.
         """
         flat = t.reshape(-1)
         i = (torch.searchsorted(self.edges, flat.detach().contiguous(), right=True) - 1).clamp(0, len(self.edges) - 2)
@@ -257,7 +257,7 @@ class Panels(Refined[_Integrals]):
         return log_alpha.reshape(shape), log_noise.reshape(shape)
 
     def _check(self, t: Tensor, i: Tensor) -> None:
-        """Refuse times in the panels `i` at which quadrature is not sure."""
+        """Refuse times in the panels `i` if quadrature has too large an error there."""
         error = self.error[i].maximum(self.error[i + 1]).reshape(len(i), -1)
         error = (error.amax(1) if error.numel() else error.sum(1)).where(t > self.edges[0], 0.0)
         if not (error <= ALLOWED).all():
@@ -276,19 +276,21 @@ def _from_zero(values: Tensor) -> Tensor:
 
 
 def _log(values: Tensor) -> Tensor:
-    """Return logarithms of values from 0 on; of 0 it is −inf, with no derivative, where torch's is 0 / 0."""
+    """Return logarithms of values from 0 on; of 0 it is −inf, without derivative, which by torch's own would be 0 / 0."""
     some = values > 0
     return values.where(some, 1.0).log().where(some, -torch.inf)
 
 
 def _log_sum(logs: Tensor) -> Tensor:
-    """Return the logarithm of the sum over the last axis; of zeros alone it is −inf, with no derivative, where torch's is NaN."""
+    """Return the logarithm of the sum over the last axis, given logarithms; of zeros alone it is −inf, without derivative, which
+    by torch's own would be NaN.
+    """
     some = (logs > -torch.inf).any(-1)
     return logs.where(some[..., None], 0.0).logsumexp(-1).where(some, -torch.inf)
 
 
 def _over(each: Tensor, values: Tensor) -> Tensor:
-    """Return one number for each panel shaped to go with values ``(n, *)``."""
+    """Return one number for each panel, shaped to broadcast with values ``(n, *)``."""
     return each.reshape(-1, *[1] * (values.ndim - 1))
 
 
@@ -307,9 +309,9 @@ def evaluate(coefficient: OfTime, u: Tensor, name: str, shape: tuple[int, ...] =
     u
         Times of any shape.
     name
-        What to call it in an error.
+        The name of the coefficient in an error.
     shape
-        Of the coefficient at one time.
+        The shape of the coefficient at one time.
 
     Raises
     ------

@@ -28,7 +28,7 @@ from .base import SDE
 from .known import KnownSDE
 
 EARLY = 1e-5  # of T, where training times begin: noise is a small part of data about 1 there
-FEWEST = 0.04  # degrees of freedom: with fewer, more than one state in a million is too near to 0 for any number
+FEWEST = 0.04  # degrees of freedom: with fewer, more than one state in a million is too near to 0 for float64
 FARTHEST = 700.0  # the logarithm of a state, whose exponential is a number up to about 709
 
 
@@ -39,7 +39,7 @@ class _Positive(KnownSDE):
 
     @property
     def t_min(self) -> float:  # type: ignore[override]
-        """A time at which there is 1/300 of the noise that there is at T."""
+        """The time at which the standard deviation of the noise is 1/300 of that at T."""
         return EARLY * self.T
 
     @abstractmethod
@@ -54,9 +54,9 @@ class _Positive(KnownSDE):
 class GeometricBrownianMotion(_Positive):
     """Geometric Brownian motion, ``dx = mu x dt + sigma x dw``: the logarithm is a Brownian motion with drift.
 
-    ``log x_t ~ N(log x_s + (mu − ½ sigma²)(t − s), sigma² (t − s))``. Nothing is forgotten, but noise outgrows what the
-    data have, as in `VE`. P. Samuelson, *Rational theory of warrant pricing*, 1965; F. Black and M. Scholes, *The
-    pricing of options and corporate liabilities*, 1973.
+    ``log x_t ~ N(log x_s + (mu − ½ sigma²)(t − s), sigma² (t − s))``. Nothing is forgotten, but noise outgrows the spread of the
+    data, as in `VE`. P. Samuelson, *Rational theory of warrant pricing*, 1965; F. Black and M. Scholes, *The pricing of options
+    and corporate liabilities*, 1973.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class GeometricBrownianMotion(_Positive):
     Raises
     ------
     ValueError
-        If `sigma` or `T` is not positive, or they and `mu` take states to what no number is.
+        If `sigma` or `T` is not positive, or states at T are too large or too small for float64.
     """
 
     @check_arguments
@@ -99,8 +99,7 @@ class GeometricBrownianMotion(_Positive):
         return LogNormal(Kernel(mean, Scale(self.sigma * h.sqrt())))
 
     def prior(self, moments: Moments) -> LogNormalMixture:
-        """Return the log-normal law with the mean and the covariance that the state has at T; exact for log-normal
-        data.
+        """Return the log-normal law with the mean and the covariance that states have at T; exact for log-normal data.
 
         The logarithms have the covariance ``log(1 + C_ij / m_i m_j) + sigma² T δ_ij``, for data of mean `m` and
         covariance `C`.
@@ -144,8 +143,8 @@ class _SquareRoot(_Positive):
     def prior(self, moments: Moments) -> Repeated:
         """Return a law of independent coordinates with the means and variances that the state has at T.
 
-        It is scaled non-central chi-square with the degrees of freedom of the process, as from one point, where there
-        is such a law: where the data, of mean `m` and variance `v`, have ``df v <= 2 m²``. Otherwise it is a gamma law.
+        The law is scaled non-central chi-square with the degrees of freedom of the process, as if states came from one point,
+        where there is such a law: if data of mean `m` and variance `v` have ``df v <= 2 m²``. Otherwise it is a gamma law.
 
         Raises
         ------
@@ -164,10 +163,15 @@ class _SquareRoot(_Positive):
     def _check_zero(self, said: str) -> None:
         """Warn where paths reach 0, at which scores grow without bound and means of losses are infinite.
 
+        Parameters
+        ----------
+        said
+            The beginning of the message: which parameter is too small.
+
         Raises
         ------
         ValueError
-            If states are nearer to 0 than numbers.
+            If many states are nearer to 0 than any number of float64.
         """
         if self.df < FEWEST:
             raise ValueError(
@@ -186,10 +190,10 @@ class CIR(_SquareRoot):
 
     Given `x_s` and ``h = t − s``, ``x_t / c`` is non-central chi-square with ``4 kappa theta / sigma²`` degrees of
     freedom and non-centrality ``exp(−kappa h) x_s / c``, where ``c = sigma² (1 − exp(−kappa h)) / 4 kappa``. The
-    stationary law is gamma, of mean `theta` and variance ``theta sigma² / 2 kappa``; the prior has it as its limit for
-    late `T`, and the moments that the state has at T. Where ``2 kappa theta < sigma²`` (W. Feller, *Two singular
-    diffusion problems*, 1951) paths reach 0, and a warning says what does not hold there. J. Cox, J. Ingersoll, S.
-    Ross, *A theory of the term structure of interest rates*, 1985.
+    stationary law is gamma, of mean `theta` and variance ``theta sigma² / 2 kappa``; the prior has the moments of states at T,
+    and for late `T` becomes the stationary law. Where ``2 kappa theta < sigma²`` (W. Feller, *Two singular diffusion problems*,
+    1951) paths reach 0, and a warning says what does not hold there. J. Cox, J. Ingersoll, S. Ross, *A theory of the term
+    structure of interest rates*, 1985.
 
     Parameters
     ----------
@@ -205,8 +209,8 @@ class CIR(_SquareRoot):
     Raises
     ------
     ValueError
-        If one of them is not positive, or there are less than 0.04 degrees of freedom, so that many states are nearer to 0 than
-        any number.
+        If a parameter is not positive, or there are less than 0.04 degrees of freedom, so that many states are nearer to 0 than
+        any number of float64.
     """
 
     @check_arguments
@@ -236,9 +240,9 @@ class SquaredBessel(_SquareRoot):
     the length of a Brownian motion in as many dimensions.
 
     Given `x_s` and ``h = t − s``, ``x_t / h`` is non-central chi-square with `delta` degrees of freedom and
-    non-centrality ``x_s / h``. Nothing is forgotten, but noise outgrows what the data have, as in `VE`. Where ``delta <
-    2`` paths reach 0, and a warning says what does not hold there. D. Revuz and M. Yor, *Continuous martingales and
-    Brownian motion*, 1999, chapter XI.
+    non-centrality ``x_s / h``. Nothing is forgotten, but noise outgrows the spread of the data, as in `VE`. Where ``delta < 2``
+    paths reach 0, and a warning says what does not hold there. D. Revuz and M. Yor, *Continuous martingales and Brownian motion*,
+    1999, chapter XI.
 
     Parameters
     ----------
@@ -250,7 +254,8 @@ class SquaredBessel(_SquareRoot):
     Raises
     ------
     ValueError
-        If one of them is not positive, or `delta` is below 0.04, so that many states are nearer to 0 than any number.
+        If `delta` or `T` is not positive, or `delta` is below 0.04, so that many states are nearer to 0 than any number of
+        float64.
     """
 
     @check_arguments
@@ -276,12 +281,12 @@ class SquaredBessel(_SquareRoot):
 
 
 def _check_mean(sde: SDE, moments: Moments) -> Tensor:
-    """Return the mean of data, float64; refuse one that positive data cannot have.
+    """Return the mean of data, float64; refuse a mean that positive data cannot have.
 
     Raises
     ------
     ValueError
-        If a coordinate of it is not positive and finite.
+        If a coordinate of the mean is not positive and finite.
     """
     mean = moments.mean.double()
     for value in mean.flatten().tolist():

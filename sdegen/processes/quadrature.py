@@ -29,7 +29,7 @@ def van_loan(A: Tensor, Q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     A, Q
-        ``(..., k, k)``.
+        Matrices ``(..., k, k)``.
     tau
         Durations of shape ``(...)``.
     """
@@ -46,12 +46,12 @@ class RootTable:
     """A table over time of the matrix root ``R`` of a covariance ``Sigma(t)`` that solves ``dR/dt = (F + ½ G Gᵀ Sigma⁻¹) R``; or,
     with noise, of the matrix that solves ``dR/dt = (F + ½ (1 + eta²) G Gᵀ Sigma⁻¹) R``.
 
-    A deterministic sampler moves noise as ``R(s) R(t)⁻¹``; only this root makes that the probability flow (Q. Zhang,
+    A deterministic sampler moves noise as ``R(s) R(t)⁻¹``, which is the probability flow with this root only (Q. Zhang,
     M. Tao, Y. Chen, *gDDIM: Generalized denoising diffusion implicit models*, 2022, arXiv:2206.05564). Write ``R = L Q``
-    with `L` the Cholesky factor and ``R(T) = L(T)``. Then ``Q' = Omega Q`` with `Omega` antisymmetric, which is
-    integrated from T towards 0 in ``log t`` on panels (`matrix_panels.MatrixPanels`), and interpolated by the polynomials
-    there. With ``Sigma(0)`` singular, Q turns without limit in ``log t``: below ``start * T`` it is held. With noise, `Q` grows
-    too.
+    with `L` the Cholesky factor and ``R(T) = L(T)``. Then ``Q' = Omega Q`` with `Omega` antisymmetric. `Q` is integrated from T
+    towards 0 in ``log t`` on panels (`matrix_panels.MatrixPanels`), and interpolated by the polynomials of these. With
+    ``Sigma(0)`` singular, `Q` turns without limit in ``log t``, and is held constant below ``start * T``. With noise, `Q` also
+    grows.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class RootTable:
     number, start
         Number of panels to begin with, and where the first begins as a fraction of T.
     eta
-        The noise level of the reversed process whose deviations `R` moves.
+        How much noise the reversed process has whose deviations `R` moves.
 
     Raises
     ------
@@ -124,7 +124,7 @@ class RootTable:
         return psd_cholesky(self.Sigma(t)) @ Q.reshape(*t.shape, *Q.shape[1:])
 
     def _check(self, u: Tensor, i: Tensor) -> None:
-        """Refuse times, as logarithms, in the panels `i` if the errors of the panels from there to T add up to too much."""
+        """Refuse times, given as logarithms in the panels `i`, if the errors of the panels from there to T sum to too much."""
         error = self.error[-1] - self.error[i]
         if not (error <= ALLOWED).all():
             k = int(error.nan_to_num(nan=torch.inf).argmax())

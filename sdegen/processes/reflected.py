@@ -20,12 +20,12 @@ from .circle import UNIFORM
 
 class ReflectedBrownianMotion(BoundedBrownianMotion):
     """Brownian motion in the box ``[low, high]``, each coordinate reflected at both ends: ``dx = g(t) dw + dl`` with the
-    least push `l` at the walls that keeps it inside.
+    least push `l` at the walls that keeps `x` inside.
 
     ``x_t | x_0`` is a Gaussian of standard deviation ``sigma(t) = sigma_max (high − low) (t / T)^power`` folded into the box,
-    and ``g² = d sigma² / dt``. Its density has no slope at the walls, and is uniform at T, to 1e-8 by default; so is the
-    prior. A step that leaves the box is reflected (`enter`), which is what the process itself does, and no clamp. A network is
-    shown cosines that are level at the walls (`DirectModel`), so that no flow goes through them. A. Lou and S. Ermon, *Reflected
+    and ``g² = d sigma² / dt``. Its density has no slope at the walls, and is uniform at T, to 1e-8 by default; the prior is
+    uniform. A step that leaves the box is reflected (`enter`), as the process itself is, and not clamped. A network is shown
+    cosines that are level at the walls (`DirectModel`), so that no flow goes through the walls. A. Lou and S. Ermon, *Reflected
     diffusion models*, 2023, arXiv:2304.04740.
 
     Parameters
@@ -33,9 +33,10 @@ class ReflectedBrownianMotion(BoundedBrownianMotion):
     low, high
         The ends of the box, the same for every coordinate.
     sigma_max
-        The standard deviation at T before folding, in widths of the box; of 1 the law at T is uniform to 1.5 %, of 1.97 to 1e-8.
+        The standard deviation at T before folding, in widths of the box. With 1 the law at T is uniform to 1.5 %, with 1.97 to
+        1e-8.
     power
-        How fast noise grows, at least ½, which is a constant `g`.
+        How fast noise grows, at least ½; with ½ the diffusion `g` is constant.
     T
         The last time.
 

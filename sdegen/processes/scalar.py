@@ -41,8 +41,8 @@ class ScalarSDE(ElementwiseSDE):
     is_scalar = True
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Give up inherited closed forms that are of another schedule: ``log alpha`` where the class has its own ``alpha``, and
-        the inverse of the ratio where it has its own ``alpha``, ``sigma`` or ``time``.
+        """Drop inherited closed forms that belong to another schedule: ``log alpha`` where the class has its own ``alpha``, and
+        the inverse of the ratio where the class has its own ``alpha``, ``sigma`` or ``time``.
         """
         super().__init_subclass__(**more)
         if "alpha" in vars(cls) and "_log_alpha" not in vars(cls):
@@ -87,7 +87,7 @@ class ScalarSDE(ElementwiseSDE):
         return law.Phi.matrix()[..., 0, 0], law.R.matrix()[..., 0, 0]
 
     def time_near_log_snr(self, level: Tensor) -> Tensor:
-        """Return times from a table alone, where it has them."""
+        """Return times from a table alone, where the table has them."""
         t = None if type(self)._invert is not ScalarSDE._invert else self._inverse.guess(level)
         return super().time_near_log_snr(level) if t is None else t
 
@@ -110,7 +110,7 @@ class AngleFlow(ElementwiseFlow):
     sde: ScalarSDE
 
     def field(self, tau: Tensor) -> Field:
-        """Return ``dy/dphi`` at one angle, a function of the state."""
+        """Return ``dy/dphi`` at one angle, as a function of the state."""
         at = self.sde.marginal(self.time(tau))
         r = at.r
         return lambda y: self.model.velocity_at(r(y), at)
@@ -143,7 +143,7 @@ def as_scalar(sde: SDE, why: str) -> ScalarSDE:
     sde
         Any process.
     why
-        What is missing without, and what to do instead: it ends the sentence "... is not scalar".
+        What is missing if the process is not scalar, and what to do instead: it ends the sentence "... is not scalar".
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Sample paths of any dynamics, forward or reversed, through torchsde.
 
-For forward simulation, trajectories and checks; samplers have their own steps. A forward process runs up in time, its reversal
-down.
-It promises the strong order of the chosen torchsde method, and nothing at times where a coefficient is infinite.
+This is for forward simulation, trajectories and checks; samplers have their own steps. A forward process runs up in time, its
+reversal down. The strong order is that of the chosen torchsde method; nothing is promised at times where a coefficient is
+infinite.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .dynamics import Dynamics, as_time, diffusion_at, drift_at
 from .state_noise import Dependence, dependence_of_noise
 
 Solve = Callable[[Tensor, Tensor], Tensor]
-UNIT = 1.0  # in coordinates without bounds: of a longer step it is looked at whether the coefficients change on its way
+UNIT = 1.0  # in coordinates without bounds: for a longer step it is checked whether the coefficients change on the way
 
 
 class _Clocked(torch.nn.Module):
@@ -59,14 +59,14 @@ class _Clocked(torch.nn.Module):
 
 
 class _ClockedDiagonal(_Clocked):
-    """The same where the noise of every coordinate is its own: no matrix is built."""
+    """Dynamics on a clock with noise of each coordinate by itself, for which no matrix is built."""
 
     def g(self, u: Tensor, x: Tensor) -> Tensor:
         return self._noise(u, x)(torch.ones(len(x), *self.shape).to(x)).reshape(x.shape)
 
 
 class _ClockedFree(_ClockedDiagonal):
-    """The same in coordinates ``y = phi(x)`` that have no bounds, by Itô's formula on the clock."""
+    """Dynamics on a clock in coordinates ``y = phi(x)`` without bounds, by Itô's formula."""
 
     def f(self, u: Tensor, y: Tensor) -> Tensor:
         phi, x = self.dynamics.free, self.dynamics.free.inverse(y)
@@ -77,9 +77,9 @@ class _ClockedFree(_ClockedDiagonal):
         return self.dynamics.free.slope(x) * super().g(u, x)
 
     def steep(self, u: Tensor, y: Tensor, h: float, f: Tensor, g: Tensor) -> Tensor:
-        """Tell where a step of length `h` is too long for its coefficients `f` and `g`: it goes farther than a unit, and these
-        change so much over a unit that it would go another unit farther. So it is near an end of the domain, which coordinates
-        without bounds put infinitely far away.
+        """Tell for which numbers a step of length `h` is too long for its coefficients `f` and `g`: it goes farther than a unit,
+        and the coefficients change so much over a unit that it would go another unit farther. Such a number is near an end of the
+        domain, which coordinates without bounds put infinitely far away.
         """
         far = (f.abs() * h > UNIT) | (g.square() * h > UNIT)
         if not far.any():
@@ -89,7 +89,7 @@ class _ClockedFree(_ClockedDiagonal):
         return far & (changes[0] | changes[1])
 
     def step_inside(self, u: Tensor, y: Tensor, h: float, dw: Tensor) -> Tensor:
-        """Take a step of Euler's method on the state as it is, and reflect it at an end that it passes."""
+        """Take a step of Euler's method in the state itself, reflect it at an end that it passes, and return the coordinates."""
         free, domain = self.dynamics.free, self.dynamics.domain
         x = free.inverse(y)
         x = x + super().f(u, x) * h + super().g(u, x) * dw
@@ -104,7 +104,7 @@ def _clocked(dynamics: Dynamics, x: Tensor, t_0: Tensor, t_1: Tensor, method: st
     Raises
     ------
     ValueError
-        If the method has no order for noise that depends on it in this way.
+        If the method has no order for noise that depends on the state in this way.
     """
     start = t_0.reshape(-1)[0]
     elementwise = diffusion_at(dynamics, x[:1], start).along(None) is not None
@@ -132,7 +132,7 @@ def _clocked(dynamics: Dynamics, x: Tensor, t_0: Tensor, t_1: Tensor, method: st
 
 
 def _check_direction(dynamics: Dynamics, t_0: Tensor, t_1: Tensor) -> None:
-    """Refuse, by a ValueError, times that run the other way than the equation holds."""
+    """Refuse, by a ValueError, times that run against the direction in which the equation holds."""
     against = dynamics.direction * (t_1 - t_0)
     if (against >= 0).all():
         return
@@ -176,7 +176,8 @@ def simulate(
         Number of equal steps.
     method
         A torchsde method for Itô dynamics: ``"euler"``, of strong order 1/2 where the noise depends on the state and 1 where it
-        does not; ``"milstein"``, 1; ``"srk"``, 3/2. The last two need a noise whose coordinates each depend on themselves alone.
+        does not; ``"milstein"``, of order 1; ``"srk"``, of order 3/2. The last two need noise of which each coordinate depends on
+        its own number alone.
     generator
         Source of randomness.
     return_path
@@ -185,8 +186,8 @@ def simulate(
     Raises
     ------
     ValueError
-        If `steps` is not positive, the method does not suit the noise, or times lie outside of ``[0, T]`` or run the other way
-        than the equation holds.
+        If `steps` is not positive, the method does not suit the noise, or times lie outside of ``[0, T]`` or run against the
+        direction in which the equation holds.
     """
     import torchsde  # loads on use
 
@@ -231,8 +232,8 @@ def simulate(
 
 
 def _by_steps(step: Solve, y: Tensor, steps: int, return_path: bool) -> Tensor:
-    """Return the states that single steps make, each a function of a state and of the clock at both its ends: the whole path, or
-    the last alone, ``(1, *)``.
+    """Take single steps, each by a function of a state and of the clock at both ends, and return the states: the whole path, or
+    the last state alone, ``(1, *)``.
     """
     clock = torch.linspace(0.0, 1.0, steps + 1, dtype=y.dtype, device=y.device)
     path = [y]
@@ -245,13 +246,13 @@ def _by_steps(step: Solve, y: Tensor, steps: int, return_path: bool) -> Tensor:
 
 
 def _step_and_enter(dynamics: Dynamics, solve: Solve, shape: torch.Size, y: Tensor, ends: Tensor) -> Tensor:
-    """Take a step, which may end outside of the domain, and bring it back by the boundary's rule."""
+    """Take a step, and return its state, brought back by the boundary's rule where it lies outside of the domain."""
     return dynamics.enter(solve(y, ends)[-1].reshape(shape)).reshape(y.shape)
 
 
 def _step_within(clocked: _ClockedFree, solve: Solve | None, brownian: Any, y: Tensor, ends: Tensor) -> Tensor:
-    """Take a step in coordinates without bounds, by `solve` or else by Euler's method; coordinates for which it is too long
-    (`steep`) take it in the state itself.
+    """Take a step in coordinates without bounds, by `solve` or else by Euler's method, and return them; coordinates for which the
+    step is too long (`steep`) take it in the state itself.
     """
     u, h, dw = ends[0], (ends[1] - ends[0]).item(), brownian(*ends)
     f, g = clocked.f(u, y), clocked.g(u, y)

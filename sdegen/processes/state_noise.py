@@ -1,4 +1,4 @@
-"""Noise that depends on the state: how it does, and the divergence ``∇·(G Gᵀ)`` that the reversal of such a process needs."""
+"""Noise that depends on the state: in which way, and the divergence ``∇·(G Gᵀ)`` that the reversal of such a process needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..laws.products import pull_back, value_and_slopes
 from ..precision import uncast
 from .dynamics import Dynamics, diffusion_at
 
-Noise = Callable[[Tensor, Tensor], Operator]  # what it is at states and times
+Noise = Callable[[Tensor, Tensor], Operator]  # maps states and times to the noise there
 
 SCALES = (0.01, 0.1, 1.0, 1.0, 10.0, 100.0)  # of the random states at which noise is looked at
 ROWS = 8  # states in each batch of these
@@ -35,9 +35,9 @@ class Dependence(Enum):
 def dependence_of_noise(name: str, noise: Noise, x: Tensor, t: Tensor) -> Dependence:
     """Find out how noise depends on the state at a time, and return it.
 
-    That it does not is read off from the graph of derivatives, which no value hides. States for the rest are random, at scales
-    from a hundredth to a hundred, in several batches, of either sign and of one. Within a transform of torch.func
-    (`_transforming`), where graphs cannot be looked at, it is not to be called.
+    Whether it depends at all is read off the graph of derivatives, which no value can hide. How it depends is tried on random
+    states in several batches, at scales from a hundredth to a hundred, of both signs and of one. Do not call this function within
+    a transform of torch.func (`_transforming`), where graphs cannot be seen.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def dependence_of_noise(name: str, noise: Noise, x: Tensor, t: Tensor) -> Depend
     Raises
     ------
     ValueError
-        If `G` differs among states and has no derivative by them, or is of one row and depends on others.
+        If `G` differs among states and has no derivative by them, or `G` of one row depends on other rows.
     """
     numbers, alone, values, depends = np.random.default_rng(0), True, [], False
     for scale in SCALES:
@@ -129,7 +129,7 @@ class GramDivergence:
     """The divergence of the covariance of noise, ``(∇·(G Gᵀ))_i = Σ_j ∂_j (G Gᵀ)_ij``, by automatic differentiation: one
     derivative where each number depends on its own alone, as many as a state has numbers otherwise.
 
-    How `G` depends on the state is found out once, by the first states it is asked about.
+    How `G` depends on the state is found out once, with the first states that are given.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class GramDivergence:
     noise
         A function of states and times: the diffusion `G` of a process, or another root.
     dependence
-        How it depends on the state, where that is known.
+        How the noise depends on the state, where that is known.
     """
 
     def __init__(self, name: str, noise: Noise, dependence: Dependence | None = None) -> None:
@@ -151,8 +151,8 @@ class GramDivergence:
         return cls(f"{type(sde).__name__}.diffusion", partial(diffusion_at, sde), dependence)
 
     def look_at(self, x: Tensor, t: Tensor) -> None:
-        """Find out how the noise depends on the state, once. Within a transform of torch.func, where that cannot be seen, it is
-        left open, and every way is allowed for.
+        """Find out how the noise depends on the state, once. Within a transform of torch.func, where that cannot be seen, it
+        stays open, and any dependence is allowed for.
         """
         if self.dependence is None and not _transforming():
             self.dependence = dependence_of_noise(self.name, self.noise, x, t.reshape(-1)[0])
@@ -160,7 +160,7 @@ class GramDivergence:
     def add_to(self, pull: Tensor, x: Tensor, t: Tensor, factor: float = 1.0) -> Tensor:
         """Return `pull`, of the shape of the states ``(B, *)``, plus the divergence times a factor, at times ``()`` or ``(B,)``.
 
-        Where the noise does not depend on the state that is `pull` itself, and nothing is differentiated.
+        Where the noise does not depend on the state, `pull` itself is returned, and nothing is differentiated.
         """
         self.look_at(x, t)
         return pull if self.dependence is Dependence.NONE else pull + factor * self._divergence(x, t)

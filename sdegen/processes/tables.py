@@ -107,7 +107,7 @@ class AngleTable(ScheduleSDE):
     Raises
     ------
     ValueError
-        If they do not.
+        If the numbers do not decrease, or do not lie in that range.
     """
 
     N: int

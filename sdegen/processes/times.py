@@ -37,7 +37,7 @@ from .linear import LinearSDE, is_linear
 
 Table = TypeVar("Table")
 
-EARLIEST = 1e-6  # of T: earlier times are told to a network as this one, where a process may be trained from 0 on
+EARLIEST = 1e-6  # of T: a network is shown earlier times as this one, where a process is trained from 0 on
 MOST, LEAST = math.log(1e20), math.log(1e-10)  # of log snr: at an end without noise or without signal it is infinite
 
 
@@ -49,7 +49,7 @@ class TimeLaw(Fixed, ABC):
     _kept: tuple[SDE, Any, Any] | None = None  # a process, its weights, and what was tabulated of it
 
     def _tabulated(self, sde: SDE, tabulate: Callable[[Any], Table]) -> Table:
-        """Return what a function finds out about a process, kept until another process is asked about or its weights change."""
+        """Return what a function finds out about a process; the result is kept until the process or its weights change."""
         weights = weights_of(sde)
         if self._kept is None or self._kept[0] is not sde or self._kept[1] != weights:
             with isolated_for(sde):
@@ -67,7 +67,7 @@ class TimeLaw(Fixed, ABC):
         Raises
         ------
         TypeError
-            If it is no pair of tensors.
+            If `sample` returns no pair of tensors.
         ValueError
             If there are not as many times and weights as rows.
         """
@@ -123,10 +123,10 @@ class StratifiedTimes(TimeLaw):
 class LogTimes(TimeLaw):
     """Training times uniform in ``log t``, one in each of n equal intervals.
 
-    The law is part of the objective: the factors are one. With the default weighting, the variance of the noise so far, it is the
-    likelihood's: ``∫ (dt / t) ‖√t G Δ‖² = ∫ dt ‖G Δ‖²`` for an error `Δ` of the score, twice the divergence that the reversed
-    process has from the truth. Y. Song, C. Durkan, I. Murray, S. Ermon, *Maximum likelihood training of score-based diffusion
-    models*, 2021, arXiv:2101.09258.
+    The law is part of the objective: the factors are one. With the default weighting, the variance of the noise so far, the
+    objective is that of the likelihood: ``∫ (dt / t) ‖√t G Δ‖² = ∫ dt ‖G Δ‖²`` for an error `Δ` of the score, twice the KL
+    divergence of the reversed process from the truth. Y. Song, C. Durkan, I. Murray, S. Ermon, *Maximum likelihood training of
+    score-based diffusion models*, 2021, arXiv:2101.09258.
     """
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -158,7 +158,7 @@ class DiscreteTimes(TimeLaw):
         self.N = N
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw independent steps; refuse, by a ValueError, a first one before `t_min`."""
+        """Draw independent steps; refuse, by a ValueError, a chain whose first step lies before `t_min`."""
         if sde.t_min * (1 - 1e-12) > sde.T / self.N:
             raise ValueError(
                 f"N = {self.N}: the first step of {type(sde).__name__} is at {sde.T / self.N:.4g}, before its t_min, "
@@ -172,7 +172,7 @@ class LogNormalTimes(TimeLaw):
     """Training times with ``log(sigma / alpha) ~ N(mean, std²)``, truncated to ``[t_min, T]`` (T. Karras et al., 2022,
     arXiv:2206.00364).
 
-    The law is part of the objective: the factors are one. Drawn by stratified quantiles.
+    The law is part of the objective: the factors are one. Times are drawn by stratified quantiles.
 
     Parameters
     ----------
@@ -215,9 +215,9 @@ class LogNormalTimes(TimeLaw):
 class ImportanceTimes(TimeLaw):
     """Training times by importance sampling, which lowers the variance of a loss and leaves its mean as it is.
 
-    By default times are uniform in ``log(sigma / alpha)``, so that every noise level is seen equally often; the factor
-    ``1 / density`` makes the loss the one of uniform times, without bias whatever the density. The quantiles are
-    tabulated once per process. Y. Song et al., 2021, arXiv:2101.09258, sample by the weight instead: pass it as `density`.
+    By default times are uniform in ``log(sigma / alpha)``, so that every noise level is seen equally often. Whatever the density,
+    the factor ``1 / density`` makes the mean of the loss that of uniform times. The quantiles are tabulated once per process.
+    Y. Song et al., 2021, arXiv:2101.09258, sample by the weight instead: pass it as `density`.
 
     Parameters
     ----------
@@ -293,8 +293,8 @@ class AngleTimes(ImportanceTimes):
     """Training times uniform in the angle ``atan(sigma / alpha)``, with importance weights that leave the mean of the loss
     as for uniform times.
 
-    What a score says beyond that of a Gaussian is said where signal and noise are alike, and there this law draws: of the
-    bound `elbo` it leaves a fifth to a third of the variance of times uniform in ``log(sigma / alpha)``.
+    A score differs from that of a Gaussian where signal and noise are alike, and there this law draws its times: the bound `elbo`
+    has a fifth to a third of the variance that it has with times uniform in ``log(sigma / alpha)``.
 
     Parameters
     ----------
@@ -324,7 +324,7 @@ class SharedTimes(TimeLaw):
     Parameters
     ----------
     times
-        The law; even in `t` by default.
+        The law that the times are drawn from; `StratifiedTimes` by default.
     number
         How many different times a batch has.
 

@@ -27,9 +27,9 @@ from .dynamics import diffusion_at, drift_at
 class Transformed(SDE):
     """The process of the coordinates ``u = phi(x)`` of another process, by Itô's formula.
 
-    ``du = (J f + ½ Σ_k phi''[g_k, g_k]) dt + J G dw``: ``J`` is the Jacobian of `phi` and ``g_k`` are the columns of `G`. Data go
-    in and samples come out as they are, so that a process on a half-line or an interval becomes one without bounds, in which no
-    step of a sampler leaves the domain. K. Itô, *On a formula concerning stochastic differentials*, 1951.
+    ``du = (J f + ½ Σ_k phi''[g_k, g_k]) dt + J G dw``: ``J`` is the Jacobian of `phi` and ``g_k`` are the columns of `G`. A
+    process on a half-line or an interval becomes one without bounds, in which no step of a sampler leaves the domain; data and
+    samples stay as they are. K. Itô, *On a formula concerning stochastic differentials*, 1951.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ class Transformed(SDE):
     def __init__(self, sde: SDE, coordinates: Coordinates) -> None:
         if sde.coordinates is not None or not sde.units.plain:
             raise ValueError(
-                f"{type(sde).__name__} has data in other units or coordinates; transform the process itself, and give what "
-                "comes of it units."
+                f"{type(sde).__name__} has data in other units or coordinates; transform the process without these, and give "
+                "the transformed process units."
             )
         self.sde, self.coordinates = sde, coordinates
         self.T, self.t_min, self.domain = sde.T, sde.t_min, coordinates.image
@@ -95,7 +95,7 @@ class Transformed(SDE):
         return self.sde.pool
 
     def kernel(self, x_s: Tensor, s: Tensor | float, t: Tensor | float) -> StateLaw:
-        """Return the law of ``u_t`` given ``u_s``: exact where that of `x` is known, else that of a short step."""
+        """Return the law of ``u_t`` given ``u_s``: exact where the law of `x` is known, else that of a short step."""
         if not self.sde.is_known:
             return super().kernel(x_s, s, t)
         return TransformedLaw(self.sde.kernel(self.coordinates.inverse(x_s), s, t), self.coordinates)
@@ -118,7 +118,7 @@ class Transformed(SDE):
         Parameters
         ----------
         moments
-            Of the data as they are, not of their coordinates.
+            Moments of the data as they are, not of their coordinates.
         """
         return TransformedLaw(as_law(self.sde.prior(moments)), self.coordinates)
 
@@ -129,12 +129,13 @@ class Transformed(SDE):
 
     @property
     def measured_in(self) -> Coordinates | None:
-        """None: its moments are those of the data."""
+        """None: `prior` wants the moments of the data as they are."""
         return None
 
 
 class TransformedLaw:
-    """The law of ``u = phi(x)`` where `x` has a known law: with ``sample``, ``log_prob`` and ``score`` where that has them.
+    """The law of ``u = phi(x)`` where `x` has a known law, with ``sample``, ``log_prob`` and ``score`` if the law of `x` has
+    them.
 
     Parameters
     ----------
@@ -150,7 +151,7 @@ class TransformedLaw:
         self.law, self.coordinates = law, coordinates
 
     def sample(self, *how: Any) -> Tensor:
-        """Draw points by the law of `x`, which is asked as it is itself."""
+        """Draw points by the law of `x`, whose `sample` takes the same arguments, and return their coordinates."""
         return self.coordinates(self.law.sample(*how))
 
     def log_prob(self, u: Tensor) -> Tensor:
@@ -169,7 +170,7 @@ def score_in(coordinates: Coordinates, u: Tensor, score: Any) -> Tensor:
     Parameters
     ----------
     coordinates
-        From `x` to `u`.
+        The map from `x` to `u`.
     u
         Points in these coordinates, ``(B, *)``.
     score

@@ -14,12 +14,12 @@ from .linear import LinearSDE, is_linear
 
 
 def check_process(sde: SDE) -> None:
-    """Refuse a process whose last time, initial noise or coefficients no process can have, before a law of it is asked for.
+    """Refuse a process whose last time, initial noise or coefficients are not possible, before a law of it is asked for.
 
     Parameters
     ----------
     sde
-        Any process, maybe of a class of the user's.
+        Any process, of a user's own class too.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def check_process(sde: SDE) -> None:
 
 
 def _check_times(sde: LinearSDE) -> None:
-    """Refuse coefficients that answer for one time and not for several; all else is said where it is met."""
+    """Refuse coefficients that answer for one time and not for several; other faults are refused where they are met."""
     t = sde.T * torch.tensor([0.3, 0.6], dtype=torch.float64)
     try:
         sde.drift_operator(t), sde.diffusion_operator(t)

@@ -157,7 +157,7 @@ class OU(ScalarSDE):
 class VE(ScalarSDE):
     """The variance-exploding SDE (VE): ``alpha = 1``, ``sigma = sigma_min (sigma_max / sigma_min)^t``, no drift.
 
-    ``sigma(0) = sigma_min``: the data of the process are the data smoothed by it. Y. Song and S. Ermon, 2019,
+    ``sigma(0) = sigma_min``: the process begins with data that are smoothed by as much. Y. Song and S. Ermon, 2019,
     arXiv:1907.05600; Y. Song et al., 2021, arXiv:2011.13456.
 
     Parameters
