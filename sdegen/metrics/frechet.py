@@ -39,7 +39,7 @@ def frechet_distance(p: Moments, q: Moments) -> float:
     Raises
     ------
     ValueError
-        If the shapes do not fit, or something is not finite.
+        If the shapes do not fit, or a mean or covariance is not finite.
 
     Examples
     --------
@@ -55,14 +55,14 @@ def frechet_distance(p: Moments, q: Moments) -> float:
 
 
 def _distance_from_eigenvalues(m_p: Tensor, C_p: Tensor, m_q: Tensor, C_q: Tensor, eigenvalues: Tensor) -> float:
-    """Return the Fréchet distance from both moments and the eigenvalues of ``Aᵀ C_q A``, ``A Aᵀ = C_p``."""
+    """Return the Fréchet distance, given both moments and the eigenvalues of ``Aᵀ C_q A`` with ``A Aᵀ = C_p``."""
     # The sum of diagonals is rounded once more than each: a distance of zero may come out at −1e-13.
     value = (m_p - m_q).square().sum() + (C_p.diagonal() + C_q.diagonal()).sum()
     return max(0.0, (value - 2 * eigenvalues.clamp(min=0).sqrt().sum()).item())
 
 
 def _full(law: Moments, name: str) -> tuple[Tensor, Tensor]:
-    """Return the mean ``(d,)`` and the full covariance of moments, float64; refuse what are no moments of one law."""
+    """Return the mean ``(d,)`` and the full covariance of moments, float64; refuse what cannot be the moments of a law."""
     mean, C = law.mean.detach().double().reshape(-1), law.covariance.detach().double()
     if C.shape == mean.shape:
         C = C.diag()
@@ -82,7 +82,7 @@ def _full(law: Moments, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _largest(C: Tensor) -> float:
-    """Return the largest absolute value, NaN where there is one."""
+    """Return the largest absolute value; NaN if there is a NaN."""
     return max(map(abs, torch.stack(torch.aminmax(C)).tolist())) if len(C) else 0.0
 
 
@@ -121,21 +121,21 @@ def fid(
     *,
     batch_size: int = 500,
 ) -> FeatureEstimate:
-    """Compute the Fréchet distance between the features of two sets of samples, with its standard error.
+    """Compute the Fréchet distance between the features of two sets of samples, and return it with its standard error.
 
-    `frechet_distance` of the sample means and covariances (divisor ``n − 1``). M. Heusel et al., *GANs trained by a
+    It is the `frechet_distance` of the sample means and covariances (divisor ``n − 1``). M. Heusel et al., *GANs trained by a
     two time-scale update rule converge to a local Nash equilibrium*, 2017, arXiv:1706.08500, who use Inception.
 
-    It is biased upwards. For equal Gaussian laws with eigenvalues ``l`` of the covariance the floor is
+    The distance is biased upwards. For equal Gaussian laws with eigenvalues ``l`` of the covariance the floor is
     ``(1/n + 1/m) (Σ_i l_i + ½ Σ_ij (1 + [i = j]) l_i l_j / (l_i + l_j))``: about ``(d + 5) / 4`` times ``tr C`` times
-    ``1/n + 1/m`` for equal ones. The standard error does not contain the bias; `fid_infinity` takes most of it off.
+    ``1/n + 1/m`` if the eigenvalues are equal. The standard error does not contain the bias; `fid_infinity` takes most of it off.
 
     The standard error is the delta method's. The derivative of the distance in the law of `x` (T. Rippl, A. Munk and A.
     Sturm, *Limit laws of the empirical Wasserstein distance: Gaussian distributions*, 2016, arXiv:1507.04090) is the
     influence of one sample, ``2 uᵀ(m_x − m_y) + uᵀ(1 − T) u`` with ``u = x − m_x`` and T the optimal map from one
-    Gaussian to the other; its variance over the rows that `FeatureMoments` keeps, over n, plus the like for `y`, is the
-    variance of the distance, whatever the law of the features. It holds for laws that differ by more than the floor; at
-    the floor, where the first derivative vanishes, it is too large.
+    Gaussian to the other. The variance of the distance, whatever the law of the features, is the variance of this influence over
+    the rows that `FeatureMoments` keeps, divided by n, plus the same for `y`. It holds for laws that differ by more than the
+    floor; at the floor, where the first derivative vanishes, it is too large.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def fid(
         (``images.scaled(0, 1)``), or `FeatureMoments` of any of these.
     net
         Feature network, a callable from ``(B, *)`` to ``(B, d)``: a shipped one, ``features("mnist-cnn-v1")``, or
-        any other. By default the samples are features themselves. Not used for what is `FeatureMoments` already.
+        any other. By default the samples are features themselves. Not used for `FeatureMoments`.
     batch_size
         Samples that go through the network at a time.
 
@@ -153,7 +153,7 @@ def fid(
     TypeError
         If samples are not floating-point tensors.
     ValueError
-        If there are fewer than 2, they or their features are not finite, or the features are of different networks.
+        If there are fewer than 2 samples, samples or features are not finite, or the features are of different networks.
 
     Warns
     -----
@@ -182,13 +182,12 @@ def fid_infinity(
     *,
     batch_size: int = 500,
 ) -> FeatureEstimate:
-    """Extrapolate the FID to infinitely many samples, from the FID of all samples and of their halves.
+    """Extrapolate the FID to infinitely many samples, from the FID of all samples and of their halves, and return it.
 
-    The bias of FID is ``B_x/n + B_y/m`` up to higher orders, twice as much for halves, so that it cancels. The halves
-    share no sample and make up the whole, hence errors of first order are those of `fid` itself: extrapolation costs
-    no variance away from the floor (a line through FIDs of random subsets, as in M. Chong and D. Forsyth, *Effectively
-    unbiased FID and Inception Score and where to find them*, 2020, arXiv:1911.07023, does). The value may be
-    negative where the laws agree.
+    The bias of FID is ``B_x/n + B_y/m`` up to higher orders, and twice as much for halves, so that it cancels. The halves share
+    no sample and make up the whole, so errors of first order are those of `fid` itself: away from the floor extrapolation costs
+    no variance. (A line through FIDs of random subsets does, as in M. Chong and D. Forsyth, *Effectively unbiased FID and
+    Inception Score and where to find them*, 2020, arXiv:1911.07023.) The value may be negative where the laws agree.
 
     Parameters
     ----------
@@ -243,7 +242,7 @@ def _moments_of_both(
 
 
 def _warn_if_singular(p: FeatureMoments, q: FeatureMoments, parts: int) -> None:
-    """Warn if one of the `parts` that a set is split into has no more samples than features."""
+    """Warn if a set, or one of the `parts` that it is split into, has no more samples than features."""
     n, d = min(p.n, q.n) // parts, p.rows.shape[1]
     if n <= d:
         warn_caller(
@@ -256,7 +255,7 @@ def _distance_with_error(p: FeatureMoments, q: FeatureMoments) -> tuple[float, f
     """Return the distance and its standard error by the delta method (see `fid`).
 
     With ``A Aᵀ = C_p``, ``B A = 1`` and ``Aᵀ C_q A = U diag(s) Uᵀ``, the optimal map from p to q is ``T = Bᵀ U s^½ Uᵀ B``, and
-    ``A U s^-½ Uᵀ Aᵀ`` that from q to p, so that neither ``uᵀ T u`` needs a matrix root.
+    ``A U s^-½ Uᵀ Aᵀ`` is that from q to p, so that ``uᵀ T u`` needs no matrix root for either.
     """
     (m_p, C_p), (m_q, C_q) = p.moments(), q.moments()
     m_q, C_q = m_q.to(m_p.device), C_q.to(m_p.device)

@@ -1,5 +1,5 @@
-"""Kernel density estimates of samples, and `kde_kl`, a measure that published tables print: only there to be compared with them,
-as it is no divergence (`kde_kl_once` says why).
+"""Kernel density estimates of samples, and `kde_kl`, a measure that published tables print. It is no divergence (`kde_kl_once`
+says why), and only serves to compare with these tables.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ def kde_kl(
     generator: torch.Generator | None = None,
     seed: int | None = None,
 ) -> Estimate:
-    """Average `kde_kl_once` over several sets of generated points; for comparison with a published table only.
+    """Average `kde_kl_once` over several sets of generated points, and return the mean; for comparison with a published table
+    only.
 
-    It is no divergence and ranks nothing; `kde_kl_once` says why. A single set scatters by 10 %.
+    The measure is no divergence and ranks nothing; `kde_kl_once` says why. A single set scatters by 10 %.
 
     Parameters
     ----------
@@ -118,13 +119,13 @@ def kde_kl_once(x: Tensor, distribution: KnownDensity, h: float = 0.1) -> float:
 class KernelDensity:
     """A kernel density estimate from samples, ``(1/N) Σ_i N(x; x_i, h² I)``: a density for models that have none.
 
-    It is a density of the samples smoothed by h, no likelihood of the model: beside any number that is made from it belongs
-    the same number of true samples. M. Rosenblatt, *Remarks on some nonparametric estimates of a density function*, 1956.
+    It is a density of the samples smoothed by `h`, no likelihood of the model: a number that is made from it belongs beside the
+    number for as many true samples. M. Rosenblatt, *Remarks on some nonparametric estimates of a density function*, 1956.
 
     Parameters
     ----------
     samples
-        ``(N, *)``.
+        The samples, ``(N, *)``.
     h
         Standard deviation of the kernels.
 

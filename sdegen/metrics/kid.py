@@ -21,11 +21,11 @@ def kid(
 ) -> FeatureEstimate:
     """Estimate the squared MMD of features with the kernel ``k(a, b) = (aᵀb / d + 1)³``, by its unbiased U-statistic.
 
-    M. Bińkowski, D. Sutherland, M. Arbel and A. Gretton, *Demystifying MMD GANs*, 2018, arXiv:1801.01401. They average
-    over random subsets of 1,000, which has the same mean; here all pairs count, which has the least variance there is,
-    and the standard error is that of the U-statistic (see `mmd`), not of the subsets, which overlap.
+    M. Bińkowski, D. Sutherland, M. Arbel and A. Gretton, *Demystifying MMD GANs*, 2018, arXiv:1801.01401, average over random
+    subsets of 1,000, which has the same mean. Here all pairs count, which has the least variance; and the standard error is that
+    of the U-statistic (see `mmd`), not that of subsets, which overlap.
 
-    All features are held, in float64; kernel values are not. Time goes like ``(n + m)² d``.
+    All features are held in float64; kernel values are not. Time goes like ``(n + m)² d``.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def kid(
     TypeError
         If samples are not floating-point tensors.
     ValueError
-        If there are too few, they or their features are not finite, or the dimensions differ.
+        If there are too few samples, samples or features are not finite, or the dimensions differ.
 
     Warns
     -----

@@ -55,11 +55,11 @@ def kl(
     generated
         `q`, the law that is judged: ``log_prob(x)``, normalised.
     real
-        `p`, the law drawn from: ``sample(n, generator)``, unless `x` is given, and ``log_prob(x)``.
+        `p`, the law that draws are from: ``sample(n, generator)``, unless `x` is given, and ``log_prob(x)``.
     n
         Number of draws; ignored when `x` is given.
     x
-        Independent draws from the real law that exist already, ``(B, *)``.
+        Independent draws from the real law, ``(B, *)``, if there are some already.
     control
         Whether to use the control variate ``q/p − 1`` where the draws support it, see `kl_from_log_ratio`.
     generator, seed
@@ -104,17 +104,17 @@ def kl_from_log_ratio(log_p: Tensor, log_q: Tensor, control: bool = True) -> Est
     """Estimate ``KL(p ‖ q)`` in nats from the log-densities of both laws at independent draws from `p`.
 
     With ``u = log p − log q`` the plain estimate is the mean of ``u``. ``q/p − 1 = expm1(−u)`` has mean zero under `p`,
-    so the mean of ``u + expm1(−u)``, whose terms are all at least zero, is unbiased too. Where `q` is near `p` its
-    error is a fraction of the divergence, while that of the plain mean is a fraction of the root of it. J. Schulman,
+    so the mean of ``u + expm1(−u)``, whose terms are all at least zero, is unbiased too. Where `q` is near `p` the error of this
+    mean is a fraction of the divergence, while the error of the plain mean is a fraction of its root. J. Schulman,
     *Approximating KL divergence*, 2020, joschu.net/blog/kl-approx.html.
 
-    That mean of zero may hang on draws that never come: mass of `q` where `p` hardly goes. Then ``q/p`` has a variance
-    that is infinite (for Gaussians, from a `q` of twice the variance of `p` on) or never seen, and up to one nat would
-    be lost, with a small standard error. The control variate is therefore used for one half of the draws only where
-    the other half supports it: the mean of ``q/p`` within 4 of its standard errors of one, its standard deviation at
-    most ½. (Tested on the very draws it is used for, it would bias what passes.) Otherwise terms stay plain. A mass m
-    of `q` out of the reach of `p` that passes, ``m < 6 sd(q/p) / √B``, is worth m nats which only the plain mean
-    counts: to judge a model that may invent small modes, pass ``control=False``.
+    The mean of zero may depend on draws that never come: mass of `q` where `p` hardly goes. Then ``q/p`` has a variance that is
+    infinite (for Gaussians, if the variance of `q` is at least twice that of `p`) or never seen, and up to one nat would be lost,
+    with a small standard error. So the control variate is used for one half of the draws only where the other half supports it:
+    where the mean of ``q/p`` is within 4 of its standard errors of one, and its standard deviation at most ½. (A test on the same
+    draws would bias the result.) Otherwise terms stay plain. A mass m of `q` out of the reach of `p` that passes this test,
+    ``m < 6 sd(q/p) / √B``, is worth m nats, which only the plain mean counts: to judge a model that may invent small modes, pass
+    ``control=False``.
 
     Parameters
     ----------
@@ -164,14 +164,14 @@ def prior_gap(
     generator: torch.Generator | None = None,
     seed: int | None = None,
 ) -> Estimate:
-    """Compute ``KL(law of x_T ‖ prior)`` in nats: how far the process is from its prior at the last time, before any
-    sampler starts.
+    """Compute ``KL(law of x_T ‖ prior)`` in nats, and return it: how far the process is from its prior at the last time, before
+    any sampler starts.
 
-    The law of ``x_T`` is the mixture that `distribution` diffuses to, the prior ``sde.prior`` of its moments.
-    The term of the bound of Y. Song, C. Durkan, I. Murray, S. Ermon, 2021, arXiv:2101.09258, that no training changes.
-    For states of up to 4 dimensions the mean over each component is taken by a tensor Gauss–Hermite rule, whose order
-    is raised until two orders agree to 1e-6 of the value or 1e-12 nats; the standard error is then 0. Beyond, and for
-    so many components or modes so far apart that the rule does not settle, it is Monte Carlo as in `kl`.
+    The law of ``x_T`` is the mixture that `distribution` diffuses to, and the prior is ``sde.prior`` of its moments. This is the
+    term of the bound of Y. Song, C. Durkan, I. Murray, S. Ermon, 2021, arXiv:2101.09258, that no training changes. For states of
+    up to 4 dimensions the mean over each component is taken by a tensor Gauss–Hermite rule, whose order is raised until two
+    orders agree to 1e-6 of the value or 1e-12 nats; the standard error is then 0. In more dimensions, and where the rule does not
+    settle as there are too many components or modes too far apart, the value is by Monte Carlo as in `kl`.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def prior_gap(
     distribution
         The law of the data.
     n, generator, seed
-        Draws of the Monte Carlo route and their source; at most one of the latter two.
+        The number of draws by Monte Carlo and their source; at most one of the latter two.
 
     Raises
     ------

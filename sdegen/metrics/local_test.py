@@ -30,9 +30,9 @@ class LocalTest(NamedTuple):
     Attributes
     ----------
     error
-        The mean square of the classifier's probability less ½ over the posterior's draws: 0 if it sees no difference, at most ¼.
+        The mean square over the posterior's draws of the classifier's probability less ½: 0 if it sees no difference, ¼ at most.
     p_value
-        The share of classifiers trained on shuffled labels, where there is no difference to be seen, with at least that error.
+        The share of classifiers trained on shuffled labels, which have no difference to see, whose error is at least as large.
     shuffled
         The errors of these classifiers, ``(shuffles,)``.
     """
@@ -49,7 +49,7 @@ class Classifier(Protocol):
     """The interface of a classifier of two kinds of points."""
 
     def fit(self, points: Tensor, labels: Tensor, /) -> object:
-        """Train on points ``(n, d)`` with labels 0 and 1, ``(n,)``, from anew."""
+        """Train on points ``(n, d)`` with labels 0 and 1, ``(n,)``, and forget earlier training."""
 
     def predict(self, points: Tensor, /) -> Tensor:
         """Return the probability of label 1 for points ``(n, d)``, ``(n,)``."""
@@ -62,7 +62,7 @@ class QuadraticClassifier(OfTensors):
     Parameters
     ----------
     ridge
-        Added to the curvature of the mean loss, in units of standardised features.
+        The number that is added to the curvature of the mean loss, in units of standardised features.
     """
 
     __repr__ = show_call
@@ -121,7 +121,7 @@ def find_local_error(
     shuffles: int = 100,
     seed: int | None = None,
 ) -> LocalTest:
-    """Measure by a classifier trained on all pairs how wrong a posterior is at one observation, and return the `LocalTest`.
+    """Measure how wrong a posterior is at one observation, by a classifier trained on all pairs, and return the `LocalTest`.
 
     J. Linhart, A. Gramfort and P. Rodrigues, *L-C2ST: local diagnostics for posterior approximations in simulation-based
     inference*, 2023, arXiv:2306.03580. What the classifier cannot see is not found.
@@ -135,13 +135,13 @@ def find_local_error(
     observed
         The observation, ``(*)``.
     draws
-        Draws from the posterior there.
+        Number of draws from the posterior at the observation.
     classifier
-        Of parameters and data, flattened and side by side; by default a `QuadraticClassifier`.
+        A classifier of parameters and data, flattened and side by side; by default a `QuadraticClassifier`.
     shuffles
-        Classifiers trained on shuffled labels, from which the p-value comes.
+        Number of classifiers trained on shuffled labels, from which the p-value comes.
     seed
-        Of the shuffles; what the posterior draws has its own randomness.
+        Seed of the shuffles; the draws from the posterior have their own randomness.
 
     Raises
     ------

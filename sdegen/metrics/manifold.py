@@ -51,8 +51,8 @@ class PrecisionRecall(NamedTuple):
 
 
 class DensityCoverage(NamedTuple):
-    """Density, the mean number of real balls that a generated point lies in, over `k`, and coverage, the share of real balls
-    that hold a generated point.
+    """Density, the mean number of real balls that a generated point lies in, divided by `k`, and coverage, the share of real
+    balls that hold a generated point.
 
     Attributes
     ----------
@@ -85,9 +85,9 @@ def precision_recall(
     """Estimate the improved precision and recall of generated features ``x`` against real ones ``y``.
 
     Precision is the share of the ``x`` that lie in the ball of any ``y``, which reaches to the k-th neighbour of that
-    ``y`` among the other ``y``; recall the same with the roles exchanged. T. Kynkäänniemi et al., *Improved precision
-    and recall metric for assessing generative models*, 2019, arXiv:1904.06991. One outlier with a wide ball is enough
-    to raise either: see `density_coverage`; where that happens the standard error is up to a third too small.
+    ``y`` among the other ``y``; recall is the same with the roles exchanged. T. Kynkäänniemi et al., *Improved precision
+    and recall metric for assessing generative models*, 2019, arXiv:1904.06991. A single outlier with a wide ball can raise
+    either, and the standard error is then up to a third too small: see `density_coverage`.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def precision_recall(
     k
         Which neighbour sets the radius of a ball.
     splits
-        Random halvings behind the standard error; each takes half the time of the value itself.
+        Number of random halvings for the standard error; each takes half the time of the value itself.
     batch_size
         Samples that go through the network at a time.
 
@@ -107,7 +107,7 @@ def precision_recall(
     TypeError
         If samples are not floating-point tensors.
     ValueError
-        If there are fewer than ``2 (k + 1)``, they or their features are not finite, the dimensions differ, or `k` or
+        If there are fewer than ``2 (k + 1)`` samples, samples or features are not finite, the dimensions differ, or `k` or
         `splits` is below 1.
 
     Warns
@@ -141,9 +141,9 @@ def density_coverage(
 ) -> DensityCoverage:
     """Estimate density and coverage of generated features ``x`` against real ones ``y``.
 
-    With the ball of each ``y`` reaching to its k-th neighbour among the other ``y``, density is the mean over the ``x``
-    of the number of balls that one lies in, over k, and coverage the share of balls that hold an ``x``. M. F. Naeem
-    et al., *Reliable fidelity and diversity metrics for generative models*, 2020, arXiv:2002.09797.
+    The ball of each ``y`` reaches to its k-th neighbour among the other ``y``. Density is the mean number of balls that an ``x``
+    lies in, divided by k, and coverage the share of balls that hold an ``x``. M. F. Naeem et al., *Reliable fidelity and
+    diversity metrics for generative models*, 2020, arXiv:2002.09797.
 
     For equal laws without atoms the expectations are known: density 1, which it can exceed otherwise, and coverage
     ``1 − Π_{j=1..k} (m − j)/(n + m − j)``, near ``1 − 2^−k`` for ``n = m``.
@@ -214,7 +214,9 @@ class _Hits(NamedTuple):
 
 
 def _in_balls(points: Tensor, centres: Tensor, k: int) -> _Hits:
-    """Count how `points` lie in the balls around `centres`, each of which reaches to the k-th nearest other centre."""
+    """Count how `points` lie in the balls around `centres`, each of which reaches to the k-th nearest other centre, and return
+    the means.
+    """
     radii = torch.empty_like(centres[:, 0])
     for i, squares in _squared_distances(centres, centres):
         squares[torch.arange(len(i), device=i.device), i] = math.inf  # none is its own neighbour

@@ -1,7 +1,7 @@
 """Maximum mean discrepancy (MMD): an unbiased estimate of the squared distance between two distributions in a kernel's
 Hilbert space.
 
-Zero only if the laws agree, in the limit of many samples; in high dimension it takes very many.
+In the limit of many samples it is zero only if the laws agree; in high dimension it takes very many.
 """
 
 from __future__ import annotations
@@ -25,22 +25,21 @@ PAIRS = 2**19  # kernel values held at once: a cache full, and memory that does 
 def mmd(generated: Tensor, real: Tensor, *, bandwidths: Sequence[float] | None = None) -> Estimate:
     """Estimate the squared MMD, ``E k(x, x') + E k(y, y') − 2 E k(x, y)``, by its unbiased U-statistic.
 
-    ``k(x, y) = Σ_b exp(−‖x − y‖² / 2 b²)``. Being unbiased, it is often negative when the laws agree. A. Gretton et
+    ``k(x, y) = Σ_b exp(−‖x − y‖² / 2 b²)``. As the estimate is unbiased, it is often negative when the laws agree. A. Gretton et
     al., *A kernel two-sample test*, 2012.
 
-    The standard error is the jackknife's over both samples, less the second-order (degenerate) part of the variance,
-    which a jackknife counts twice (B. Efron and C. Stein, *The jackknife estimate of variance*, 1981), and never below
-    that part itself: it is right for different laws, where the error is of order ``n^-1/2``, and for equal ones,
-    where it is of order ``1/n`` (there on average some 20 % too large, and the value is not Gaussian: skewed upwards).
+    The variance is the jackknife's over both samples, less its second-order (degenerate) part, which a jackknife counts twice
+    (B. Efron and C. Stein, *The jackknife estimate of variance*, 1981), and at least that part itself. So the standard error is
+    right for different laws, where it is of order ``n^-1/2``, and for equal laws, where it is of order ``1/n``. For equal laws it
+    is on average some 20 % too large, and the value is not Gaussian but skewed upwards.
 
     Parameters
     ----------
     generated, real
-        `x` and `y`: Independent samples, ``(m, *)`` and ``(n, *)``, at least 3 of each.
+        `x` and `y`: independent samples, ``(m, *)`` and ``(n, *)``, at least 3 of each.
     bandwidths
         The ``b`` of the kernels, in units of the data. By default ½, 1 and 2 times the median distance between points
-        of `y` (at most 1,000 of them), `y` being the reference: values for different `y` can be compared only if
-        bandwidths are given.
+        of `y` (at most 1,000 of them), so that values for different `y` can be compared only if bandwidths are given.
 
     Raises
     ------
@@ -127,8 +126,8 @@ def _interaction(rows: Tensor, squares: float) -> float:
 
 
 def _cross_interaction(rows: Tensor, columns: Tensor, squares: float) -> float:
-    """Return the mean square of the doubly centred cross Gram matrix, ``K_ij − a_i − b_j + g``, with means of rows, of columns
-    and of all.
+    """Return the mean square of the doubly centred cross Gram matrix, ``K_ij − a_i − b_j + g``, with the means `a` of rows, `b`
+    of columns and `g` of all.
     """
     m, n = len(rows), len(columns)
     total = squares - rows.square().sum() / n - columns.square().sum() / m + rows.sum().square() / (m * n)

@@ -21,9 +21,9 @@ def mode_shares(x: Tensor, law: GaussianMixture, within: float = 3.0) -> Tensor:
     """Measure the mass of samples at each mode relative to the mass of the mixture there, and return the ratios, ``(K,)``.
 
     A sample belongs to the mode at the smallest Mahalanobis distance, and counts if that distance is at most `within` standard
-    deviations. The ratio is the share of samples that count for mode `k`, over the mass ``w_k P(χ²_d <= within²)`` that its
-    Gaussian has there; where modes overlap, a sample between them counts for the nearer one alone. With N samples a ratio has
-    a standard error of about ``1 / √(w_k N)``.
+    deviations. The ratio is the share of samples that count for mode `k`, divided by the mass ``w_k P(χ²_d <= within²)`` that the
+    Gaussian of the mode has there. Where modes overlap, a sample between them counts for the nearer mode alone. With N samples a
+    ratio has a standard error of about ``1 / √(w_k N)``.
 
     Parameters
     ----------

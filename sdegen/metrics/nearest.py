@@ -22,16 +22,16 @@ def knn_kl(generated: Tensor, real: Tensor, k: int = 5, *, folds: int = 20) -> E
     """Estimate ``KL(P ‖ Q)`` in nats from real samples ``x ~ P`` and generated samples ``y ~ Q``, by distances to k-th
     nearest neighbours.
 
-    ``(d / n) Σ_i log(nu_k(i) / rho_k(i)) + log(m / (n − 1))``, with ``rho_k(i)`` the distance of ``x_i`` to its k-th
-    neighbour among the other ``x`` and ``nu_k(i)`` to that among the ``y``. Q. Wang, S. Kulkarni, S. Verdú, *Divergence
-    estimation for multidimensional densities via k-nearest-neighbor distances*, 2009.
+    The estimate is ``(d / n) Σ_i log(nu_k(i) / rho_k(i)) + log(m / (n − 1))``, with ``rho_k(i)`` the distance of ``x_i`` to its
+    k-th neighbour among the other ``x``, and ``nu_k(i)`` the distance to its k-th neighbour among the ``y``. Q. Wang, S.
+    Kulkarni, S. Verdú, *Divergence estimation for multidimensional densities via k-nearest-neighbor distances*, 2009.
 
-    Consistent, but biased by how much the densities change within such a distance: too small in many dimensions, and
-    where `P` reaches beyond `Q` (for Gaussians in the plane with n = m = 8,000: within 0.01 for a shift by half a
-    standard deviation, but 0.32 where 0.44 is right for a `P` 1.5 times as wide as `Q`).
+    It is consistent, but biased by how much the densities change within such a distance: too small in many dimensions, and
+    where `P` reaches beyond `Q`. For Gaussians in the plane with n = m = 8,000 it is right to 0.01 for a shift by half a standard
+    deviation, but 0.32 where 0.44 is right for a `P` 1.5 times as wide as `Q`.
 
-    The standard error comes from disjoint folds of both samples: each pair of folds is an independent, smaller copy
-    of the estimate, and their standard deviation over √folds is its error as far as variances go like ``1/n``.
+    The standard error comes from disjoint folds of both samples. Each pair of folds gives an independent estimate from fewer
+    samples; the standard deviation of these over √folds is the error of the whole, as far as variances go like ``1/n``.
 
     Parameters
     ----------
@@ -40,14 +40,14 @@ def knn_kl(generated: Tensor, real: Tensor, k: int = 5, *, folds: int = 20) -> E
     k
         Which neighbour: larger ones are less noisy and more biased.
     folds
-        Number of folds behind the standard error.
+        Number of folds for the standard error.
 
     Raises
     ------
     TypeError
         If the samples are not floating point.
     ValueError
-        If points coincide, the dimensions differ, or a fold has no k + 1 points.
+        If points coincide, the dimensions differ, or a fold has fewer than k + 1 points.
     """
     if k < 1 or folds < 2:
         raise ValueError(f"k = {k}, folds = {folds}; give k at least 1, and at least 2 folds.")

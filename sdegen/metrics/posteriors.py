@@ -1,5 +1,5 @@
-"""What tests of posteriors share: the interface of a posterior, its draws given each of many observations, and the place of the
-true parameters among these draws.
+"""Common parts of the tests of posteriors: the interface of a posterior, its draws given each of many observations, and the place
+of the true parameters among these draws.
 """
 
 from __future__ import annotations
@@ -68,16 +68,16 @@ def draw_for_each(posterior: ConditionalSampler, x: Tensor, draws: int, progress
     x
         Observations, ``(K, *)``.
     draws
-        Parameters for each.
+        Number of parameters for each observation.
     progress
         Whether to show a bar; by default on a terminal and in a notebook.
 
     Raises
     ------
     TypeError
-        If what it draws is no tensor of floating-point numbers.
+        If the posterior returns no tensor of floating-point numbers.
     ValueError
-        If it draws another number, NaN or infinite values, or parameters of several shapes.
+        If the posterior draws another number of parameters, NaN or infinite values, or parameters of several shapes.
     """
     if isinstance(posterior, BatchedSampler):
         return _check_draws(f"posterior.sample_each({draws}, x)", posterior.sample_each(draws, x), (len(x), draws))
@@ -94,7 +94,7 @@ def draw_for_each(posterior: ConditionalSampler, x: Tensor, draws: int, progress
 
 
 def _check_draws(name: str, theta: Tensor, counts: tuple[int, ...]) -> Tensor:
-    """Return parameters that were drawn; refuse another number of them, and what is no finite number."""
+    """Check that drawn parameters are finite numbers, as many as were asked for, and return them."""
     check_tensor(name, theta)
     if theta.shape[: len(counts)] != counts:
         expected = ", ".join(map(str, counts))
@@ -105,8 +105,14 @@ def _check_draws(name: str, theta: Tensor, counts: tuple[int, ...]) -> Tensor:
 def draw_for_pairs(
     posterior: ConditionalSampler, theta: Tensor, x: Tensor, draws: int, progress: bool | None = None
 ) -> Tensor:
-    """Draw parameters from a posterior given the data of each pair, and return them, ``(K, draws, *)``; refuse what are no pairs
-    ``(K, *)``, and draws of another shape than the true parameters.
+    """Draw parameters from a posterior given the data of each pair, and return them, ``(K, draws, *)``.
+
+    Raises
+    ------
+    TypeError
+        As for `draw_for_each`, or if `theta` or `x` is not floating point.
+    ValueError
+        As for `draw_for_each`, or if `theta` and `x` are no pairs ``(K, *)``, or draws have another shape than the parameters.
     """
     check_tensor("theta", theta), check_tensor("x", x), check_count("draws", draws)
     if theta.ndim == 0 or x.ndim == 0 or len(theta) != len(x) or len(theta) < 2:
@@ -125,8 +131,8 @@ def draw_for_pairs(
 def find_places(drawn: Tensor, true: Tensor, seed: int | None) -> Tensor:
     """Return the places of true numbers ``(K, 1, m)`` among drawn ones ``(K, draws, m)``, ``(K, m)`` float64 on the CPU.
 
-    A place is uniform on [0, 1] where the true number and the draws are exchangeable: it is uniform within the part of
-    ``1 / (draws + 1)`` that the rank takes, or within those of all ranks that equal numbers leave open.
+    A place is uniform on [0, 1] where the true number and the draws are exchangeable: it is drawn within the part of [0, 1], of
+    length ``1 / (draws + 1)``, that belongs to the rank, or within the parts of all ranks that equal numbers leave open.
     """
     below, equal = (drawn < true).sum(1).cpu(), (drawn == true).sum(1).cpu()
     u = torch.rand(below.shape, dtype=torch.float64, generator=generator_apart(seed))
@@ -134,5 +140,5 @@ def find_places(drawn: Tensor, true: Tensor, seed: int | None) -> Tensor:
 
 
 def generator_apart(seed: int | None) -> torch.Generator | None:
-    """Return a generator for `seed` whose numbers do not depend on what the same seed draws elsewhere, such as parameters."""
+    """Return a generator for `seed` whose numbers are independent of what the same seed draws elsewhere, such as parameters."""
     return as_generator(None, None if seed is None else seed + APART)

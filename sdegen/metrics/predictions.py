@@ -22,14 +22,14 @@ from .estimate import Estimate, check_samples, share_error
 def crps(draws: Tensor, observed: Tensor) -> Estimate:
     """Measure how well draws predict numbers, and return the mean continuous ranked probability score: smaller is better.
 
-    ``E|X − y| − ½ E|X − X'|`` for a prediction `X` of a number `y`, in the units of `y`: the area between the squared
-    distribution function of the prediction and that of the truth. The estimate from draws has no bias, so that few draws are not
-    punished. T. Gneiting and A. Raftery, *Strictly proper scoring rules, prediction, and estimation*, 2007.
+    The score is ``E|X − y| − ½ E|X − X'|`` for a prediction `X` of a number `y`, in the units of `y`: the integral of the squared
+    difference of the distribution functions of the prediction and of the truth. The estimate from draws has no bias, so that few
+    draws are not punished. T. Gneiting and A. Raftery, *Strictly proper scoring rules, prediction, and estimation*, 2007.
 
     Parameters
     ----------
     draws
-        ``(n, K)``, at least 2 for each of the `K` numbers.
+        Draws ``(n, K)``, at least 2 for each of the `K` numbers.
     observed
         The numbers that came, ``(K,)``.
 
@@ -65,18 +65,18 @@ def crps(draws: Tensor, observed: Tensor) -> Estimate:
 
 @check_arguments
 def predictive_check(observed: Tensor, replicated: Tensor, statistic: Callable[[Tensor], Tensor]) -> Estimate:
-    """Return the share of replicated data whose statistic is at least that of the observed data.
+    """Return the share of replicated data whose statistic is above that of the observed data; equal statistics count one half.
 
-    A posterior predictive p-value: near 0 or 1 the model does not make data like the observed in this respect. D. Rubin,
-    *Bayesianly justifiable and relevant frequency calculations for the applied statistician*, 1984. Data are replicated by
-    drawing parameters from the posterior, and data from the simulator. Of equal statistics half count.
+    This is a posterior predictive p-value: where it is near 0 or 1 the model does not make data like the observed in this
+    respect. D. Rubin, *Bayesianly justifiable and relevant frequency calculations for the applied statistician*, 1984. Data are
+    replicated by drawing parameters from the posterior, and data from the simulator.
 
     Parameters
     ----------
     observed
         The data, of the shape of one replicate.
     replicated
-        ``(n, *)``, at least 2.
+        Replicates ``(n, *)``, at least 2.
     statistic
         A function of data ``(n, *)`` that returns a number for each, ``(n,)``.
 
@@ -85,7 +85,7 @@ def predictive_check(observed: Tensor, replicated: Tensor, statistic: Callable[[
     TypeError
         If a dtype is not floating point.
     ValueError
-        If shapes do not fit, or the statistic is not one finite number a row, or that of a row depends on others.
+        If shapes do not fit, the statistic is not one finite number a row, or that of a row depends on other rows.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def share_above(own: Tensor, others: Tensor) -> Estimate:
 def find_statistics(
     observed: Tensor, replicated: Tensor, statistic: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return the statistic of observed and of replicated data, ``()`` and ``(n,)``; raises as `predictive_check`."""
+    """Return the statistic of observed and of replicated data, ``()`` and ``(n,)``; raise as `predictive_check` does."""
     check_samples(replicated, "replicated")
     check_tensor("observed", observed)
     if observed.shape != replicated.shape[1:] or len(replicated) < 2:
@@ -128,9 +128,9 @@ def find_statistics(
 def effective_share(log_weights: Tensor) -> Estimate:
     """Return the effective sample size of weighted draws as a share of their number, ``(mean w)² / mean w²``.
 
-    1 for equal weights, ``1/n`` where one has all the weight. The estimate cannot see weights that no draw has met, and is too
-    large where few are large. The standard error is that of a function of two means. A. Kong, *A note on importance sampling
-    using standardized weights*, 1992.
+    It is 1 for equal weights, and ``1/n`` where one draw has all the weight. The estimate cannot see weights that no draw has
+    met, and is too large where few weights are large. The standard error is that of a function of two means. A. Kong, *A note on
+    importance sampling using standardized weights*, 1992.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def effective_share(log_weights: Tensor) -> Estimate:
     TypeError
         If the dtype is not floating point.
     ValueError
-        If there are fewer than two, one is NaN or +inf, or all weights vanish.
+        If there are fewer than two weights, one is NaN or +inf, or all vanish.
 
     Examples
     --------

@@ -1,5 +1,5 @@
-"""Mean and covariance of features that arrive batch by batch, in memory independent of their number: all that FID needs of a
-set (`frechet`), to be computed once and compared with many.
+"""Mean and covariance of features that arrive batch by batch, in memory that does not grow with their number. That is all that
+FID (`frechet`) needs of a set: it is computed once, and compared with many other sets.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from .extraction import Extent, Extractor, ImageBatches, extract, name_and_hash
 
 
 class FeatureMoments:
-    """Mean and covariance of features that arrive batch by batch, in memory independent of their number.
+    """Mean and covariance of features that arrive batch by batch, in memory that does not grow with their number.
 
     Batches are merged by the pairwise formulas of T. Chan, G. Golub and R. LeVeque, *Algorithms for computing the
-    sample variance: analysis and recommendations*, 1983, in float64: nothing is a difference of large squares. Rows go
-    to two halves in turn, which `fid_infinity` compares with the whole; a random sample of them is kept, from which
-    standard errors are computed. For d features that is ``2 d² + keep d`` numbers.
+    sample variance: analysis and recommendations*, 1983, in float64: nothing is a difference of large squares. Rows go in turn
+    to two halves, which `fid_infinity` compares with the whole. A random sample of the rows is kept, from which standard errors
+    are computed. For d features that is ``2 d² + keep d`` numbers.
 
-    Where several processes compute features, gather their objects by ``torch.distributed.all_gather_object``, and `merge` them.
+    Where several processes compute features, gather these objects by ``torch.distributed.all_gather_object``, and `merge` them.
 
     Parameters
     ----------
     extractor, hash
         Name of the feature network and hash of its weights; moments of different networks cannot be compared.
     keep
-        Number of rows kept.
+        Number of rows that are kept.
 
     Attributes
     ----------
     n
         Number of features so far.
     rows
-        The rows kept, a uniform sample without replacement, ``(min(n, keep), d)``.
+        The rows that are kept, a uniform sample without replacement, ``(min(n, keep), d)``.
 
     Raises
     ------
@@ -95,9 +95,9 @@ class FeatureMoments:
         Raises
         ------
         TypeError
-            If they are not floating point.
+            If `features` are not floating point.
         ValueError
-            If they are not finite, or of another dimension than those before.
+            If `features` are not finite, or of another dimension than those before.
         """
         if features.ndim and len(features) == 0:
             return
@@ -119,7 +119,7 @@ class FeatureMoments:
         Raises
         ------
         ValueError
-            If it is of another network or dimension.
+            If `other` is of another network or dimension.
         """
         check_same_network(self, other)
         if other.n == 0:
@@ -175,14 +175,14 @@ class RunningMoments:
         self.scatter = torch.zeros(d, d, dtype=torch.float64, device=device)
 
     def update(self, x: Tensor) -> None:
-        """Take rows ``(n, d)`` in, which may be none."""
+        """Update the mean and scatter with rows ``(n, d)``, of which there may be none."""
         if len(x):
             mean = x.mean(0)
             x = x - mean
             self.merge(len(x), mean, x.mT @ x)
 
     def merge(self, n: int, mean: Tensor, scatter: Tensor) -> None:
-        """Take `n` rows in, of which mean and scatter matrix are known."""
+        """Update the mean and scatter with `n` rows of which the mean and the scatter matrix are known."""
         if n:
             total = self.n + n
             gap = mean - self.mean
@@ -214,7 +214,7 @@ def feature_moments(data: ImageBatches, net: Extractor | None = None, *, batch_s
     TypeError
         If samples are not floating-point tensors.
     ValueError
-        If there are none, they or their features are not finite, or the network is in training mode.
+        If there are no samples, samples or features are not finite, or the network is in training mode.
     """
     moments = FeatureMoments(*name_and_hash(net))
     for block in extract(data, net, batch_size, "data", moments.extent):

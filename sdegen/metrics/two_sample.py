@@ -27,7 +27,7 @@ class ClassifierTest(NamedTuple):
     Attributes
     ----------
     accuracy
-        Share of held-out points told right: ½ for equal laws, 1 for laws that do not overlap.
+        Share of held-out points that are classified right: ½ for equal laws, 1 for laws that do not overlap.
     p_value
         Probability, for equal laws, of an accuracy at least as high.
     """
@@ -51,17 +51,18 @@ def classifier_test(
     """Train a k-nearest-neighbour classifier on half of both samples, and return its accuracy on the other half.
 
     D. Lopez-Paz and M. Oquab, *Revisiting classifier two-sample tests*, 2016, arXiv:1610.06545. The standard error is
-    the binomial one. The p-value is exact for any classifier: equal laws make the labels of the held-out points a
-    random half, so that, of those called ``y``, the number right is hypergeometric (the paper uses its normal limit).
+    binomial. The p-value is exact for any classifier: for equal laws a random half of the held-out points have the label ``y``,
+    so that the number of these among the points that the classifier calls ``y`` is hypergeometric (the paper uses its normal
+    limit).
 
     Distances are Euclidean, in the units of the data: scale coordinates first if their units differ.
 
     Parameters
     ----------
     generated, real
-        `x` and `y`: Independent samples, ``(n, *)`` both, n >= 4.
+        `x` and `y`: independent samples, ``(n, *)`` both, n >= 4.
     k
-        Number of neighbours that vote; by default an odd number next to the root of that of training points.
+        Number of neighbours that vote; by default an odd number next to the square root of the number of training points.
     generator, seed
         Source of the split; at most one of them.
 

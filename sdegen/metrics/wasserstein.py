@@ -1,6 +1,6 @@
 """The sliced Wasserstein distance: one-dimensional optimal transport, averaged over random directions.
 
-A plug-in value: two finite samples of one law are not at distance zero, and no correction is made for it. The floor is
+It is a plug-in value: two finite samples of one law are not at distance zero, and no correction is made for that. The floor is
 the distance between two independent samples of the reference, of the same size.
 """
 
@@ -29,22 +29,21 @@ def sliced_wasserstein(
     generator: torch.Generator | None = None,
     seed: int | None = None,
 ) -> Estimate:
-    """Estimate ``SW_p = (mean over directions theta of W_p(thetaᵀx, thetaᵀy)^p)^{1/p}``, each ``W_p`` between sorted
-    samples.
+    """Estimate ``SW_p = (mean over directions theta of W_p(thetaᵀx, thetaᵀy)^p)^{1/p}``, each ``W_p`` by sorted samples.
 
     N. Bonneel et al., *Sliced and Radon Wasserstein barycenters of measures*, 2015. With as many points on both sides
     ``W_p^p = (1/n) Σ_i |x_(i) − y_(i)|^p``; identical laws give a small positive value, of order ``n^-1/2``.
 
-    The standard error has three independent parts: one of the directions, from the spread of ``W_p^p`` over them, and
-    one of each sample, from the spread over its points of the Kantorovich potential averaged over directions, which is
-    the derivative of ``W_p^p`` in the law (E. del Barrio and J. Loubes, *Central limit theorems for empirical
-    transportation cost in general dimension*, 2019, arXiv:1705.01299). The delta method takes the root. It is
-    asymptotic, for laws that differ; for equal ones, at the floor, it is too large by up to a half.
+    The standard error has three independent parts. One is from the directions, by the spread of ``W_p^p`` over them. One is from
+    each sample, by the spread over its points of the Kantorovich potential averaged over directions, which is the derivative of
+    ``W_p^p`` in the law (E. del Barrio and J. Loubes, *Central limit theorems for empirical transportation cost in general
+    dimension*, 2019, arXiv:1705.01299). The delta method takes the root. The error is asymptotic, for laws that differ; for equal
+    laws, at the floor, it is too large by up to a half.
 
     Parameters
     ----------
     generated, real
-        `x` and `y`: Independent samples, ``(n, *)`` both.
+        `x` and `y`: independent samples, ``(n, *)`` both.
     projections
         Number of random directions, at least 2.
     p
