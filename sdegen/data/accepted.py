@@ -28,7 +28,7 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
     dtype
         The model's dtype.
     what
-        What an error calls them.
+        What an error calls the data.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def check_finite(x: Tensor, what: str) -> None:
     Raises
     ------
     ValueError
-        Naming the first row.
+        If a row is not finite; the message names the first.
     """
     before = 0
     for part in split_rows(x):
@@ -110,7 +110,7 @@ def check_finite(x: Tensor, what: str) -> None:
 
 
 def loses_digits(x: Tensor, dtype: torch.dtype, share: float = 1e-4) -> bool:
-    """Tell whether rounding to a dtype changes a number by more than a share of its standard deviation, as it does of data far
+    """Tell whether rounding to a dtype changes a number by more than a share of its standard deviation, as happens to data far
     from zero.
     """
     if is_finer(dtype, x.dtype):

@@ -1,9 +1,9 @@
-"""Columns of a table, each of which becomes a few numbers that a score model can learn, and comes back: numbers, positive
-numbers, numbers of an interval, whole numbers and categories.
+"""Columns of a table, whose entries become a few numbers that a score model can learn, and these become entries again: numbers,
+positive numbers, numbers of an interval, whole numbers and categories.
 
-A whole number becomes a number by uniform noise, of which the floor is taken on the way back; a category a point near its corner
-of a regular simplex, of which the nearest corner is taken. Both are exactly undone, and the noise has a volume, by which
-densities of numbers bound probabilities of entries.
+A whole number gets uniform noise, and the way back takes the floor; a category becomes a point near its corner of a regular
+simplex, and the way back takes the nearest corner. Both are undone exactly. The noise has a volume, by which densities of numbers
+bound probabilities of entries.
 """
 
 from __future__ import annotations
@@ -79,15 +79,15 @@ class Column(OfTensors, Fixed, ABC):
     def encode_with_volume(
         self, name: str, entries: np.ndarray, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the numbers of entries as `encode` does, and for each the logarithm of the volume that its noise is uniform in
-        (for what fills a gap, of one over its density), ``(N,)`` float64.
+        """Return the numbers of entries as `encode` does, and for each entry the logarithm of the volume that its noise is
+        uniform in, or for a gap that is filled, of one over the density of the filling, ``(N,)`` float64.
         """
         x = self.encode(name, entries, generator)
         return x, x.new_full((len(x),), self.log_volume)
 
     def ask(self, name: str, entries: np.ndarray) -> Tensor:
         """Return what a network is told of known entries ``(N,)``: their numbers with the mean of the noise, ``(N, width)``. NaN
-        is what the network is asked for; only a column with gaps has any.
+        stands for what the network is asked for; only a column with gaps has any.
 
         Raises
         ------
@@ -109,7 +109,7 @@ class Column(OfTensors, Fixed, ABC):
         Raises
         ------
         ValueError
-            If one is none that the column may have.
+            If a number is none that the column may have.
         """
 
 
@@ -151,7 +151,7 @@ class IntervalColumn(NumberColumn):
     Raises
     ------
     ValueError
-        If they are not in order.
+        If the bounds are not in order.
     """
 
     @check_arguments
@@ -178,12 +178,13 @@ class CountColumn(Column):
     Parameters
     ----------
     at_least
-        The least that may occur, above which a model learns the inverse of ``log(1 + exp u)``; None for no bound.
+        The least number that may occur; None for no bound. With a bound a model learns the inverse softplus of what the noised
+        number has above it.
 
     Raises
     ------
     ValueError
-        If it is no whole number.
+        If `at_least` is no whole number.
     """
 
     middle = 0.5
@@ -229,9 +230,9 @@ class CategoryColumn(Column):
     Raises
     ------
     TypeError
-        If one cannot be a key of a dictionary, as a list cannot.
+        If a category cannot be a key of a dictionary, as a list cannot.
     ValueError
-        If there are fewer than two, or one twice, or NaN.
+        If there are fewer than two categories, one occurs twice, or one is NaN.
     """
 
     @check_arguments
@@ -276,7 +277,7 @@ def _refuse_numbers(x: Tensor, wrong: Tensor, where: str) -> Tensor:
     Raises
     ------
     ValueError
-        If there are any.
+        If some numbers are wrong.
     """
     rows = wrong.nonzero()[:, 0]
     if len(rows):

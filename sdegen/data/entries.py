@@ -24,9 +24,9 @@ def read_frame(frame: Any) -> tuple[list[str], dict[str, np.ndarray]]:
     Raises
     ------
     TypeError
-        If it has no named columns.
+        If `frame` has no named columns.
     ValueError
-        If their lengths differ, there are no rows, or entries are times or complex numbers.
+        If columns differ in length, there are no rows, or entries are times or complex numbers.
     """
     names: Sequence[Any] | None = list(frame) if isinstance(frame, Mapping) else getattr(frame, "columns", None)
     if names is None or isinstance(frame, type):
@@ -42,12 +42,12 @@ def read_frame(frame: Any) -> tuple[list[str], dict[str, np.ndarray]]:
 
 
 def _as_entries(name: str, column: Any) -> np.ndarray:
-    """Return the entries of a column as an array, in which words and numbers stay what they are, and what is masked is None.
+    """Return the entries of a column as an array, in which words and numbers stay what they are, and masked entries are None.
 
     Raises
     ------
     ValueError
-        If they are times or complex numbers, which would lose a part as numbers, or are lists of their own.
+        If entries are times or complex numbers, which would lose a part as numbers, or are lists of their own.
     """
     if isinstance(column, Tensor):
         column = column.detach().cpu()
@@ -78,7 +78,7 @@ def _unmask(column: np.ma.MaskedArray[Any, Any]) -> np.ndarray:
 
 
 def find_gaps(entries: np.ndarray) -> np.ndarray:
-    """Tell which entries of a column are missing, NaN, None or what pandas has for these, ``(N,)``."""
+    """Tell which entries of a column are missing, ``(N,)``: NaN, None, or what pandas has for these."""
     return np.array([_is_missing(entry) for entry in entries.tolist()], dtype=bool)
 
 
@@ -95,7 +95,7 @@ def _is_missing(entry: Any) -> bool:
 
 
 def read_numbers(name: str, entries: np.ndarray) -> np.ndarray:
-    """Return entries as float64 numbers; refuse what are none, what float64 would round to another number, and gaps.
+    """Return entries as float64 numbers; refuse entries that are no numbers, numbers that float64 would round, and gaps.
 
     Raises
     ------
@@ -125,12 +125,12 @@ def read_numbers(name: str, entries: np.ndarray) -> np.ndarray:
 
 
 def refuse_entries(name: str, entries: np.ndarray, wrong: np.ndarray | Tensor, expected: str) -> None:
-    """Refuse a column with wrong entries.
+    """Refuse a column in which the mask `wrong` marks an entry; `expected` says what each entry must be.
 
     Raises
     ------
     ValueError
-        If there are any.
+        If an entry is marked.
     """
     rows = torch.as_tensor(wrong).nonzero()
     if len(rows):

@@ -1,9 +1,9 @@
 """Files of published data: found, checked by their hash, and downloaded where that is allowed; an incomplete file is never
 used.
 
-A file is looked for in the folder that the environment variable SDEGEN_DATA names, then in the package, then, where no folder is
-named, in the user's cache. One that is missing is downloaded to the folder named, or to the cache, under another name until its
-checksum is right.
+A file is looked for in the folder that the environment variable SDEGEN_DATA names, then in the package, then, if no folder is
+named, in the user's cache. A missing file is downloaded to the named folder, or to the cache, and bears another name there until
+its checksum is right.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class File:
     content_md5
         MD5 checksum of its decompressed bytes, by which a file that was compressed anew is known too.
     mirrors
-        Addresses of the folders it can be had from, tried in turn; none: it is not downloaded.
+        Addresses of the folders that the file can be downloaded from, tried in turn; without any it is not downloaded.
     """
 
     path: str
@@ -52,7 +52,7 @@ class File:
         Raises
         ------
         FileNotFoundError
-            If SDEGEN_DATA names what is no folder, or the file is missing and cannot be downloaded.
+            If SDEGEN_DATA does not name a folder, or the file is missing and cannot be downloaded.
         ImportError
             If it must be downloaded and pooch is missing.
         ConnectionError
@@ -75,7 +75,7 @@ class File:
         raise ValueError(f"{place} is damaged: its md5 is {found}, expected {self.md5}; {remedy}.")
 
     def _place(self) -> Path:
-        """Return where the file lies, or is to be downloaded to: the order is that of the module's docstring."""
+        """Return where the file lies, or is to be downloaded to, in the order that the docstring of this module tells."""
         embedded = EMBEDDED / self.path
         named = os.environ.get("SDEGEN_DATA")
         if named:
@@ -94,7 +94,7 @@ class File:
         return Path(self._pooch().os_cache("sdegen"), self.path)
 
     def _download(self, place: Path) -> None:
-        """Bring the file from the first mirror that has it to the place given."""
+        """Bring the file to the given place from the first mirror that has it."""
         if not self.mirrors:
             raise FileNotFoundError(f"{place} is missing, and is not downloaded; put it there.")
         failed = []

@@ -1,7 +1,7 @@
 """Fingerprints of data, by which a run that goes on sees whether rows, conditions and order are those that it began with.
 
-A fingerprint is a few sums over all rows, each with a random weight of its own, so that other rows and another order show.
-Data that differ by rounding alone, as those computed on another machine, have nearly the same.
+A fingerprint is a few sums over all rows, each row with a random weight of its own, so that other rows and another order show.
+Data that differ by rounding alone, as if computed on another machine, have nearly the same fingerprint.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def standardised(x: Tensor, moments: Moments) -> Tensor:
     Parameters
     ----------
     x
-        ``(n, *)``.
+        Rows of data, ``(n, *)``.
     moments
         Mean and covariance of the data; coordinates that do not vary are not divided.
     """

@@ -33,7 +33,7 @@ class GappedColumn(Column):
     Raises
     ------
     ValueError
-        When it encodes, if no entry is there.
+        At encoding, if all entries are missing.
     """
 
     @check_arguments
@@ -58,13 +58,17 @@ class GappedColumn(Column):
         return torch.cat([self._there.spread(x[:, :1], generator), self.column.spread(x[:, 1:], generator)], 1)
 
     def ask(self, name: str, entries: np.ndarray) -> Tensor:
-        """Return what a network is told of entries ``(N,)``: that all of them are there, and the numbers of those not missing."""
+        """Return what a network is told of entries ``(N,)``: that all of them are there, and the numbers of those that are
+        known.
+        """
         asked = super().ask(name, entries)
         asked[:, :1] = self._there.centre(name, np.ones(len(entries), dtype=bool))
         return asked
 
     def log_volumes(self, entries: np.ndarray) -> Tensor:
-        """Return the logarithm of the volume of each entry's noise: for a missing one, of the number alone that tells so."""
+        """Return the logarithm of the volume of each entry's noise: for a missing entry, of the noise in the number that tells
+        so.
+        """
         there = torch.from_numpy(~find_gaps(entries)).double()
         return self._there.log_volume + there * self.column.log_volume
 

@@ -29,15 +29,15 @@ class Images:
     Parameters
     ----------
     x
-        ``(N, C, H, W)``, uint8.
+        The images, ``(N, C, H, W)``, uint8.
     labels
-        ``(N,)``, int64, from 0; None where there are none.
+        Labels ``(N,)``, int64, from 0; None where there are none.
     label_names
         What the labels 0, 1, … stand for.
     group
-        ``(N,)``, integers: images of one group, near-copies say, are never split. None: each is its own.
+        Integers ``(N,)``: images of one group, such as near-copies, stay together in a split. None: each image is a group.
     levels
-        Number of values a byte can take: 0 … levels − 1.
+        Number of values that a byte can take: 0 … levels − 1.
 
     Raises
     ------
@@ -180,7 +180,7 @@ class Split(NamedTuple):
         Raises
         ------
         ValueError
-            If one part has labels, groups or levels that the other has not.
+            If the parts differ in having labels or groups, in the names of labels, or in levels.
         """
         for name in ("label_names", "levels", "labels", "group"):
             own, other = (getattr(part, name) for part in self)
@@ -250,7 +250,7 @@ class Scaled:
     def flipped(self, p: float = 0.5) -> Scaled:
         """Return the same images, each mirrored left to right with probability `p` each time it is drawn.
 
-        In training every pass has other ones. For metrics take the images as they are.
+        In training every pass mirrors other images. For metrics take the images as they are.
 
         Parameters
         ----------
@@ -260,7 +260,7 @@ class Scaled:
         Raises
         ------
         ValueError
-            If it is none.
+            If `p` is no probability.
         """
         return replace(self, flips=p)
 

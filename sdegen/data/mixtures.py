@@ -20,7 +20,7 @@ def gaussian_ring(modes: int = 8, radius: float = 4.0, std: float = 0.5) -> Gaus
     Parameters
     ----------
     modes, radius, std
-        Their number, the circle's radius, and the standard deviation of each.
+        The number of Gaussians, the radius of the circle, and the standard deviation of each Gaussian.
 
     Raises
     ------
@@ -44,11 +44,11 @@ def gaussian_grid(side: int = 5, spacing: float = 2.0, std: float = 0.2) -> Gaus
     Parameters
     ----------
     side
-        Gaussians a side.
+        Number of Gaussians along each side.
     spacing
         Distance of neighbours.
     std
-        Standard deviation of each.
+        Standard deviation of each Gaussian.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def random_mixture(dim: int, modes: int = 16, seed: int = 0) -> GaussianMixture:
     modes
         Number of Gaussians, with diagonal covariances.
     seed
-        Of weights, means and standard deviations: one seed, one mixture.
+        Seed of weights, means and standard deviations: one seed, one mixture.
 
     Raises
     ------

@@ -14,7 +14,7 @@ NUMBERS = 2**20  # of a part: 8 MiB in float64
 
 
 def join_moments(parts: Iterable[tuple[float, Moments]]) -> Moments:
-    """Combine the mean and covariance of each part of a data set, and return those of the whole.
+    """Combine the means and covariances of the parts of a data set, and return the mean and covariance of the whole.
 
     A set's covariance is the mean of those of its parts and the covariance of their means.
 
@@ -46,8 +46,8 @@ def join_moments(parts: Iterable[tuple[float, Moments]]) -> Moments:
 
 
 def split_rows(x: Tensor) -> tuple[Tensor, ...]:
-    """Return data ``(N, *)`` in parts of rows, each of a million numbers at most or one row, so that what is made of a part is
-    no larger.
+    """Return data ``(N, *)`` in parts of rows, each of a million numbers at most or of one row, so that computations on a part
+    need little memory.
 
     Parameters
     ----------

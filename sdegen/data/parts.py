@@ -72,11 +72,11 @@ def in_parts(read: Callable[..., Tensor], batch: int | None, *rows: Tensor) -> T
     Parameters
     ----------
     read
-        Maps tensors of `B` rows to one, ``(B, *)``, row by row.
+        Maps tensors of `B` rows to a tensor ``(B, *)``, row by row.
     batch
-        Rows at a time; None: all at once.
+        Rows at a time; None for all at once.
     rows
-        Tensors of as many rows each.
+        Tensors with the same number of rows.
 
     Raises
     ------

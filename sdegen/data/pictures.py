@@ -24,19 +24,19 @@ def save_pngs(images: Tensor | Images, folder: str | Path, low: float = 0.0, hig
     Parameters
     ----------
     images
-        Numbers from `low` to `high` or bytes, ``(N, C, H, W)`` of one channel or three; or `Images`, whose levels are spread over
-        those of a byte.
+        Numbers from `low` to `high`, or bytes, ``(N, C, H, W)`` of one channel or three; or `Images`, whose levels are spread
+        over 0 … 255.
     folder
-        The folder of the files; it is made. Files of the same names are replaced.
+        The folder of the files, which is made if there is none. Files of the same names are replaced.
     low, high
-        The numbers that stand for black and white; what lies outside is refused. Of samples take ``x.clamp(low, high)``.
+        The numbers that stand for black and white; numbers outside are refused. Of samples take ``x.clamp(low, high)``.
 
     Raises
     ------
     TypeError
         If `images` are neither numbers nor bytes.
     ValueError
-        If they have another shape, are not finite or lie outside, or the folder is a file.
+        If `images` have another shape, are not finite or lie outside, or the folder is a file.
 
     Examples
     --------

@@ -38,13 +38,13 @@ def from_arrays(
     labels
         ``(N,)`` integers from 0, or one-hot rows ``(N, K)``.
     label_names
-        By default the numbers themselves.
+        The names of the labels; by default the numbers themselves.
     group
-        ``(N,)``: what must not be split.
+        Integers ``(N,)``: images of one group stay together in a split.
     channels_last
-        Four-dimensional `x` is ``(N, H, W, C)``.
+        Whether a four-dimensional `x` is ``(N, H, W, C)``.
     levels
-        Number of values a byte can take.
+        Number of values that a byte can take.
 
     Raises
     ------
@@ -81,13 +81,13 @@ def from_dataset(dataset: Any, *, label_names: Iterable[str] | None = None, scal
     Parameters
     ----------
     dataset
-        Yields images or ``(image, label)`` pairs. An image is a tensor ``(H, W)`` or ``(C, H, W)``, or an array or PIL image
-        ``(H, W)`` or ``(H, W, C)``; all of one shape.
+        A data set of images or ``(image, label)`` pairs. An image is a tensor ``(H, W)`` or ``(C, H, W)``, or an array or PIL
+        image ``(H, W)`` or ``(H, W, C)``; all have one shape.
     label_names
-        By default the numbers themselves.
+        The names of the labels; by default the numbers themselves.
     scaling
-        What rows of floating point were scaled by, to be undone: ``Scaling(0, 1)`` for those of torchvision's `ToTensor`.
-        None: rows are bytes.
+        The scaling that made rows of floating point, which is undone: ``Scaling(0, 1)`` for torchvision's `ToTensor`. None if
+        rows are bytes.
 
     Raises
     ------
@@ -134,9 +134,10 @@ def from_dataset(dataset: Any, *, label_names: Iterable[str] | None = None, scal
 
 @check_arguments
 def from_folder(path: str | Path, *, mode: str = "RGB", transform: Callable[[Any], Any] | None = None) -> Images:
-    """Read images from a folder: one subfolder per class, in alphabetical order; or none, and no labels.
+    """Read images from a folder, and return them: with one subfolder per class, in alphabetical order, or without subfolders and
+    labels.
 
-    Files that are no images by their name, and hidden ones, are passed over; photographs are turned as their camera was held.
+    Files that are no images by their name, and hidden files, are passed over; photographs are turned as their camera was held.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ from ..show import show_call
 
 
 def split_conditions(data: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Split ``x``, ``(x, labels)`` or ``(x, conditions)`` into the data and their conditions by keyword."""
+    """Split ``x``, ``(x, labels)`` or ``(x, conditions)``, and return the data and a dict of their conditions by keyword."""
     x, cond = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, {})
     return x, cond if isinstance(cond, dict) else {"label": cond}
 
@@ -36,7 +36,7 @@ class Rows(ABC):
 
     @abstractmethod
     def read(self, which: Tensor, generator: torch.Generator | None = None) -> tuple[Any, dict[str, Tensor]]:
-        """Return the data ``(n, *)`` of rows by their numbers ``(n,)``, and their conditions; what is random draws from the
+        """Return the data ``(n, *)`` of rows by their numbers ``(n,)``, and their conditions; random parts draw from the
         generator.
         """
 
@@ -44,21 +44,21 @@ class Rows(ABC):
 class DatasetRows(Rows):
     """The rows of a map-style `Dataset`, each read anew whenever it is drawn.
 
-    So a data set that changes its rows at random (crops, mirrors, noise) gives other ones in every pass. While rows are read,
+    So a data set that changes its rows at random (crops, mirrors, noise) gives other rows in every pass. While rows are read,
     the global generators of torch, NumPy and Python are seeded from the generator that is given, and are put back afterwards.
 
     Parameters
     ----------
     dataset
-        With ``len(dataset)`` and ``dataset[i]``, which is a datum, or a datum and a label or a dict of conditions. A datum is a
-        tensor, an array, or a PIL image, whose pixels are bytes ``(C, H, W)``.
+        A data set with ``len(dataset)`` and ``dataset[i]``, which is a datum, or a datum and a label or a dict of conditions. A
+        datum is a tensor, an array, or a PIL image, whose pixels are bytes ``(C, H, W)``.
 
     Raises
     ------
     TypeError
         If the data set has no length.
     ValueError
-        If it is empty.
+        If the data set is empty.
     """
 
     __repr__ = show_call
@@ -85,14 +85,14 @@ class DatasetRows(Rows):
         which
             The numbers, ``(n,)``.
         generator
-            What random rows draw from.
+            Randomness of rows that change at random.
 
         Raises
         ------
         TypeError
             If rows are of a kind that no tensor can hold, or of more than two values.
         ValueError
-            If they differ in kind or shape.
+            If rows differ in kind or shape.
         """
         numbers = which.tolist()
         with seeded(generator):
@@ -165,7 +165,7 @@ def collect(dataset: Dataset) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def held_tensors(dataset: Dataset) -> tuple[Tensor, ...] | None:
-    """Return the tensors whose rows are those of a data set, if it is one of torch's own that holds such; None for any other.
+    """Return the tensors whose rows are those of a data set, if it is one of torch's own that holds tensors; None for any other.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def held_tensors(dataset: Dataset) -> tuple[Tensor, ...] | None:
 
 
 def _stack(column: Sequence[Any], numbers: Sequence[int], what: str) -> Any:
-    """Stack values of one kind to a tensor, dicts of them to a dict of tensors."""
+    """Stack values of one kind to a tensor, or dicts of values to a dict of tensors, and return it."""
     if any(isinstance(value, dict) for value in column):
         keys = [sorted(map(str, value)) if isinstance(value, dict) else [] for value in column]
         for row, own in zip(numbers, keys, strict=True):

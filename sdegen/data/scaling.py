@@ -74,12 +74,12 @@ class Scaling(OfTensors):
     def __call__(
         self, u: Tensor, dtype: torch.dtype = torch.float32, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Map bytes to numbers.
+        """Map bytes to numbers, and return them.
 
         Parameters
         ----------
         u
-            ``(*)``, uint8.
+            Bytes ``(*)``, uint8.
         dtype
             The dtype of the result.
         generator
@@ -109,14 +109,14 @@ class Scaling(OfTensors):
         Parameters
         ----------
         x
-            ``(*)``, floating point.
+            Numbers ``(*)``, floating point.
         clip
-            Move what lies outside to the nearest end, instead of raising.
+            Whether numbers outside are moved to the nearest end, instead of being refused.
 
         Returns
         -------
         Tensor
-            ``(*)``, uint8.
+            Bytes ``(*)``, uint8.
 
         Raises
         ------
@@ -144,12 +144,12 @@ class Scaling(OfTensors):
         Parameters
         ----------
         u
-            ``(*)``, uint8.
+            Bytes ``(*)``, uint8.
         """
         return self.low + self.step * (u.double() + self.noise[0])
 
     def log_volume(self, dim: int) -> float:
-        """Return ``D log step``, the logarithm of the volume of a cell, which turns a log-density into (a bound on) a
+        """Return ``D log step``, the logarithm of the volume of a cell: added to a log-density it gives (a bound on) a
         log-probability, in nats.
         """
         return dim * math.log(self.step)
@@ -162,7 +162,7 @@ class Scaling(OfTensors):
         Parameters
         ----------
         log_prob
-            ``(*)``, log-density of dequantised data, in nats.
+            Log-densities ``(*)`` of dequantised data, in nats.
         dim
             D, the number of bytes a datum has.
         """

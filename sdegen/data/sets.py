@@ -48,7 +48,7 @@ def mnist() -> Split:
     """Load MNIST, handwritten digits, 28×28 in one channel, with the official split of 60,000 for training and 10,000 for
     testing.
 
-    Read from ``$SDEGEN_DATA/mnist``, else downloaded once (needs pooch). Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0.
+    It is read from ``$SDEGEN_DATA/mnist``, or else downloaded once (needs pooch). Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0.
     ``mnist().train.split(0.8, seed=0)`` splits the 60,000 anew, ``mnist().joined().split(0.8, seed=0)`` all of them.
 
     Returns
@@ -68,8 +68,8 @@ def fashion_mnist() -> Split:
     """Load Fashion-MNIST, articles of clothing, 28×28 in one channel, with the official split of 60,000 for training and
     10,000 for testing.
 
-    Read from ``$SDEGEN_DATA/fashion_mnist``, else downloaded once (needs pooch). H. Xiao, K. Rasul, R. Vollgraf, 2017,
-    arXiv:1708.07747; Zalando SE, MIT licence. Returns and raises as `mnist`.
+    It is read from ``$SDEGEN_DATA/fashion_mnist``, or else downloaded once (needs pooch). H. Xiao, K. Rasul, R. Vollgraf, 2017,
+    arXiv:1708.07747; Zalando SE, MIT licence. What is returned and raised is as for `mnist`.
     """
     return _idx("fashion_mnist", _FASHION, _FASHION_MIRRORS, _FASHION_NAMES)
 
@@ -85,7 +85,7 @@ def sprites(fold: int = 0, *, images: Any = None, labels: Any = None) -> Split:
     Parameters
     ----------
     fold
-        0 … 4, the seed of the split. The parts to judge by of two folds overlap: folds are repetitions, no partition.
+        0 … 4, the seed of the split. The test parts of two folds overlap: folds are repetitions, and no partition.
     images, labels
         A pair of your own instead, arrays or paths of ``.npy`` files: ``(N, 16, 16, 3)`` uint8 and integers ``(N,)`` or
         one-hot rows ``(N, K)``. Tiles that are equal byte by byte are then a group.
@@ -93,8 +93,8 @@ def sprites(fold: int = 0, *, images: Any = None, labels: Any = None) -> Split:
     Raises
     ------
     FileNotFoundError, ValueError
-        If SDEGEN_DATA names what is no folder, or the file is damaged: see `File.read`; or `fold` is none, or the pair is not of
-        that form.
+        If SDEGEN_DATA does not name a folder, or the file is damaged: see `File.read`; or `fold` is not one of these, or the pair
+        is not of that form.
     TypeError
         If a pair has another dtype, or half of it is missing.
     """
@@ -116,8 +116,8 @@ def sprites(fold: int = 0, *, images: Any = None, labels: Any = None) -> Split:
 def sprites_held_out() -> Images:
     """Load the 309 sprites that belong to no fold: a final test set, to be used once.
 
-    They share no group with the others. Whatever is chosen by looking (settings, a time to stop, a model) is chosen on the
-    folds of `sprites`. Raises as `sprites`.
+    They share no group with the others. Choose settings, a time to stop and a model on the folds of `sprites`. Errors are those
+    of `sprites`.
     """
     tiles, held_out = _sprites()
     return tiles[held_out]

@@ -16,23 +16,23 @@ from ..checks import check_count, check_tensor
 
 
 def sheet(x: Tensor, columns: int | None = None, gap: int = 0) -> np.ndarray[Any, Any]:
-    """Return images side by side as one, ``(rows H, columns W, 3)``; what lies outside [0, 1] becomes the nearest end.
+    """Return images side by side as one, ``(rows H, columns W, 3)``; numbers outside of [0, 1] become the nearest end.
 
     Parameters
     ----------
     x
         The images, ``(N, 1, H, W)`` or ``(N, 3, H, W)``, from 0 to 1.
     columns
-        How many a row; about as many as rows by default.
+        Number of images in a row; by default about as many as there are rows.
     gap
         White pixels between neighbours.
 
     Raises
     ------
     TypeError
-        If they are bytes, which would all be white.
+        If the images are bytes, which would all be white.
     ValueError
-        If the shape is another, or the gap negative.
+        If the images have another shape, or `gap` is negative.
     """
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; give numbers in [0, 1], of bytes x / 255.")

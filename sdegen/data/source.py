@@ -1,5 +1,5 @@
 """Random batches of training data from anything that has rows or a law: a distribution, tensors, images, a `Dataset`. Nothing is
-scaled silently. Batches that a user's own iterable makes are those of `stream`.
+scaled silently. For batches that a user's own iterable makes see `stream`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .rows import DatasetRows, Rows, held_tensors, split_conditions
 
 EPOCH_DRAWS = 4096  # draws of a distribution that stand for the rows of one epoch
 MOMENT_ROWS = 65_536  # rows that moments are taken of, where a law has no end of them or reading them all takes long
-PROBE_ROWS = 256  # draws of a law, or rows that are read anew, by which data are checked and known again
+PROBE_ROWS = 256  # draws of a law, or rows that are read anew, by which data are checked and recognised
 FEW_BATCHES = 8  # batches that `few` gives, for statistics
 READ_ROWS = 1024  # rows that are read at once, where no batch size is given
 
@@ -42,9 +42,9 @@ class Batch(NamedTuple):
     Attributes
     ----------
     x
-        ``(B, *)``.
+        The data, ``(B, *)``.
     cond
-        Tensors of `B` rows by their keywords; empty where there are none, as of a law.
+        Tensors of `B` rows by their keywords; empty where there are none, as for a law.
     """
 
     x: Tensor
@@ -70,24 +70,24 @@ class Source:
         - rows of a table (`TableRows`);
         - images with their scaling (`Scaled`), whose labels become ``label``.
     dtype, device
-        Those of the network that learns. Coarser data, or data on another device, are refused; laws and images become its dtype,
-        float32 at least.
+        The dtype and device of the network that learns. Coarser data, or data on another device, are refused; draws of laws and
+        images get this dtype, float32 at least.
     cast
-        Whether data that are finer become this dtype as well; else they stay as they are.
+        Whether data that are finer are cast to this dtype as well; else they stay as they are.
 
     Attributes
     ----------
     own_size
         None: batches are as large as they are asked for.
     order
-        The rows that are still to come in this pass. Put back, it lets a run go on in the order it began.
+        The rows that are still to come in this pass. Put back, it lets a run go on in the order that it began with.
 
     Raises
     ------
     TypeError
-        If data is not floating point, or of no known kind.
+        If data are not floating point, or of no known kind.
     ValueError
-        If it is empty, not finite, coarser than the model, on another device, or conditions do not match it in number.
+        If data are empty, not finite, coarser than the model, or on another device, or conditions do not match them in number.
     """
 
     __repr__ = show_call
@@ -154,7 +154,7 @@ class Source:
         Raises
         ------
         ValueError
-            If it is one in other data.
+            If the position is one in other data.
         """
         order, n = tensors["order"], 0 if self.x is None else len(self.x)
         if len(order) and not 0 <= order.min() <= order.max() < n:
@@ -165,15 +165,15 @@ class Source:
         self.order = order
 
     def moments(self, generator: torch.Generator, coordinates: Coordinates | None = None) -> Moments:
-        """Return the mean and covariance of the data: a distribution's own if it gives them, else those of 65,536 draws of it; of
-        rows that are read anew those of one pass, of 65,536 at most.
+        """Return the mean and covariance of the data: of a distribution its own, if it has them, or else those of 65,536 draws;
+        of rows that are read anew those of one pass, over 65,536 rows at most.
 
         Parameters
         ----------
         generator
             Randomness of draws.
         coordinates
-            A map whose values they are of; the data themselves by default.
+            A map of the data, whose values the moments are of; by default they are those of the data.
         """
         if coordinates is not None:
             if self.x is None:
@@ -200,14 +200,14 @@ class Source:
         return (self._read(which, generator).x for which in (torch.arange(few) * len(self.x) // few).split(READ_ROWS))
 
     def _as_states(self, x: Tensor) -> Tensor:
-        """Return rows in the dtype in which a model is given them."""
+        """Return rows in the dtype that the model takes."""
         return x.to(self.dtype) if self.cast else widened(x)
 
     def fingerprint(self, moments: Moments) -> dict[str, Tensor]:
-        """Return fingerprints of the data and of each condition, by which a run that goes on knows them again (`fingerprint`).
+        """Return fingerprints of the data and of each condition, by which a run that goes on recognises them (`fingerprint`).
 
-        Those of a law, and of rows that are read anew, are of a few draws; what differs between two draws with one seed is left
-        out, as it would never be known again.
+        Fingerprints of a law, and of rows that are read anew, are of a few draws. A part that differs between two draws with one
+        seed is left out, as it would never be recognised.
 
         Parameters
         ----------

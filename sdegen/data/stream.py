@@ -1,7 +1,6 @@
 """Batches from a user's own iterable, such as a `DataLoader`, which chooses their size and order; for data larger than memory.
 
-Where the rows can be asked for by number, or drawn from a law, `Source` makes the batches. Training knows either by the same
-methods.
+Where rows can be asked for by number, or drawn from a law, `Source` makes the batches. Both have the same methods for training.
 """
 
 from __future__ import annotations
@@ -42,24 +41,24 @@ class Stream:
     half precision become float32. Several processes must be given the same batches in the same order.
 
     The moments are those of the first 65,536 data, or of the first pass if it is shorter; the first training pass then begins
-    anew. An iterator, which cannot begin anew, is read 16 batches ahead for them and trains on those too.
+    anew. An iterator, which cannot begin anew, is read 16 batches ahead for the moments, and training uses these batches too.
 
-    A run that goes on reads and drops the batches that it had before. If they are other ones than they were, the order
-    is not one that comes again, and the run is refused: give the loader a generator with a seed, or no `shuffle`.
+    A run that goes on reads and drops the batches that it had before. If these differ from what they were, the order does not
+    come again, and the run is refused: give the loader a generator with a seed, or no `shuffle`.
 
     Parameters
     ----------
     data
         The iterable of batches.
     dtype, device
-        Those of the model.
+        The dtype and device of the model.
     cast
         As for `Source`.
 
     Attributes
     ----------
     own_size
-        Rows of a batch: those of the first, or as many as a `DataLoader` asks for, which may have fewer.
+        Number of rows in a batch: of the first batch, or of a `DataLoader` its batch size, of which batches may fall short.
 
     Raises
     ------
@@ -125,7 +124,7 @@ class Stream:
         Raises
         ------
         ValueError
-            If there is but one pass.
+            If the iterable can be gone through only once.
         """
         if isinstance(self.data, Iterator):
             raise ValueError(
@@ -141,7 +140,7 @@ class Stream:
         }
 
     def fingerprint(self, moments: Moments) -> dict[str, Tensor]:
-        """Return nothing: what has been read is known by `state`."""
+        """Return an empty dict: batches that have been read are recognised by `state`."""
         return {}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -150,7 +149,7 @@ class Stream:
         Raises
         ------
         ValueError
-            If they are not those that they were.
+            If the batches are not the same as before.
         """
         for batch in islice(self._batches, int(tensors["batches"])):
             self._note(batch)
@@ -199,7 +198,7 @@ class Stream:
             passed = self._pass()
 
     def _as_batch(self, item: Any, what: str) -> Batch:
-        """Return what the iterable gave as a batch in the model's dtype and on its device; refuse one unlike the first."""
+        """Return an item of the iterable as a batch in the model's dtype and on its device; refuse a batch unlike the first."""
         x, cond = split_conditions(item[0] if isinstance(item, (tuple, list)) and len(item) == 1 else item)
         check_rows(x, cond, self.dtype, what)
         if at_hand(x.device):
@@ -220,14 +219,14 @@ class Stream:
 
 
 def source_of(data: Any, dtype: torch.dtype, device: torch.device, cast: bool = False) -> Source | Stream:
-    """Return what gives batches of any data: a `Stream` of an iterable that makes its own batches, a `Source` of anything else.
+    """Return an object that makes batches of any data: a `Stream` of an iterable of batches, or a `Source` of anything else.
 
     Parameters
     ----------
     data
         As for `Source` or `Stream`.
     dtype, device
-        Those of the model.
+        The dtype and device of the model.
     cast
         As for `Source`.
     """

@@ -25,7 +25,7 @@ from .gaps import GappedColumn
 
 
 class Table:
-    """Named columns of a table, each of a kind of its own, which become vectors and come back.
+    """Named columns of a table, each of a kind of its own, whose rows become vectors, and vectors rows again.
 
     ``x = table.encode(frame)`` are vectors ``(N, d)`` for `fit`, and ``VP().in_coordinates(table.coordinates)`` a process that
     keeps positive numbers positive and numbers of an interval inside. ``table.decode(sample(model, 100))`` is a table again.
@@ -38,7 +38,7 @@ class Table:
     Raises
     ------
     TypeError
-        If one is no column: of the entries themselves make the table by `Table.of`.
+        If a value is no column; from entries a table is made by `Table.of`.
     ValueError
         If there are no columns.
 
@@ -68,11 +68,12 @@ class Table:
 
     @classmethod
     def of(cls, frame: Any) -> Table:
-        """Make the table that a frame seems to be: look at it before you use it.
+        """Make a table with a column of the kind that each column of a frame seems to be, and return it; look at the kinds before
+        you use it.
 
-        Words and truth values are categories, those that occur; whole numbers counts, from 0 on if none is negative; other
-        numbers positive if all of them are. A column in which entries are missing has gaps. Times are no numbers: subtract the
-        first, and divide by a unit. What it took for another kind is put right so:
+        Words and truth values become categories, those that occur; whole numbers become counts, from 0 on if none is negative;
+        other numbers become positive numbers if all of them are. A column in which entries are missing gets gaps. Times are no
+        numbers: subtract the first, and divide by a unit. Replace a column of the wrong kind by
         ``Table(Table.of(frame).columns | {"share": IntervalColumn(0, 1)})``.
 
         Parameters
@@ -83,7 +84,7 @@ class Table:
         Raises
         ------
         TypeError
-            If it has no named columns.
+            If the frame has no named columns.
         ValueError
             If columns have different lengths, or one is of no such kind, as times are, or has one category alone.
         """
@@ -100,7 +101,7 @@ class Table:
 
     @property
     def coordinates(self) -> Columns:
-        """The coordinates in which a process has no bounds to keep to, for ``sde.in_coordinates``."""
+        """The coordinates in which vectors have no bounds, for ``sde.in_coordinates``."""
         return Columns([c.width for c in self.columns.values()], [c.coordinates for c in self.columns.values()])
 
     @property
@@ -117,15 +118,15 @@ class Table:
         Parameters
         ----------
         frame
-            Columns by their names: a dictionary of lists or arrays, or a frame of pandas or polars. Others than the table's are
-            refused.
+            Columns by their names: a dictionary of lists or arrays, or a frame of pandas or polars. Columns that the table does
+            not have are refused.
         generator
             Source of the noise that whole numbers, categories and gaps have.
 
         Raises
         ------
         TypeError
-            If it has no named columns.
+            If the frame has no named columns.
         ValueError
             If names or lengths do not fit, or entries are not of their column's kind.
         """
@@ -150,7 +151,7 @@ class Table:
         Raises
         ------
         TypeError
-            If it has no named columns.
+            If the frame has no named columns.
         ValueError
             If names or lengths do not fit.
         """
@@ -166,8 +167,8 @@ class Table:
 
     def tell(self, frame: Any) -> Tensor:
         """Return what a network may be told of whole rows, ``(N, width)``: the coordinates of all entries with the mean of their
-        noise, and NaN for entries that are missing. Training hides part of it (`TableRows`); `ask` is for rows of which a user
-        knows a part.
+        noise, and NaN for missing entries. Training hides a part of these (`TableRows`); `ask` is for rows of which a part is
+        known.
 
         Parameters
         ----------
@@ -177,7 +178,7 @@ class Table:
         Raises
         ------
         TypeError
-            If it has no named columns.
+            If the frame has no named columns.
         ValueError
             If names or lengths do not fit, or entries are not of their column's kind.
         """
@@ -186,18 +187,18 @@ class Table:
         return self.coordinates(torch.cat(told, 1))
 
     def ask(self, given: Any) -> Tensor:
-        """Return what a network is told where some entries are given, ``(N, width)``: their coordinates with the mean of noise,
-        and NaN for all that is asked for.
+        """Return what a network is told where some entries are given, ``(N, width)``: their coordinates with the mean of the
+        noise, and NaN for all entries that are asked for.
 
         Parameters
         ----------
         given
-            Some columns of a frame. An entry missing in a column with gaps is asked for too, and is then said to be there.
+            Some columns of a frame. A missing entry in a column with gaps is asked for too; the network is told that it is there.
 
         Raises
         ------
         TypeError
-            If it has no named columns.
+            If the frame has no named columns.
         ValueError
             If names or lengths do not fit, or entries are not of their column's kind.
         """
@@ -209,7 +210,7 @@ class Table:
         return self.coordinates(known)
 
     def decode(self, x: Tensor, into: Callable[[dict[str, np.ndarray]], Any] = dict) -> Any:
-        """Return vectors ``(N, width)`` as a table.
+        """Return the columns of the rows that vectors ``(N, width)`` stand for, as a frame.
 
         Parameters
         ----------
@@ -223,7 +224,7 @@ class Table:
         TypeError
             If `x` is not floating point.
         ValueError
-            If it has another shape, or holds NaN or infinite values, or numbers that a column cannot have, as below 0 of a
+            If `x` has another shape, or holds NaN or infinite values, or numbers that a column cannot have, as below 0 of a
             `PositiveColumn`.
         """
         x = check_tensor("x", x, shape=(None, self.width)).detach().cpu().double()
@@ -234,19 +235,19 @@ class Table:
         """Return a lower bound on the logarithm of the density of rows, ``(N,)``: probabilities of whole numbers, categories and
         gaps, times the density of the rest.
 
-        ``log P(row) >= E log mean_k p(x_k) V``, with `V` the volume of the noise, by which a row becomes the vectors ``x_k``; it
-        rises with the number of draws (Y. Burda, R. Grosse and R. Salakhutdinov, *Importance weighted autoencoders*, 2016,
-        arXiv:1509.00519). Without such columns it is exact. Where an entry is missing, `V` is one over the density of what fills
-        the gap, which depends on the entries of the frame that are there.
+        ``log P(row) >= E log mean_k p(x_k) V``, with `V` the volume of the noise, by which a row becomes the vectors ``x_k``. The
+        bound rises with the number of draws (Y. Burda, R. Grosse and R. Salakhutdinov, *Importance weighted autoencoders*, 2016,
+        arXiv:1509.00519). For columns without noise it is exact. Where an entry is missing, `V` is one over the density of the
+        numbers that fill the gap, which depends on the entries of the frame that are there.
 
         Parameters
         ----------
         law
-            Of vectors: anything whose ``log_prob`` takes ``(N, width)``, such as ``Density(model)``.
+            A law of vectors: anything whose ``log_prob`` takes ``(N, width)``, such as ``Density(model)``.
         frame
             The rows.
         draws
-            Vectors for each row.
+            Number of vectors for each row.
         generator
             Source of the noise.
 
@@ -267,7 +268,7 @@ class Table:
 
 
 def _decoded(name: str, column: Column, x: Tensor) -> np.ndarray:
-    """Return the entries of the column `name`; an error says its name."""
+    """Return the entries of the column `name`; an error names the column."""
     try:
         return column.decode(x)
     except ValueError as error:
@@ -280,7 +281,7 @@ def _guess(name: str, entries: np.ndarray) -> Column:
     Raises
     ------
     ValueError
-        If they seem to be of no kind, or are of one category alone.
+        If the entries seem to be of no kind, or are of one category alone.
     """
     gaps = find_gaps(entries)
     known = entries[~gaps].tolist()

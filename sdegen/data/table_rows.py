@@ -18,11 +18,11 @@ from .table import Table
 
 
 class TableRows(Rows):
-    """The rows of a frame as vectors for `fit`, of which random columns are known, so that one network learns the law of any
+    """The rows of a frame as vectors for `fit`, in which random columns are known, so that one network learns the law of any
     columns given any others.
 
     Every batch draws the noise of whole numbers and categories anew, and which columns are known: first how many, from none to
-    all but one with equal probability, then which. A network is told these by its condition ``known``: their coordinates
+    all but one with equal probability, then which. A network is told these columns by its condition ``known``: their coordinates
     without noise, ``(width,)``, NaN where nothing is known. In the vector itself, numbers that are known and numbers of missing
     entries are replaced by normal noise of the column's mean and spread. So a model learns a density of all numbers,
     ``p(x_unknown | x_known) N(noise)``, from which conditional densities follow without another integral

@@ -29,7 +29,7 @@ class Toy(Fixed, ABC):
     Attributes
     ----------
     d
-        Numbers in a vector.
+        The dimension of the vectors.
     """
 
     d: int = 2
@@ -127,7 +127,7 @@ class Checkerboard(Toy):
     Parameters
     ----------
     side
-        Squares a side.
+        Number of squares along each side.
     size
         The side of a square.
 
@@ -228,7 +228,7 @@ class Funnel(Toy):
     Parameters
     ----------
     d
-        Numbers in a vector, of which the first is `v`.
+        The dimension of the vectors, whose first number is `v`.
     scale
         Standard deviation of `v`.
 

@@ -29,7 +29,7 @@ class ManyWell(Toy):
     Parameters
     ----------
     d
-        Numbers in a vector, even.
+        The dimension of the vectors, even.
 
     Raises
     ------
@@ -79,7 +79,7 @@ class ManyWell(Toy):
 
     @kept_property
     def _log_bound(self) -> Tensor:
-        """A bound on the log-ratio: its maximum on a fine grid, and as much as it may rise between two points of that."""
+        """A bound on the log-ratio: its maximum on a fine grid, plus what it may rise by between two points of the grid."""
         return self._log_ratio(torch.linspace(-5, 5, 20_001, dtype=torch.float64)).max() + 1e-5
 
     def _log_density(self, x: Tensor) -> Tensor:
