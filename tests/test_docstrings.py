@@ -133,7 +133,7 @@ VERBS = {
         "Compare Compose Compute Concatenate Condition Convert Copy Count Cut Decode Delete Describe Draw Drop Encode End",
         "Estimate Evaluate Extrapolate Find Fit Flatten Follow Forget Form Give Go Group Halve Hash Hear Import Integrate",
         "Interpolate Invert Join Keep Lay Leave Lend Let Lift List Load Look Make Map Mask Measure Move Multiply Name",
-        "Noise Note Open Pad Plan Predict Prepare Put Raise Read Record Reduce Refuse Repeat Reshape Return Rotate Run",
+        "Noise Note Open Pad Plan Predict Prepare Put Raise Read Record Reduce Reflect Refuse Repeat Reshape Return Rotate Run",
         "Sample Save Scale Scramble Select Set Share Show Simulate Solve Sort Split Stack Sum Tabulate Take Tell Train",
         "Turn Update Wait Warn Weigh Whiten Wrap Write Yield",
     )
