@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterable
 from functools import _lru_cache_wrapper as Keeper  # what `functools.cache` makes of a function
+from functools import cache
 from pathlib import Path, PurePosixPath
 from types import CodeType, FrameType, TracebackType
 from typing import Any, ClassVar, NamedTuple, Self
@@ -135,6 +136,7 @@ def digests(called: Iterable[tuple[str, str]]) -> Code:
     return {path: dict(sorted(found[path].items())) for path in sorted(found)}
 
 
+@cache
 def silent(name: str) -> bool:
     """Tell whether a module, or a package that it is in, has no say in what a row holds."""
     path = PurePosixPath(name).with_suffix("")

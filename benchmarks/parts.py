@@ -41,7 +41,13 @@ class Parts(NamedTuple):
 
 def path_of(file: str) -> str | None:
     """Return the path of a file of the library or the benchmarks, such as ``sdegen/nets/mlp.py``; None of any other file."""
-    root = next((root for root in ROOTS if Path(file).is_relative_to(root)), None)
+    return path_under(ROOTS, file)
+
+
+@cache  # asked of all modules that are loaded before each row
+def path_under(roots: tuple[Path, ...], file: str) -> str | None:
+    """Return the path of a file of Python under one of some folders, with the name of that folder; None of any other file."""
+    root = next((root for root in roots if Path(file).is_relative_to(root)), None)
     return f"{root.name}/{Path(file).relative_to(root).as_posix()}" if root and file.endswith(".py") else None
 
 

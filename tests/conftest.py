@@ -7,6 +7,7 @@ few images of each set stand in. What did not run is listed at the end, with the
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import os
@@ -30,6 +31,7 @@ FEW = Path(__file__).parent / "data"  # a few images of each set, laid out as un
 FULL = os.environ.get("SDEGEN_DATA")
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 REASON = pytest.StashKey[str]()
+MET = pytest.StashKey[dict[tuple[str, ...], list[list[Any]]]]()  # values of parametrisations
 BEGAN = time.monotonic()
 
 settings.register_profile(
@@ -66,10 +68,40 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark as slow the cases that a test says take turns, before -m is looked at."""
+    """Mark as slow the cases that a test says take turns or are thinned, before -m is looked at."""
     for mark in item.iter_markers("turns"):
         if any(fnmatchcase(item.callspec.id, pattern) for pattern in mark.args):
             item.add_marker("slow")
+    for mark in item.iter_markers("thinned"):
+        if place_of(item) % mark.args[0]:
+            item.add_marker("slow")
+
+
+def place_of(item: pytest.Item) -> int:
+    """Add up the places of a case along the axes of its parametrisations, which are met in order.
+
+    One in k of these sums is a multiple of k. Along an axis of k values or more, wherever the others are, such a case is met: so
+    every value of two axes has one, and every pair of values of three.
+    """
+    met, place = item.parent.stash.setdefault(MET, {}), 0
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0].replace(" ", "").split(",") if isinstance(mark.args[0], str) else mark.args[0]
+        values = [item.callspec.params[name] for name in names]
+        before = met.setdefault((item.originalname, *names), [])
+        if not any(all(a is b for a, b in zip(values, other)) for other in before):
+            before.append(values)
+        place += next(k for k, other in enumerate(before) if all(a is b for a, b in zip(values, other)))
+    return place
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Look for no garbage while fifteen thousand tests are put together: there is none, and each look takes longer."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k

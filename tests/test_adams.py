@@ -85,6 +85,7 @@ def test_steps_that_never_keep_the_tolerance_are_given_up() -> None:
         adams(lambda u, y: y**2, torch.full((1, 1), 1.5, dtype=torch.float64), 1e-6, (1,))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("model", ["VP", "VE"])
 def test_points_whose_rounding_is_larger_than_the_data_are_told_of_before_long(

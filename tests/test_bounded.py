@@ -34,6 +34,7 @@ MODELS: dict[str, Callable[[], Later]] = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.turns("*eta=0.5*-jacobi", "Heun*-jacobi", "EulerMaruyama(steps=200*-jacobi")
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(

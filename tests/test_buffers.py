@@ -32,6 +32,7 @@ def slopes(model: nn.Module) -> list[float]:
     return found
 
 
+@pytest.mark.turns("0.05", "0.15")
 @pytest.mark.parametrize("ema", WIDTHS)
 def test_the_bound_of_a_residual_flow_holds_for_averaged_weights(ema: float) -> None:
     torch.manual_seed(0)

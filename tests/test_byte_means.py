@@ -81,6 +81,7 @@ class Certain(nn.Module):
         return said.expand(len(x), 3, *x.shape[2:])
 
 
+@pytest.mark.turns("5")
 @pytest.mark.parametrize("level", [0, 5, 16])
 def test_a_byte_that_is_certain_costs_nothing(level: int) -> None:
     scaling, start = Scaling(-1, 1, LEVELS), sdegen.VP().time((Scaling(-1, 1, LEVELS).step / 6) ** -2).item()
@@ -96,6 +97,7 @@ def test_a_byte_that_is_certain_costs_nothing(level: int) -> None:
     assert bits.value.abs().max() < 0.01
 
 
+@pytest.mark.turns("0.4-units0")
 @pytest.mark.turns("0.4-None", "0.2-units0")
 @pytest.mark.parametrize("units", [Units(), None])
 @pytest.mark.parametrize("noise", [0.2, 0.4])

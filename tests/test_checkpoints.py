@@ -131,6 +131,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize(("sde", "parametrization"), PAIRS)
 def test_process_and_parametrisation_come_back(sde, parametrization, tmp_path, device, dtype):
     dim = 4 if sde == "CLD" else 2  # positions and velocities

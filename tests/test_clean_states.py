@@ -70,6 +70,7 @@ CHANGED: dict[str, Any] = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.turns("DDPM-*")
 @pytest.mark.parametrize("wrap", CHANGED)
 @pytest.mark.parametrize("sde", SDES, ids=name)

@@ -98,6 +98,7 @@ def test_numbers_of_every_kind_are_the_same_coefficients(kind: str) -> None:
     assert torch.allclose(readings(Noise(make(3))), readings(Noise(3.0)), rtol=1e-12)
 
 
+@pytest.mark.turns("float64")
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64])
 def test_arrays_are_matrix_coefficients(kind: Any) -> None:
     F, G = np.array([[0, 4], [-4, -8]]), np.array([[1, 0], [0, 4]])

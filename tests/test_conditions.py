@@ -122,6 +122,7 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.turns("MomentMatching-encode")
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("kind", WRAPPED, ids=lambda kind: kind.__name__)
@@ -234,6 +235,7 @@ def trained(name: str) -> Model | DirectModel | str:
     return model
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", [*NAMES, "c", "t", "x", "batch", "label", "y", "text", "class_", "kwargs"])
 def test_a_condition_can_be_trained_and_sampled_or_is_refused_at_fit(name: str) -> None:
     model = trained(name)

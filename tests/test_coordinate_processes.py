@@ -262,6 +262,7 @@ def test_the_clock_is_a_number_where_ratios_are_none() -> None:
     assert mean_log_snr(torch.tensor([torch.inf, 0.0])) == torch.inf
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("law", [DATA, sdegen.Empirical(DATA.sample(40)), sdegen.data.random_mixture(2, 3)], ids=str)
 @pytest.mark.parametrize("t", [0.05, 0.9])
 def test_posteriors_by_any_maps_agree(law: Any, t: float) -> None:

@@ -55,6 +55,7 @@ class Known(sdegen.ScoreModel):
 DRAWS = [(d, seed) for d in (2, 3, 5) for seed in range(2)]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.turns("5-1", "3-1")
 @pytest.mark.parametrize(("d", "seed"), DRAWS)
 def test_every_sampler_of_nonlinear_processes_runs_on_states_of_their_shape(d: int, seed: int) -> None:

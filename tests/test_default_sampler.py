@@ -22,6 +22,7 @@ RING = sdegen.data.gaussian_ring()
 # --- where the default sampler ends -----------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.CLD()], ids=lambda sde: type(sde).__name__)
 @pytest.mark.parametrize("known", [True, False])
 def test_the_default_ends_where_the_model_says_with_the_posterior_mean(sde: Any, known: bool) -> None:
@@ -296,6 +297,7 @@ def test_data_of_every_scale_are_drawn_or_refused(sde: Any) -> None:
         assert min(drawn) == 1e-6
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("sde", [sdegen.VE(), sdegen.EDM(), sdegen.VE(0.1, 100.0)], ids=repr)
 @pytest.mark.parametrize("scale", [1e-4, 1e-3, 5e-3])
 def test_smoothed_states_are_drawn_where_they_are_asked_for(sde: Any, scale: float) -> None:

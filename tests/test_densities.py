@@ -26,6 +26,7 @@ def shifted(x: Tensor) -> Tensor:
     return RING.log_prob(x) + 2.5
 
 
+@pytest.mark.turns("settings1", "settings2")
 @pytest.mark.parametrize("settings", [{"threshold": 0.0}, {"threshold": 0.95}, {"spread": 0.0}, {"settle": 20}])
 def test_the_constant_and_the_law_are_right(settings: dict[str, Any]) -> None:
     found = anneal_density(shifted, START, 2000, levels=100, seed=1, **settings)
@@ -100,6 +101,7 @@ IMPROPER: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.turns("flat", "rises along a line")
 @pytest.mark.parametrize("what", IMPROPER)
 def test_a_density_without_an_integral_is_told(what: str) -> None:
     with pytest.warns(UserWarning, match="or has no finite integral|or the density has no finite integral"):

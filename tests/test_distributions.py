@@ -174,6 +174,7 @@ print((found - data[:3000]).abs().max().item())
     assert float(done.stdout) < 1e-4
 
 
+@pytest.mark.turns("<lambda>1")
 @pytest.mark.parametrize("change", [lambda x: x.mul_(3.0), lambda x: x[0].fill_(9.0), lambda x: x.numpy().fill(0.0)])
 def test_a_law_of_points_is_that_of_the_points_it_was_made_of(change: Any) -> None:
     x = torch.randn(9, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -93,6 +93,7 @@ class Drawn(sdegen.ScalarSDE):
         return self.rate * B, ((2 * self.rate * B).exp() * self.sigma_0**2 + come).sqrt()
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("kind", "seed"), DRAWS)
 def test_moments_are_those_of_the_integral_and_clocks_invert(kind: str, seed: int) -> None:
     sde = Drawn(kind, seed)
@@ -110,6 +111,7 @@ def test_moments_are_those_of_the_integral_and_clocks_invert(kind: str, seed: in
     torch.testing.assert_close(step.Phi.matrix()[:, 0, 0], log_alpha.diff().exp(), rtol=1e-7, atol=0.0)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("kind", "seed"), DRAWS)
 @pytest.mark.turns("late-[123]", "faint-[123]")
 def test_grids_fall_or_are_refused(kind: str, seed: int) -> None:
@@ -134,6 +136,7 @@ LAW = sdegen.GaussianMixture(
 )
 
 
+@pytest.mark.turns("late-10", "spike-10", "stiff-10")
 @pytest.mark.parametrize(("kind", "seed"), FEW)
 def test_the_default_sampler_draws_from_the_law(kind: str, seed: int) -> None:
     sde = Drawn(kind, seed)
@@ -145,6 +148,7 @@ def test_the_default_sampler_draws_from_the_law(kind: str, seed: int) -> None:
     assert (x.sort(0).values - y.sort(0).values).abs().mean() < 0.05  # W1 of each coordinate
 
 
+@pytest.mark.turns("stiff-10")
 @pytest.mark.turns("late-10")
 @pytest.mark.parametrize(
     ("kind", "seed"),
@@ -203,6 +207,7 @@ def test_infinite_noise_at_T_is_that_where_the_signal_is_a_ten_thousandth() -> N
         assert torch.allclose(sde.noise_at(t).matrix()[:, 0, 0].square(), of_ratio(ratio), rtol=1e-5)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("kind", [sdegen.VP, sdegen.SubVP])
 @pytest.mark.parametrize("beta_max", [200.0, 2000.0, 2e4, 1e6])
 def test_a_stiff_process_is_sampled_as_one_that_is_not(kind: type, beta_max: float) -> None:
@@ -315,6 +320,7 @@ def test_coefficients_that_are_no_real_numbers_are_refused(answer: str) -> None:
         sdegen.sample(sdegen.Exact(Written(ANSWERS[answer]), LAW), 2, steps=2, seed=0)
 
 
+@pytest.mark.turns("float32")
 @pytest.mark.turns("int64", "float64")
 @pytest.mark.parametrize("number", [int, np.float32, np.float64, np.int64, torch.tensor])
 def test_times_and_coefficients_may_be_numbers_of_any_kind(number: Any) -> None:

@@ -47,6 +47,7 @@ def ring() -> Tensor:
     return RING.sample(400, torch.Generator().manual_seed(0))
 
 
+@pytest.mark.turns("EDM", "VE")
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
 @pytest.mark.turns("CLD")
 def test_encoding_inverts_and_gives_the_law_at_T(sde: sdegen.LinearSDE, ring: Tensor) -> None:
@@ -65,6 +66,7 @@ def test_encoding_inverts_and_gives_the_law_at_T(sde: sdegen.LinearSDE, ring: Te
     assert stats.kstest(white.square().sum(0).numpy(), stats.chi2(len(white)).cdf).pvalue > 1e-3
 
 
+@pytest.mark.turns("EDM", "VP")
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
 @pytest.mark.turns("CLD")
 def test_error_of_the_round_trip_falls_with_the_steps(sde: sdegen.LinearSDE, ring: Tensor) -> None:
@@ -98,6 +100,7 @@ def test_any_deterministic_sampler_encodes_as_the_flow_does(sampler: samplers.Sa
     assert (first - second).norm(dim=1).median() < 0.02
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize("sde", PROCESSES[:4], ids=lambda s: type(s).__name__)
 def test_single_steps_go_there_and_back_at_their_order(sde: sdegen.LinearSDE, order: int, ring: Tensor) -> None:
@@ -209,6 +212,7 @@ def test_encoding_a_network_with_conditions_in_its_dtype(device: torch.device, d
     assert not torch.allclose(found.z, encode(model, x, label=label.flip(0)), atol=0.1)
 
 
+@pytest.mark.turns("OU")
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.OU(), sdegen.CLD()], ids=lambda s: type(s).__name__)
 @pytest.mark.turns("CLD")
 def test_interpolation_goes_from_x_to_y_through_the_data(sde: sdegen.LinearSDE, ring: Tensor) -> None:

@@ -91,6 +91,7 @@ METHODS: dict[str, tuple[Callable[..., Any], int, tuple[int, int]]] = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", ["VP", "Rectified", "CLD"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.turns("*-CLD")
@@ -121,6 +122,7 @@ def test_weights_on_matrices_are_integrals_of_polynomials(reference: Reference, 
         torch.testing.assert_close(weight.matrix().squeeze().double(), exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("reference", [PointMass(), Unbounded()], ids=lambda r: type(r).__name__)
 @pytest.mark.parametrize("order", [2, 3, 4])
 def test_limits_have_their_order_in_the_log_snr(reference: Reference, order: int) -> None:
@@ -156,6 +158,7 @@ def test_order_one_around_a_limit_is_ddim(process: str, reference: Reference) ->
     assert sde.is_linear
 
 
+@pytest.mark.turns("Rectified")
 @pytest.mark.parametrize("process", ["VP", "EDM", "Rectified", "own"])
 def test_matched_reference_is_exact_on_gaussian_data(process: str) -> None:
     make, grid = PROCESSES[process]
@@ -229,6 +232,7 @@ def test_two_step_data_prediction_is_dpm_solver_plus_plus() -> None:
     torch.testing.assert_close(got, x, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("up", [False, True], ids=["to the data", "to the noise"])
 @pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize("clock", [angle, log_ratio, share])

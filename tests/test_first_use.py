@@ -191,6 +191,7 @@ def test_derivatives_by_what_a_coefficient_hides_are_right_or_refused(process: s
         torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("process", ["scalar", "schedule", "coordinates", "correlated"])
 @pytest.mark.parametrize("along", ["grad", "jvp", "jacfwd"])
 def test_constants_that_are_made_within_a_transformation_are_constants(along: str, process: str) -> None:

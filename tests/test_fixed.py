@@ -564,6 +564,7 @@ def by_state_dict(sde: Any) -> None:
     sde.load_state_dict(sde.state_dict() | {"ends": torch.tensor([20.0, -9.0])})
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("change", [by_version, by_data, within_data, by_parameter, by_state_dict])
 @pytest.mark.parametrize("kind", ["LearnedSchedule", "LearnedSDE", "by quadrature"])
 def test_weights_of_a_process_are_seen_however_they_change(change: Callable[[Any], None], kind: str) -> None:

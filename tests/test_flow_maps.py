@@ -441,6 +441,7 @@ class Quantiles(nn.Module):
         return (x - low[:, None]) / (t - s)[:, None]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("steps", [2, 4])
 @pytest.mark.parametrize("back", [0.3, 1.0])
 def test_fresh_noise_between_jumps_keeps_a_law_of_two_modes(steps: int, back: float) -> None:

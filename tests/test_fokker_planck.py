@@ -155,6 +155,7 @@ class Late:
         return self.truth.log_density(x, self.truth.sde.T)
 
 
+@pytest.mark.turns("0.2")
 @pytest.mark.parametrize("t", [0.01, 0.2, 1.5])
 @pytest.mark.turns("1.5")
 def test_states_of_training_have_the_law_of_the_grid(t: float) -> None:

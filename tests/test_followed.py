@@ -123,6 +123,7 @@ REFUSED = (
 )
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.filterwarnings("ignore:.*hardly forgotten", "ignore:.*will not have the spread")
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("kind", ["Quadrature", "Closed", "Schedule", "ByRates", SLOW])

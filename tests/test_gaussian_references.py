@@ -197,6 +197,7 @@ def test_what_is_interpolated_is_as_wide_as_states_are_by_their_noise() -> None:
     torch.testing.assert_close(found, want[:, None].expand_as(found), rtol=1e-6, atol=0)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("make", [Uneven, Coloured, Principal, White], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("eta", [0.0, 0.5])
 def test_samples_of_many_labels_have_each_the_mean_of_its_own(make: Callable[[], sdegen.LinearSDE], eta: float) -> None:

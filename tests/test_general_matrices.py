@@ -176,6 +176,7 @@ def test_draws_have_their_covariance_and_not_another_of_its_roots(d: int) -> Non
         assert (torch.linalg.cholesky(C).T @ torch.linalg.cholesky(C) - C).abs().max() > 0.1  # the other one
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("d", [3, 4, 6])
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM(), sdegen.OU()], ids=lambda v: type(v).__name__)
 def test_the_matched_reference_turns_into_the_axes_of_the_data(sde: Any, d: int) -> None:

@@ -32,6 +32,7 @@ def start_of(grid, sde):
     return 0.97 * sde.T if grid is grids.Karras and isinstance(sde, NO_SIGNAL) else None
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("end", [None, 0.0], ids=["t_min", "zero"])
 @pytest.mark.parametrize("grid", GRIDS, ids=name)
 @pytest.mark.parametrize("sde", ZOO, ids=name)

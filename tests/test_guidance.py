@@ -37,6 +37,7 @@ name = lambda s: type(s).__name__
 # --- guidance without a classifier --------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("sde", SDES, ids=name)
 @pytest.mark.parametrize("interval", [None, (0.2, 0.6)])
 def test_guided_readings_extrapolate_and_agree(sde: Any, interval: Any) -> None:
@@ -214,6 +215,7 @@ def by_label(sde: Any) -> ExactConditional:
     return ExactConditional(sde, modes, ring)
 
 
+@pytest.mark.turns("DDPM")
 @pytest.mark.parametrize("sde", SDES, ids=name)
 def test_every_row_is_answered_by_the_law_of_its_label(sde: Any) -> None:
     model = by_label(sde)

@@ -110,6 +110,7 @@ def test_the_terms_that_are_left_out_are_below_rounding(clock: float) -> None:
 # --- the law ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 @pytest.mark.parametrize("clock", [0.01, 0.1, 1.0])
 def test_the_law_is_that_of_its_series_in_many_digits(a: float, b: float, clock: float) -> None:
@@ -227,6 +228,7 @@ def test_mass_mean_and_square_are_those_of_its_generator(a: float, b: float) -> 
                 assert abs((p * x**power).sum() - want) < 1e-9
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 @pytest.mark.parametrize("clock", [3e-4, 0.02, 0.3, 6.0])
 def test_a_sample_is_the_quantile_of_its_noise(a: float, b: float, clock: float) -> None:
@@ -258,6 +260,7 @@ def test_after_a_long_time_quantiles_are_those_of_the_beta_law() -> None:
     torch.testing.assert_close(x[held].logit(), (want.log() - beyond.log())[held], rtol=0, atol=1e-4)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 @pytest.mark.parametrize("clock", [1e-7, 1e-5, 1.9e-4])
 def test_after_a_short_time_a_sample_is_the_quantile_of_its_noise_too(a: float, b: float, clock: float) -> None:
@@ -371,6 +374,7 @@ def test_states_of_any_shape_are_numbers_row_by_row(shape: tuple[int, ...], dtyp
     assert not torch.equal(drawn.mirrored().x, drawn.x)
 
 
+@pytest.mark.turns("dtype1")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_draw_and_no_state_makes_a_number_that_is_none(dtype: torch.dtype) -> None:
     with warnings.catch_warnings(action="ignore"):

@@ -52,6 +52,7 @@ def test_exact_model_from_the_true_terminal_law_gives_the_closed_form(sde: sdege
     assert (got - law_at(sde, 0.0).log_prob(x)).abs().max() < 1e-5
 
 
+@pytest.mark.turns("OU", "EDM", "SubVP", "Rectified")
 @pytest.mark.parametrize("sde", SCALAR, ids=name)
 def test_the_field_of_one_time_asks_the_process_nothing_more(
     sde: sdegen.LinearSDE, monkeypatch: pytest.MonkeyPatch
@@ -163,6 +164,7 @@ def test_with_a_prior_the_likelihood_is_off_by_its_gap() -> None:
 SIX = [sdegen.VP(), sdegen.VE(), sdegen.OU(), sdegen.EDM(), sdegen.Rectified(), sdegen.CLD()]
 
 
+@pytest.mark.turns("VE", "EDM", "OU")
 @pytest.mark.parametrize("sde", SIX, ids=name)
 def test_hutchinson_is_unbiased_and_knows_its_error(sde: sdegen.LinearSDE) -> None:
     x = RING.sample(100, torch.Generator().manual_seed(0))
@@ -229,6 +231,7 @@ def test_hutchpp_is_unbiased_and_knows_its_error_which_is_smaller() -> None:
     assert errors[HutchPlusPlus] < 0.3 * errors[Hutchinson]
 
 
+@pytest.mark.turns("heun2")
 @pytest.mark.parametrize("method", ["heun2", "rk4"])
 def test_what_half_as_many_steps_change_is_told_as_the_error(method: str) -> None:
     """Of steps of order two and four a half as long one is off by a quarter and a sixteenth, which both bound the error."""
@@ -342,6 +345,7 @@ def test_bad_likelihood_arguments_are_refused() -> None:
         log_prob(model, x, tolerance=0)
 
 
+@pytest.mark.turns("given1")
 @pytest.mark.parametrize("given", [sdegen.data.Scaling(-1, 1, 8), sdegen.data.Dequantisation(-8 / 7, 8 / 7, 8)])
 def test_bits_per_dim_close_in_on_the_mass_of_cells(given: sdegen.data.Scaling) -> None:
     # Both have the same cells. One coarse cell of N(0, 0.3²): the density varies in it, and draws of the noise average it.

@@ -212,6 +212,7 @@ class Late(PendingLosses):
         self.patience, self.bad = 7, torch.zeros((), device=device)
 
 
+@pytest.mark.turns("False")
 @pytest.mark.parametrize("late", [False, True])
 def test_tensorboard_has_the_curves_of_the_record(tiny, late, monkeypatch):
     if late:

@@ -58,6 +58,7 @@ def objective(loss: Any, sde: Any, size: float, n: int = 60_000) -> Tensor:
         return loss(model, x_0, generator=torch.Generator().manual_seed(2))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize(
     "weighting",
@@ -80,6 +81,7 @@ def test_denoising_exceeds_its_minimum_by_the_score_error(sde: Any, weighting: w
     assert slope.mean().abs() < 5 * slope.std() / len(slope) ** 0.5
 
 
+@pytest.mark.turns("OU", "VE")
 @pytest.mark.parametrize("sde", SDES[:3], ids=lambda s: type(s).__name__)
 def test_pooled_target_has_the_same_mean_and_less_variance(sde: Any) -> None:
     # The gradient of the loss in the size of the error, pooled and not, over many small batches.
@@ -172,6 +174,7 @@ def test_ddpm_loss_is_the_inverse_variance_loss() -> None:
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.turns("OU", "VE")
 @pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
 def test_a_step_forms_the_law_of_its_times_once(sde: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []

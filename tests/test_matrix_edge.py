@@ -88,6 +88,7 @@ def times(sde: Drawn, seed: int) -> Tensor:
     return torch.cat([anywhere, sde.starts, sde.starts[1:] * (1 - 1e-9), sde.starts[1:] * (1 + 1e-9)]).sort().values
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("kind", "seed"), DRAWS)
 @pytest.mark.turns("stiff-[12]")
 def test_laws_are_products_of_those_of_the_pieces(kind: str, seed: int) -> None:
@@ -193,6 +194,7 @@ def test_likelihoods_are_right_over_a_jump() -> None:
     torch.testing.assert_close(sdegen.log_prob(model, x), LAW.log_prob(x), rtol=0.0, atol=2e-3)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(
     "F",
     [

@@ -116,6 +116,7 @@ def gaussian_kl(p: GaussianMixture, q: GaussianMixture) -> float:
     return 0.5 * (np.trace(ratio) - len(gap) - np.linalg.slogdet(ratio)[1] + gap @ np.linalg.solve(B, gap))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("q", [Q, FAR], ids=["near", "far"])
 @pytest.mark.parametrize("control", [True, False])
 def test_kl_between_gaussians_is_unbiased_and_knows_its_error(q, control):
@@ -266,6 +267,7 @@ def test_prior_gap_refuses_nonlinear_processes():
 # --- KL from samples --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.turns("1-0.0-5-*", "2-0.0-5*")
 @pytest.mark.parametrize(
     ("d", "shift", "k", "n", "m"),
     [(1, 0.0, 5, 1_000, 1_000), (1, 0.0, 1, 2_000, 200), (2, 0.0, 5, 1_000, 1_000), (2, 0.2, 3, 1_000, 1_000)],
@@ -362,6 +364,7 @@ def gaussian_mmd(shift: float, scale: float, d: int, bandwidths: list[float]) ->
     )
 
 
+@pytest.mark.turns("0.0-1.0*")
 @pytest.mark.parametrize(
     ("shift", "scale", "m", "bandwidths", "right"),
     [
@@ -450,6 +453,7 @@ def test_sliced_wasserstein_of_a_translation():
     assert sigmas(sliced_wasserstein(x + v, x, projections=2_000, seed=0), 3 / math.sqrt(3)) < 4
 
 
+@pytest.mark.turns("3-*")
 @pytest.mark.parametrize(("d", "shift", "scale"), [(1, 1.0, 1.0), (2, 0.0, 3.0), (3, 3.0, 2.0)])
 def test_sliced_wasserstein_between_gaussians_knows_its_error(d, shift, scale):
     """Each slice: ``W_2² = (thetaᵀ shift)² + (scale − 1)²``; the mean of ``(thetaᵀ shift)²`` is ``|shift|² / d``."""

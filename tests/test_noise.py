@@ -151,6 +151,7 @@ class Standard:
         return torch.randn(n, self.d, dtype=torch.float64, generator=generator)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("d", [1, 2, 16, 100])
 @pytest.mark.parametrize("seed", [0, 3, -5])
 def test_where_a_run_starts_tells_nothing_of_its_noise(seed: int, d: int) -> None:

@@ -219,6 +219,7 @@ LONG = [
 ]  # fmt: skip
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("value", [NAN, float("inf")])
 @pytest.mark.parametrize("sampler", LONG, ids=lambda s: type(s).__name__)
 def test_a_number_that_is_not_finite_for_one_call_is_never_lost_between_looks(sampler, value):

@@ -292,6 +292,7 @@ def walk(pair: Pair, given: Case, scheduler: Any) -> Theirs:
     return Theirs(path, grids.Given(times), "sample" if sample else "denoise")
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("kind", "steps"), RUNS)
 @pytest.mark.parametrize("name", DIFFUSERS)
 def test_steps_are_those_of_diffusers(diffusers: ModuleType, name: str, kind: str, steps: int) -> None:
@@ -393,6 +394,7 @@ K_DIFFUSION: dict[str, tuple[str, dict[str, Any], Callable[[sdegen.LinearSDE], M
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("kind", "steps"), RUNS)
 @pytest.mark.parametrize("process", ["EDM", "VE", "DDPM"])
 @pytest.mark.parametrize("name", K_DIFFUSION)

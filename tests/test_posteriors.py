@@ -378,6 +378,7 @@ def test_dps_stays_with_the_data_however_few_the_steps_and_precise_the_measureme
     assert away.max() < 10
 
 
+@pytest.mark.turns("0", "2")
 @pytest.mark.parametrize("seed", range(4))
 def test_dps_draws_from_the_law_that_it_states_for_gaussian_data(seed: int) -> None:
     draw, n = random.Random(seed), 4000
@@ -616,6 +617,7 @@ def test_a_nonlinear_process_is_refused() -> None:
 # --- up and down again ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.turns("VE")
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.VE(), sdegen.CLD()], ids=name)
 @pytest.mark.turns("CLD")
 def test_an_edit_keeps_the_law_and_what_the_noise_has_left(sde: Any) -> None:

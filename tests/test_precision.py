@@ -141,6 +141,7 @@ def runs(make: Callable[[torch.dtype], Any], x_T: Tensor, sampler: Sampler, **co
     }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("kind", ["exact", "network"])
@@ -431,6 +432,7 @@ def test_bytes_have_bits_under_a_network_of_half_precision(dtype: torch.dtype) -
     assert (found - want).abs().max() < 1e-2
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", ["scalar", "matrix"])
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)

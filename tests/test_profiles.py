@@ -119,6 +119,7 @@ def test_solvers_are_tried_once_in_each_number_of_steps_and_as_often_as_is_said(
         assert samplers.default(model, steps).steps == steps and bool(model.asked) == asks
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM()], ids=lambda sde: type(sde).__name__)
 @pytest.mark.parametrize("law", [RING, sdegen.data.random_mixture(8, seed=1002)], ids=["ring", "8"])
 def test_in_a_few_steps_the_default_is_not_behind_what_is_guessed(sde: Any, law: sdegen.GaussianMixture) -> None:
@@ -219,6 +220,7 @@ class Posteriors(sdegen.Exact):
         return Conditions(frozenset({"y"}))
 
 
+@pytest.mark.turns("3", "4", "5")
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.turns("0")
 def test_posteriors_are_as_wide_as_they_are(seed: int) -> None:

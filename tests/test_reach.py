@@ -69,6 +69,7 @@ def told(run: Callable[[], Any]) -> list[str]:
     return [str(w.message) for w in said if "a state reached" in str(w.message)]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", ["VP", "EDM"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_tells_of_a_model_that_carries_states_away(sampler: str, process: str) -> None:
@@ -78,6 +79,7 @@ def test_every_sampler_tells_of_a_model_that_carries_states_away(sampler: str, p
     assert not told(lambda: sample(Pushing(sde, 1.0), 4, sampler=make(), seed=0))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("sampler", [lambda: None, lambda: EulerMaruyama(20)], ids=["default", "euler-maruyama"])
 def test_guidance_that_pulls_too_hard_is_told_of_with_the_time_and_what_to_do(process: str, sampler: Any) -> None:

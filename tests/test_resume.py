@@ -542,6 +542,7 @@ class Labelless(nn.Module):
         return (self.line(x.flatten(1)) - x.flatten(1)).square().sum(1) * (1 + label)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_run_on_other_rows_labels_or_order_is_refused(tmp_path, form, change):

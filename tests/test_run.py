@@ -272,6 +272,7 @@ GIVEN: dict[str, tuple[str, Callable[[sdegen.Model, Tensor], Tensor]]] = {
 SHAPES = st.lists(st.integers(1, 4), max_size=3).map(tuple)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("door", GIVEN)
 @pytest.mark.parametrize("full", [True, False], ids=["full", "diagonal"])
 @pytest.mark.filterwarnings("ignore:a state reached")

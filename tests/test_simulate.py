@@ -19,6 +19,7 @@ from sdegen import simulate
 from sdegen.processes.nonlinear import calibrate_lag
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("sde", [sdegen.OU(), sdegen.VE(), sdegen.CLD()], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("method", ["euler", "milstein", "srk"])
 def test_forward_paths_have_the_kernels_moments(sde: sdegen.LinearSDE, method: str) -> None:

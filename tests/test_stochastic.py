@@ -87,6 +87,7 @@ def test_order_one_is_ancestral_sampling(process: str) -> None:
     torch.testing.assert_close(first, second, rtol=0, atol=1e-8)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", [name for name in PROCESSES if name != "CLD"])
 @pytest.mark.parametrize("eta", [0.3, 1.0, 1.7])
 def test_gaussian_data_are_exact_in_law_at_every_step(process: str, eta: float) -> None:
@@ -485,6 +486,7 @@ def test_parts_of_a_path_tile_its_interval_and_add_up() -> None:
     )
 
 
+@pytest.mark.turns("EDM")
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM(sigma_max=10.0)], ids=lambda s: type(s).__name__)
 def test_adaptive_steps_keep_the_law(sde: sdegen.LinearSDE) -> None:
     law, n = gaussian_data(), 6000

@@ -91,6 +91,7 @@ def close(found: Any, want: Any) -> None:
     torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.thinned(2)
 @each_linear
 @each_unit
 def test_times_are_told_in_the_unit(make: Callable[..., Any], unit: float) -> None:
@@ -136,6 +137,7 @@ def test_the_flow_of_channels_is_a_rate_in_the_unit(unit: float, t: float) -> No
     close(ways[1] / unit, ways[0])
 
 
+@pytest.mark.thinned(2)
 @each_linear
 @each_unit
 @pytest.mark.parametrize(

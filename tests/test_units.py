@@ -69,6 +69,7 @@ def test_a_wrapper_reads_the_process_of_the_model_inside() -> None:
     assert outer.sde is model.sde
 
 
+@pytest.mark.turns("OU", "EDM")
 @pytest.mark.parametrize(
     "sde", [sdegen.VP(), sdegen.VE(), sdegen.EDM(), sdegen.CLD(), sdegen.OU(T=1.0)], ids=lambda s: type(s).__name__
 )

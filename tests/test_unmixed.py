@@ -111,6 +111,7 @@ def test_a_density_by_an_adaptive_solver_errs_by_less_than_what_mixes_rows(door:
     DOORS[door](solved)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("kind", ALONG)

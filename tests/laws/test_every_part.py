@@ -88,6 +88,7 @@ MODELS: dict[str, Callable[[Any], ScoreModel]] = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("sde", SDES, ids=name)
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_model_holds_to_its_laws(kind: str, sde: sdegen.LinearSDE) -> None:
@@ -155,6 +156,7 @@ WRAPPERS: dict[str, tuple[Wrap, Wrap | None]] = {
 SEEN = sdegen.guidance.measurements.Mask(torch.tensor([True, False]), std=0.3)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("sde", [VP(), EDM(), Cosine(), CLD(sigma_0=0.1)], ids=name)
 @pytest.mark.parametrize("kind", WRAPPERS)
 @pytest.mark.turns("*-CLD")
@@ -251,6 +253,7 @@ TIMES: dict[str, Callable[[], TimeLaw]] = {
 }
 
 
+@pytest.mark.turns("angle-VP")
 @pytest.mark.parametrize(
     ("kind", "sde"),
     [

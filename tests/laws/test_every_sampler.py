@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -153,8 +154,14 @@ LATE = {
 LATER_STILL_ON_CLD = ("multistep 3, corrected", "multistep 4", "multistep 4, corrected")
 
 
+# Each method on one of these; on the other by turns.
+FIRST = dict(zip(METHODS, itertools.cycle(("VP", "EDM")))) | {"flow, heun3": "VP", "exponential SDE 2": "VP"}
+
+
 def marks(method: str, process: str) -> list[pytest.MarkDecorator]:
     """What is slow, and what is known to fail at the steps that a test can afford."""
+    if process in FIRST.values():
+        return [pytest.mark.slow] if process != FIRST[method] else []
     if process != "CLD" or method in QUICK_ON_CLD:
         return []
     late = pytest.mark.xfail(reason="orders above three show on CLD between more steps", strict=True)
@@ -185,6 +192,7 @@ def test_every_method_has_its_order_on_every_kind_of_process(method: str, proces
     held(make, process, order, steps)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", [name for name in PROCESSES if name not in KINDS])
 @pytest.mark.parametrize("method", OTHERS)
 @pytest.mark.turns(
@@ -224,6 +232,8 @@ EULER: dict[str, tuple[Make, int | None]] = {
     "*-OU",
     "predictor-corrector-VP",
     "euler-own",
+    "euler-maruyama-own",
+    "euler-maruyama, eta 0.5-VE",
 )
 def test_steps_in_time_have_order_one(method: str, process: str) -> None:
     (make, declared), (sde, _, grid) = EULER[method], PROCESSES[process]
@@ -233,6 +243,7 @@ def test_steps_in_time_have_order_one(method: str, process: str) -> None:
     assert report.passed, report
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("process", ["VP", "EDM", "Cosine"])
 @pytest.mark.parametrize("levels", [{}, {"S_min": 0.1, "S_max": 3.0}, {"S_churn": 0.0}], ids=str)
 def test_churn_has_order_two(levels: dict[str, float], process: str) -> None:
@@ -241,6 +252,7 @@ def test_churn_has_order_two(levels: dict[str, float], process: str) -> None:
     assert report.passed, report
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("final", ["sample", "denoise"])
 @pytest.mark.turns("denoise-CLD", "*-by coordinate", "*-correlated", "sample-CLD")
@@ -286,6 +298,7 @@ def test_a_fitted_solver_holds_to_the_laws_of_those_without_an_order(process: st
     assert report.passed, report
 
 
+@pytest.mark.turns("own", "VE", "OU")
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.turns("CLD", "by coordinate", "correlated")
 def test_solvers_without_error_on_gaussian_data_are_exact_and_not_broken(process: str) -> None:

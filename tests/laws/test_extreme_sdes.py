@@ -105,6 +105,7 @@ def test_a_stiff_process_in_two_methods_holds_all_laws(beta: float) -> None:
     assert report.passed, str(report)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("beta", [20.0, 2e3, 2e5])
 @pytest.mark.parametrize("kind", [WrongAlpha, WrongSigma, WrongDrift, WrongNoise, WrongClock, NoSignal])
 def test_wrong_processes_at_the_edge_are_seen(kind: Any, beta: float) -> None:

@@ -78,6 +78,7 @@ def test_right_process_passes(make: Callable[[], sdegen.SDE]) -> None:
     assert report.failures == []
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("mean", [0.7, -3.0])
 @pytest.mark.parametrize("make", [VP, VE, Cosine, CLD, DoubleWell], ids=lambda make: make.__name__)
 @pytest.mark.turns("Cosine", "DoubleWell")
@@ -100,12 +101,13 @@ BOUNDED: dict[str, Callable[[], sdegen.SDE]] = {
 
 @pytest.mark.parametrize("kind", BOUNDED)
 @pytest.mark.parametrize("units", [(0.0, 1.0), (0.7, 1.7), (-3.0, 0.1)], ids=str)
-@pytest.mark.turns("*CIR", "*Jacobi", "*box", "*may be")
+@pytest.mark.turns("*CIR", "*Jacobi", "*box", "*may be", "(0.0*", "(0.7*Squared*", "(-3*circle", "(-3*Geometric*")
 def test_right_processes_with_bounds_pass_in_all_units(kind: str, units: tuple[float, float]) -> None:
     report = check_sde(BOUNDED[kind]().in_units(sdegen.laws.Units(*units)))
     assert report.passed, report
 
 
+@pytest.mark.turns("Jacobi")
 @pytest.mark.parametrize("kind", ["VP", "CLD", "CIR", "Jacobi"])
 def test_right_processes_pass_in_units_of_each_coordinate(kind: str) -> None:
     sde = {"VP": VP, "CLD": CLD, **BOUNDED}[kind]()

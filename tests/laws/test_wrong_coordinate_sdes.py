@@ -151,7 +151,17 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
-@pytest.mark.turns("SharpBlur", "SwappedRates", "MeanNoise", "TransposedNoise", "UncorrelatedNoise")
+@pytest.mark.turns(
+    "SharpBlur",
+    "SwappedRates",
+    "MeanNoise",
+    "TransposedNoise",
+    "UncorrelatedNoise",
+    "CholeskyOfNumbers",
+    "SquaredNoise",
+    "DriftInOtherAxes",
+    "NoiseInOtherAxes",
+)
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)
 

@@ -211,6 +211,10 @@ FAULTS = [
     "CountsItsCalls",
     "CastsToFloat64",
     "BatchMean",
+    "CastsToFloat32",
+    "DetachedState",
+    "FirstTimeForAll",
+    "ThreeNewAxes",
 )
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)

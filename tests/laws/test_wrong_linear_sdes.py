@@ -285,7 +285,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.turns("FullPullOfDoubleWell")
+@pytest.mark.turns("FullPullOfDoubleWell", "NoiseWithoutEtaOfDoubleWell")
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)

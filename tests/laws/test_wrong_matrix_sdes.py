@@ -108,7 +108,13 @@ FAULTS = [
 
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
 @pytest.mark.turns(
-    "CompletesWith*", "TransitionFromRandomVelocity", "CholeskyRoot", "NoiseOnPosition", "UnsquaredNoise"
+    "CompletesWith*",
+    "TransitionFromRandomVelocity",
+    "CholeskyRoot",
+    "NoiseOnPosition",
+    "UnsquaredNoise",
+    "TransposedDrift",
+    "ProjectsTheVelocity",
 )
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)

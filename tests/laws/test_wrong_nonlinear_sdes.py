@@ -116,6 +116,7 @@ FAULTS = [
     "PerturbsTheData",
     "NumpyDrift",
     "KernelAtRest",
+    "HalfTheNoise",
 )
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)

@@ -365,6 +365,19 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("make", "law", "allowed"), FAULTS)
-@pytest.mark.turns("RisingSignal", "ShrunkData", "NoiseOfAnotherTable", "OneStepLate", "SinglePrecisionTwoMethods")
+@pytest.mark.turns(
+    "RisingSignal",
+    "ShrunkData",
+    "NoiseOfAnotherTable",
+    "OneStepLate",
+    "SinglePrecisionTwoMethods",
+    "FlatSignal",
+    "HiddenSmoothing",
+    "UndeclaredJump",
+    "DoubledSlope",
+    "NegativeBeta",
+    "StepsForTimeInSchedule",
+    "ExponentWithoutHalf",
+)
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)

@@ -355,6 +355,13 @@ FAULTS = [
     "HalfDivergence",
     "VarianceForNoise",
     "OneWindingDensity",
+    "NoDivergence",
+    "WithoutImages",
+    "OneWinding",
+    "OpenCircle",
+    "StratonovichKernel",
+    "StratonovichDrift",
+    "DetachedNoise",
 )
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)
