@@ -177,6 +177,8 @@ def test_conditions_reach_the_windows_and_are_cut_where_they_lie_on_the_grid() -
     torch.testing.assert_close(sdegen.sample(inside, 4, steps=2, seed=0, batch=2, known=known), whole)
     with pytest.raises(ValueError, match="known has 5 places, the series 11"):
         model.noise(x, 0.3, label=1, known=known[0, :, :5])
+    with pytest.raises(TypeError, match="needs the condition 'known'"):
+        model.noise(x, 0.3, label=1, known=None)
 
 
 def test_series_are_saved_and_read_with_both_models(tmp_path: Path) -> None:
