@@ -1,9 +1,9 @@
 """Baselines: VAEs, GANs, normalizing flows and others, which are compared with score models by the same metrics and bounds.
 
-Each is trained by `sdegen.fit`, which knows a model by its loss; those that generate have ``sample(n, generator)``, and
+Each is trained by `sdegen.fit`, which knows a model by its loss; generative models have ``sample(n, generator)``, and
 ``log_prob(x)`` where their density is known. Autoencoders are in `vae`, `categorical` and `hierarchical` (with its networks in
 `ladder`), with `likelihoods` and `bounds`; flows in `flow`, `realnvp`, `residual` and `continuous`; adversarial models in `gans`
-and `wgan`, with `divergences`; what is done with codes in `latent`. All take data in units of their spread (`standardised`). They
+and `wgan`, with `divergences`; tools for latent codes in `latent`. All take data in units of their spread (`standardised`), and
 know nothing of processes and scores.
 """
 

@@ -22,7 +22,7 @@ class BoundTerms(NamedTuple):
     Attributes
     ----------
     log_likelihood
-        ``E_q log p(x | z)``, by the draws that were made.
+        ``E_q log p(x | z)``, estimated by draws of `z` where there is no closed form.
     kl
         ``KL(q(z | x) ‖ p(z))``.
     """
@@ -40,7 +40,7 @@ class BoundTerms(NamedTuple):
 
 
 def log_mean_weight(log_weight: Callable[[], Tensor], draws: int) -> Tensor:
-    """Return ``log (1/K) Σ_k w_k``, ``(B,)``, of K importance weights for each datum.
+    """Return ``log (1/K) Σ_k w_k`` of K importance weights for each datum, ``(B,)``.
 
     Parameters
     ----------

@@ -30,15 +30,16 @@ class CategoricalVAE(LikelihoodCoder):
     Parameters
     ----------
     encoder
-        ``(B, *)`` to logits ``(B, K)``.
+        The network from data ``(B, *)`` to logits ``(B, K)``.
     decoder
-        ``(B, K)`` to what the likelihood takes.
+        The network from codes ``(B, K)`` to the parameters of the likelihood.
     categories
         K, the number of categories.
     likelihood
         ``p(x | c)``: `Gaussian`, the default, `Bernoulli` or `Continuous`.
     temperature
-        tau: the smaller it is, the nearer relaxed draws are to one-hot vectors, and the noisier the gradient.
+        The temperature `tau` of relaxed draws: the smaller, the nearer these are to one-hot vectors, and the noisier the
+        gradient.
 
     Raises
     ------
@@ -76,8 +77,8 @@ class CategoricalVAE(LikelihoodCoder):
         return (self._kl(log_q) - self._law.log_prob(x, out) + volume) / x[0].numel()
 
     def bound(self, x: Tensor, batch: int | None = None) -> BoundTerms:
-        """Return both terms of the evidence lower bound, as exact sums over the categories; with `batch`, for at most so many
-        data at a time.
+        """Return both terms of the evidence lower bound, as exact sums over the categories; with `batch`, computed for at most
+        that many data at a time.
         """
 
         def terms(x: Tensor) -> Tensor:
@@ -87,7 +88,9 @@ class CategoricalVAE(LikelihoodCoder):
         return BoundTerms(*in_parts(terms, batch, x).unbind(1))
 
     def log_prob(self, x: Tensor, batch: int | None = None) -> Tensor:
-        """Return ``log Σ_c p(x | c) / K`` in nats, ``(B,)``, exactly; with `batch`, for at most so many data at a time."""
+        """Return ``log Σ_c p(x | c) / K`` in nats, ``(B,)``, exactly; with `batch`, computed for at most that many data at a
+        time.
+        """
         return in_parts(self._each, batch, x).logsumexp(1) - math.log(self.categories)
 
     @torch.no_grad()

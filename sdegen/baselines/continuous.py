@@ -21,12 +21,12 @@ from .flow import Bijection, NormalizingFlow
 class Trajectory(Bijection):
     """A bijection that follows ``dx/dt = v(x, t)`` from data at time 0 to noise at time 1.
 
-    ``d log|det ∂x_t/∂x_0| / dt = div v``.
+    The log-determinant is the integral of ``d log|det ∂x_t/∂x_0| / dt = div v``.
 
     Parameters
     ----------
     velocity
-        ``v(x, t)``, a network with a level, of states ``(B, *)``.
+        ``v(x, t)``, a network of states ``(B, *)`` and times ``(B,)``.
     tolerance
         Tolerance of the adaptive solver, Dormand–Prince of order five, relative and absolute.
     """
@@ -36,16 +36,16 @@ class Trajectory(Bijection):
         self.velocity, self.tolerance = velocity, tolerance
 
     def forward(self, x: Tensor, probe: Tensor | None = None, steps: int | None = None) -> tuple[Tensor, Tensor]:
-        """Follow data to noise, and return it with the log-determinant: ``(z, log_det)``.
+        """Follow data to noise, and return the noise with the log-determinant: ``(z, log_det)``.
 
         Parameters
         ----------
         x
-            ``(B, *)``.
+            Data, ``(B, *)``.
         probe
-            Signs of the shape of `x`, for Hutchinson's estimate of the divergence; None for the exact one.
+            Signs of the shape of `x`, for Hutchinson's estimate of the divergence; None for the exact divergence.
         steps
-            Of Runge–Kutta's method of order four; None for the adaptive solver.
+            Number of steps of the Runge–Kutta method of order four; None for the adaptive solver.
         """
 
         def slope(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ class Trajectory(Bijection):
         return check_answer("velocity", v, x.shape, x)
 
     def _solve(self, slope, start, ends, steps):  # type: ignore[no-untyped-def] # torchdiffeq has no types
-        """Solve from the first to the second of two times `ends`, and return a tuple there, as `start` is one."""
+        """Solve from the first to the second of the two times `ends`, and return the state there, a tuple like `start`."""
         from torchdiffeq import odeint  # loads on use
 
         times = torch.tensor(ends, dtype=start[0].dtype, device=start[0].device)
@@ -97,7 +97,7 @@ class ContinuousFlow(NormalizingFlow):
 
     W. Grathwohl, R. Chen, J. Bettencourt, I. Sutskever, D. Duvenaud, *FFJORD: free-form continuous dynamics for scalable
     reversible generative models*, 2018, arXiv:1810.01367. The divergence is exact; in training it may be Hutchinson's
-    estimate, with one probe a datum and trajectory, which leaves the gradient unbiased.
+    estimate, with one probe for each datum along its whole trajectory, which leaves the gradient unbiased.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class ContinuousFlow(NormalizingFlow):
     shape
         The shape of a datum.
     steps
-        Steps of the fixed solver in training. Densities and samples come from an adaptive one.
+        Number of equal steps of the solver in training. Densities and samples come from an adaptive solver.
     probes
         Whether training takes Hutchinson's estimate of the divergence.
     tolerance
@@ -115,7 +115,7 @@ class ContinuousFlow(NormalizingFlow):
     Raises
     ------
     ValueError
-        If there is no step, or `tolerance` is not positive.
+        If `steps` or `tolerance` is not positive.
     """
 
     @check_arguments

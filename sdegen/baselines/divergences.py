@@ -1,7 +1,7 @@
 """The f-divergences that GANs minimise, each with its variational lower bound.
 
-Each says what a critic's answers to real and to generated data are worth, and what the divergence would be if both densities
-were known. Nothing here knows of networks.
+Each turns a critic's outputs on real and on generated data into a bound, and gives the divergence itself for known densities.
+Nothing here knows of networks.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ..show import show_call
 class FDivergence(OfTensors, ABC):
     """An f-divergence ``D_f(p ‖ q) = E_q f(p / q)`` with ``f(1) = 0``, and its variational lower bound, which a critic maximises.
 
-    ``D_f(p ‖ q) >= E_p a(v(x)) − E_q c(v(x))`` for every critic v, with equality for one of them: `a` brings a critic's answer
-    into the domain of the conjugate of f, and ``c(v) = f*(a(v))``, written out so that nothing overflows on the way.
-    S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
+    ``D_f(p ‖ q) >= E_p a(v(x)) − E_q c(v(x))`` for every critic `v`, with equality for the optimal one. `a` maps a critic's
+    output into the domain of the convex conjugate ``f*`` of `f`, and ``c(v) = f*(a(v))`` is written out so that nothing
+    overflows. S. Nowozin, B. Cseke, R. Tomioka, *f-GAN*, 2016, arXiv:1606.00709.
     """
 
     __repr__ = show_call

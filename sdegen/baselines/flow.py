@@ -28,11 +28,10 @@ from .standardised import Standardised
 
 class Bijection(OfTensors, nn.Module):
     """An invertible map with its log-determinant: ``forward(x)`` returns ``(z, log_det)``, with ``log_det`` of shape
-    ``(B,)``, and ``inverse(z)`` returns `x`. One that is defined on an interval of numbers alone says so by ``interval = (low,
-    high)``.
+    ``(B,)``, and ``inverse(z)`` returns `x`.
 
-    Subclass it with both, and a constructor of your own where there is something to construct: ``nn.Module``, whose ``*args`` and
-    ``**kwargs`` it has, takes none.
+    Subclass it with both methods, and with a constructor if the map has parameters: that of ``nn.Module``, which this class has,
+    takes no arguments. A map that is defined on an interval of numbers alone sets ``interval = (low, high)``.
     """
 
     interval: tuple[float, float] | None = None
@@ -48,7 +47,7 @@ class Composition(Bijection):
     Parameters
     ----------
     parts
-        The first is applied to data first.
+        The bijections, the first to be applied first.
     """
 
     @check_arguments
@@ -117,8 +116,8 @@ class AffineMap(Bijection):
 class Logit(Bijection):
     """The elementwise logit ``z = logit(alpha + (1 − 2 alpha) x)`` of numbers x in [0, 1].
 
-    L. Dinh, J. Sohl-Dickstein, S. Bengio, *Density estimation using Real NVP*, 2016, arXiv:1605.08803, section 4.1. Outside,
-    where there is no density, the result is NaN.
+    L. Dinh, J. Sohl-Dickstein, S. Bengio, *Density estimation using Real NVP*, 2016, arXiv:1605.08803, section 4.1. Outside of
+    [0, 1], where there is no density, the result is NaN.
 
     Parameters
     ----------
@@ -154,21 +153,21 @@ class Marginals(Bijection):
     """An elementwise map that makes every coordinate standard normal by its own distribution function `F`: ``z = Φ⁻¹(F(x))``.
 
     Dequantised bytes have a density that is constant on each of L cells. With masses ``m_0 ... m_{L−1}`` at a place,
-    ``F`` is piecewise linear, and ``z = Φ⁻¹(F(x))`` is exactly standard normal at each place whose masses are right: what a flow
-    has left to learn is how places depend on each other. (S. Chen and R. Gopinath, *Gaussianization*, 2000.) Outside (low, high),
+    ``F`` is piecewise linear, and ``z = Φ⁻¹(F(x))`` is exactly standard normal at each place whose masses are right. A flow has
+    then only to learn how places depend on each other. (S. Chen and R. Gopinath, *Gaussianization*, 2000.) Outside (low, high),
     where there is no density, the result is not finite: give numbers with noise.
 
     Parameters
     ----------
     masses
-        ``(*shape, L)``, positive, summing to one at every place.
+        Masses of the cells, ``(*shape, L)``, positive, summing to one at every place.
     low, high
         The lower end of the first cell and the upper end of the last.
 
     Raises
     ------
     ValueError
-        If a mass is not positive, or those of a place do not sum to one.
+        If a mass is not positive, or the masses of a place do not sum to one.
 
     Examples
     --------
@@ -197,7 +196,9 @@ class Marginals(Bijection):
 
     @classmethod
     def of(cls, images: Images, smoothing: float = 100.0, low: float = 0.0, high: float = 1.0) -> Marginals:
-        """Estimate the distribution function of every pixel from images, each smoothed towards that of all pixels together."""
+        """Estimate the distribution function of every pixel from images, smoothed towards that of all pixels together, and return
+        the map.
+        """
         L, flat = images.levels, images.x.flatten(1).long()
         D = flat.shape[1]
         counts = torch.zeros(D, L, dtype=torch.float64)
@@ -244,7 +245,7 @@ class NormalizingFlow(Standardised):
     """A generative model made of a bijection from data to standard normal noise, with ``fit``, ``sample`` and ``log_prob``.
 
     L. Dinh, D. Krueger, Y. Bengio, *NICE: non-linear independent components estimation*, 2014, arXiv:1410.8516;
-    D. Rezende and S. Mohamed, *Variational inference with normalizing flows*, 2015, arXiv:1505.05770. The bijection is of data in
+    D. Rezende and S. Mohamed, *Variational inference with normalizing flows*, 2015, arXiv:1505.05770. The bijection takes data in
     units of their spread, which `fit` measures, unless it is defined on an interval alone, as a `Logit` is.
 
     Parameters
@@ -275,7 +276,7 @@ class NormalizingFlow(Standardised):
 
     @check_arguments
     def log_prob(self, x: Tensor, batch: int | None = None) -> Tensor:
-        """Return ``log p(x)`` in nats, ``(B,)``; with `batch`, for at most so many data at a time.
+        """Return ``log p(x)`` in nats, ``(B,)``; with `batch`, computed for at most that many data at a time.
 
         Raises
         ------
@@ -286,7 +287,7 @@ class NormalizingFlow(Standardised):
         return self._log_prob(x, batch)
 
     def _log_prob(self, x: Tensor, batch: int | None = None) -> Tensor:
-        """Return ``log p(x)`` of data that may hold NaN, as a loss's may: to look would ask an accelerator for a number."""
+        """Return ``log p(x)`` of data that may hold NaN, as in a loss, where a check would wait for an accelerator."""
         if x.shape[1:] != torch.Size(self.shape) or len(x) == 0:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; this flow takes data of shape (B, {', '.join(map(str, self.shape))})."

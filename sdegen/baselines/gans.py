@@ -33,7 +33,7 @@ from ..show import show_call
 from .divergences import FDivergence, Game
 from .standardised import Standardised, range_of
 
-SETTLING = 1024  # latents on which a batch normalisation takes its statistics before samples are drawn
+SETTLING = 1024  # latents by which batch normalisation takes its statistics before samples are drawn
 
 
 class Players(nn.Module):
@@ -65,17 +65,18 @@ class Players(nn.Module):
 class Adversarial(Standardised, ABC):
     """The base class of adversarial models: a generator, a critic, sampling, and the sum of both players' losses.
 
-    Both networks are of data in units of their spread, which `fit` measures, unless the generator's last layer makes numbers of
+    Both networks work on data in units of their spread, which `fit` measures, unless the generator's last layer makes numbers of
     an interval, as a sigmoid or a tanh does.
 
     Parameters
     ----------
     generator
-        ``(B, latent)`` to ``(B, *)``, such as ``nets.Up(latent, shape, batch_norm=True, bounded=True)``.
+        The network from latents ``(B, latent)`` to data ``(B, *)``, such as
+        ``nets.Up(latent, shape, batch_norm=True, bounded=True)``.
     critic
-        ``(B, *)`` to ``(B, 1)``, such as ``nets.Down(shape, 1)``.
+        The network from data ``(B, *)`` to numbers ``(B, 1)``, such as ``nets.Down(shape, 1)``.
     latent
-        Numbers in a latent, standard normal.
+        The dimension of the latents, which are standard normal.
     """
 
     def __init__(self, generator: nn.Module, critic: nn.Module, latent: int) -> None:
@@ -124,7 +125,7 @@ class Adversarial(Standardised, ABC):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` samples; a generator with batch normalisation first takes its statistics from 1,024 latents.
 
-        Those of the training belong to the weights at each step, and the averaged weights of `fit` have others.
+        The statistics of training belong to the weights at each step, and not to the averaged weights of `fit`.
         """
         check_count("n", n)
         like, mode = next(self.parameters()), self.generator.training
@@ -149,18 +150,18 @@ class GAN(Adversarial):
     generator, critic, latent
         As for `Adversarial`.
     divergence
-        `Game` by default, `JensenShannon`, `KL`, `ReverseKL`, `Pearson`, `Hellinger`, `TotalVariation`, or one of yours.
+        `Game` by default, `JensenShannon`, `KL`, `ReverseKL`, `Pearson`, `Hellinger`, `TotalVariation`, or your own.
     saturating
         Whether the generator has the game's own loss in place of the non-saturating one.
     r1
-        Weight of ``‖∇v(x)‖² / 2`` in data, which the critic pays: with it the game converges near its equilibrium, where
-        without it players may go round each other for ever (L. Mescheder, A. Geiger, S. Nowozin, *Which training methods for
+        Weight of the penalty ``‖∇v(x)‖² / 2`` at data in the critic's loss. With it the game converges near its equilibrium;
+        without it the players may go round each other for ever (L. Mescheder, A. Geiger, S. Nowozin, *Which training methods for
         GANs do actually converge?*, 2018, arXiv:1801.04406). The critic must then not normalise over the batch.
 
     Raises
     ------
     ValueError
-        If `r1` is negative, or positive for such a critic.
+        If `r1` is negative, or positive for a critic that normalises over the batch.
     """
 
     @check_arguments
@@ -196,7 +197,7 @@ class GAN(Adversarial):
 
 
 def normalises_over_batch(net: nn.Module) -> bool:
-    """Tell whether a network contains batch normalisation, so that its output at one datum depends on the others."""
+    """Tell whether a network contains batch normalisation, by which its output at one datum depends on the others."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in net.modules())
 
 
@@ -216,10 +217,10 @@ class Stability:
     Attributes
     ----------
     records
-        One dict a record: ``step``; ``L_D`` and ``L_G``, the losses of critic and generator on the data and as many samples,
-        without penalties; ``critic`` and ``generator``, the norms of both gradients before they were clipped; ``gap``, the mean
-        of the critic on data less that on samples; ``slope``, the largest of the critic's slopes between them, a lower bound of
-        its Lipschitz constant. Lengths are in the units of the model.
+        A dict for each record: ``step``; ``L_D`` and ``L_G``, the losses of critic and generator on the data and as many samples,
+        without penalties; ``critic`` and ``generator``, the norms of both gradients before clipping; ``gap``, the mean of the
+        critic on data less its mean on samples; ``slope``, the largest norm of the critic's gradient halfway between data and
+        samples, a lower bound of its Lipschitz constant. Lengths are in the units of the model.
 
     Raises
     ------
@@ -264,7 +265,7 @@ class Stability:
 
 
 def check_no_batch_norm(critic: nn.Module) -> None:
-    """Raise a `ValueError` if a critic contains batch normalisation, so that its slope at one datum depends on the others."""
+    """Raise a `ValueError` if a critic contains batch normalisation, by which its slope at one datum depends on the others."""
     if normalises_over_batch(critic):
         raise ValueError(
             "the critic normalises over the batch, so its slope at one datum depends on the others; use batch_norm=False."

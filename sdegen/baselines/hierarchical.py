@@ -30,9 +30,9 @@ class LatentLayer(NamedTuple):
     Attributes
     ----------
     infer
-        ``q(z_{k−1} | z_k, x)``, given ``z_k`` and `x`, each ``(B, *)``.
+        Returns ``q(z_{k−1} | z_k, x)``, given ``z_k`` and `x`, each ``(B, *)``.
     generate
-        ``p(z_{k−1} | z_k)``, given ``z_k``.
+        Returns ``p(z_{k−1} | z_k)``, given ``z_k``.
     """
 
     infer: Callable[[Tensor, Tensor], Normal]
@@ -52,13 +52,13 @@ class Hierarchy:
     Parameters
     ----------
     top
-        ``q(z_T | x)``, given `x`.
+        Returns ``q(z_T | x)``, given `x`.
     prior
-        ``p(z_T)``, given a latent of its shape.
+        Returns ``p(z_T)``, given a latent of the shape of ``z_T``.
     layers
-        From the top down.
+        The layers, from the top down.
     data
-        ``p(x | z_1)``, given ``z_1``.
+        Returns ``p(x | z_1)``, given ``z_1``.
     """
 
     __repr__ = show_call
@@ -74,8 +74,8 @@ class Hierarchy:
         self.top, self.prior, self.layers, self.data = top, prior, layers, data
 
     def terms(self, x: Tensor, generator: torch.Generator | None = None, batch: int | None = None) -> Tensor:
-        """Return the terms of the negative bound in nats, ``(T + 1, B)``, from the top down and the data last; one draw of
-        latents. With `batch`, each conditional law is asked about at most so many data at a time.
+        """Return the terms of the negative bound in nats, by one draw of the latents, ``(T + 1, B)``, from the top down and the
+        data last. With `batch`, each conditional law is evaluated for at most that many data at a time.
         """
 
         def ask(law: Callable[..., Normal], *given: Tensor) -> Normal:
@@ -99,28 +99,27 @@ class Hierarchy:
 class HierarchicalVAE(Standardised):
     """A ladder VAE: latents ``z_T, ..., z_1`` with networks on vectors; with T = 1 a plain VAE.
 
-    The encoder goes up from the data first; then, from the top down, each latent's inference is the product of the Gaussian
-    that the encoder says and the one that the model itself expects there: C. Sønderby et al., *Ladder variational
-    autoencoders*, 2016, arXiv:1602.02282. Upper layers are easily left unused (posterior collapse). Three remedies are
-    here: the KL is let in slowly (`WarmUp`); each layer may spend `free` nats without cost (D. Kingma et al., *Improved
-    variational inference with inverse autoregressive flow*, 2016, arXiv:1606.04934); and the data are told all latents, not
-    the lowest alone (`skip`; A. Dieng et al., *Avoiding latent variable collapse with generative skip models*, 2018,
-    arXiv:1807.04863).
+    The encoder first goes up from the data. Then, from the top down, the inference of each latent is the product of the encoder's
+    Gaussian and the Gaussian that the model itself expects there: C. Sønderby et al., *Ladder variational autoencoders*, 2016,
+    arXiv:1602.02282. Upper layers are easily left unused (posterior collapse), and there are three remedies. The weight of the KL
+    may rise slowly (`WarmUp`); each layer may spend `free` nats without cost (D. Kingma et al., *Improved variational inference
+    with inverse autoregressive flow*, 2016, arXiv:1606.04934); and the data may depend on all latents, not on the lowest alone
+    (`skip`; A. Dieng et al., *Avoiding latent variable collapse with generative skip models*, 2018, arXiv:1807.04863).
 
     Parameters
     ----------
     shape
         The shape of a datum; its numbers are taken as a vector.
     latents
-        Numbers of each latent, from the lowest, ``z_1``, up.
+        The dimension of each latent, from the lowest, ``z_1``, up.
     width, depth
-        Of the networks, `nets.Perceptron`.
+        Sizes of the networks, `nets.Perceptron`.
     likelihood
         ``p(x | z)``: `Gaussian`, the default, `Bernoulli` or `Continuous`.
     free
-        Nats a layer and datum that cost nothing in the loss; in the bounds all cost.
+        Nats of each layer and datum that cost nothing in the loss; in the bounds all nats count.
     skip
-        Whether every latent below is told all latents above, and so the data.
+        Whether every latent, and the data, depend on all latents above, and not on the next one alone.
 
     Attributes
     ----------
@@ -130,7 +129,7 @@ class HierarchicalVAE(Standardised):
     Raises
     ------
     ValueError
-        If there is no latent, or one without numbers, or `free` is negative.
+        If there is no latent, the dimension of one is not positive, or `free` is negative.
 
     Examples
     --------
@@ -167,7 +166,7 @@ class HierarchicalVAE(Standardised):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The interval of the numbers that the likelihood is of; None where they are all numbers."""
+        """The interval of the numbers that the likelihood is for; None if it is for all numbers."""
         return self.likelihood.interval
 
     def asked(self) -> dict[str, PixelLaw]:
@@ -177,7 +176,9 @@ class HierarchicalVAE(Standardised):
     def _draw_terms(
         self, x: Tensor, generator: torch.Generator | None, batch: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return KL and ``log q / p`` of every layer, ``(B, T)``, and ``log p(x | z)``, ``(B,)``, for one draw of latents."""
+        """Return the KL and ``log q / p`` of every layer, each ``(B, T)``, and ``log p(x | z)``, ``(B,)``, by one draw of the
+        latents.
+        """
 
         def read(x: Tensor, noise: Tensor) -> Tensor:
             kl, ratio, out = self.net(x, noise)
@@ -193,8 +194,8 @@ class HierarchicalVAE(Standardised):
         return out.reshape(len(out), self.likelihood.outputs * self.shape[0], *self.shape[1:])
 
     def terms(self, x: Tensor, generator: torch.Generator | None = None, batch: int | None = None) -> Tensor:
-        """Return the terms of the negative bound in nats, ``(T + 1, B)``, from the top down and the data last; one draw of
-        latents. With `batch`, for at most so many data at a time.
+        """Return the terms of the negative bound in nats, by one draw of the latents, ``(T + 1, B)``, from the top down and the
+        data last. With `batch`, they are computed for at most that many data at a time.
         """
         kl, _, log_likelihood = self._draw_terms(x, generator, batch)
         return torch.cat([kl, -log_likelihood[:, None]], 1).T
@@ -248,7 +249,7 @@ class WarmUp:
     Raises
     ------
     ValueError
-        If it takes no step, or several processes train: callbacks reach only one of them.
+        If `steps` is not positive, or several processes train: callbacks reach only one of them.
     """
 
     __repr__ = show_call

@@ -18,13 +18,13 @@ class Ladder(nn.Module):
     Attributes
     ----------
     up
-        The encoder's networks, from the data up.
+        The networks of the encoder, from the data up.
     said
-        From the encoder's features, its own Gaussian of each latent.
+        The networks from the encoder's features to its own Gaussian of each latent.
     expected
-        From the latents above, the prior of each latent but the uppermost.
+        The networks from the latents above to the prior of each latent but the uppermost.
     data
-        From the latents, the parameters of the likelihood.
+        The network from the latents to the parameters of the likelihood.
     """
 
     def __init__(self, dim: int, latents: tuple[int, ...], width: int, depth: int, outputs: int, skip: bool) -> None:
@@ -50,7 +50,9 @@ class Ladder(nn.Module):
         return self.said[0](features).to(features).chunk(2, 1)[0]
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return KL and ``log q / p`` at the draw for every layer from the top down, ``(B, T)``, and the decoder's answer."""
+        """Return the KL and ``log q / p`` at the draw for every layer from the top down, each ``(B, T)``, and the decoder's
+        answer.
+        """
         features, kls, ratios = self.heights(x)[::-1], [], []
         drawn: list[Tensor] = []
         for i, eps in enumerate(noise.split(self.down, 1)):
@@ -72,7 +74,7 @@ class Ladder(nn.Module):
         return self.data(self._above(drawn))
 
     def _above(self, drawn: list[Tensor]) -> Tensor:
-        """Return what the network below the latents that are drawn is given: all of them, or the last alone."""
+        """Return the input of the network below the latents that are drawn: all of these, or the last alone."""
         return torch.cat(drawn, 1) if self.skip else drawn[-1]
 
     def _prior(self, drawn: list[Tensor], like: Tensor) -> Normal:
@@ -91,8 +93,8 @@ def product(a: Normal, b: Normal) -> Normal:
 
 
 def as_normal(out: Tensor) -> Normal:
-    """Return the normal law that a network's answer ``(B, 2 n)`` holds: means, and what a softplus makes standard deviations of,
-    at least a thousandth.
+    """Return the normal law that a network's answer ``(B, 2 n)`` stands for: means, and numbers from which a softplus makes
+    standard deviations of at least a thousandth.
     """
     mean, raw = out.chunk(2, 1)
     return Normal(mean, F.softplus(raw) + 1e-3, validate_args=False)

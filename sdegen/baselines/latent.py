@@ -29,7 +29,7 @@ def traversal(decode: Callable[[Tensor], Tensor], z: Tensor, dim: int, values: T
     decode
         Latents ``(B, latent)`` to data, such as `VAE.decode`.
     z
-        ``(latent,)``.
+        The latent, ``(latent,)``.
     dim
         The number of the coordinate.
     values
@@ -65,9 +65,9 @@ def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor,
     decode
         Latents ``(B, latent)`` to data.
     start, end
-        ``(latent,)``.
+        Latents, ``(latent,)``.
     steps
-        Points on the arc.
+        Number of points on the arc.
 
     Raises
     ------
@@ -84,10 +84,10 @@ def walk_latents(decode: Callable[[Tensor], Tensor], start: Tensor, end: Tensor,
 
 @check_arguments
 def active_units(codes: Tensor, threshold: float = 0.01) -> Tensor:
-    """Tell which coordinates of the codes are active: those whose mean varies over the data by more than a threshold,
+    """Tell which coordinates of the codes are active: those whose mean has a variance above a threshold over the data,
     ``(latent,)``.
 
-    ``Var_x E_q[z | x] > threshold``: Y. Burda et al., *Importance weighted autoencoders*, 2015, arXiv:1509.00519.
+    That is ``Var_x E_q[z | x] > threshold``: Y. Burda et al., *Importance weighted autoencoders*, 2015, arXiv:1509.00519.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ class LatentClassifier(nn.Module):
     model
         Anything with ``codes(x)``, ``(B, latent)``. It is frozen in place, and stays in evaluation mode.
     latent, classes
-        Numbers in a code, and classes.
+        The dimension of a code, and the number of classes.
     """
 
     @check_arguments
@@ -168,7 +168,7 @@ def fgsm(
     Parameters
     ----------
     logits
-        ``(B, classes)`` of data.
+        A function of data that returns logits ``(B, classes)``.
     x, label
         Data and their classes.
     epsilon
@@ -211,7 +211,7 @@ def robustness(
     low: float = 0.0,
     high: float = 1.0,
 ) -> list[Estimate]:
-    """Measure the accuracy on data changed by `fgsm`, for each epsilon.
+    """Measure the accuracy on data changed by `fgsm`, for each epsilon, and return the accuracies.
 
     I. Goodfellow, J. Shlens, C. Szegedy, 2014, arXiv:1412.6572.
 
@@ -225,7 +225,7 @@ def robustness(
     Returns
     -------
     list[Estimate]
-        Share of the data given their class, with its standard error, for each epsilon.
+        The share of data that are classified right, with its standard error, for each epsilon.
 
     Raises
     ------

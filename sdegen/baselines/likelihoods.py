@@ -45,16 +45,16 @@ class PixelLaw(OfTensors, ABC):
         """Draw a sample of the shape of data."""
 
     def in_units(self, units: Units) -> PixelLaw:
-        """Return the likelihood of the same data in other units; here the same, as where nothing is in units of the data."""
+        """Return the likelihood of the same data in other units; here the same, if it has no parameter in units of the data."""
         return self
 
     def log_prob(self, x: Tensor, out: Any) -> Tensor:
-        """Return ``log p(x | z)`` of data in nats, ``(B,)``, from a decoder's answer, whatever that is: it is checked here.
+        """Return ``log p(x | z)`` of data in nats, ``(B,)``, from a decoder's answer, which is checked.
 
         Raises
         ------
         TypeError, ValueError
-            If the decoder's answer is no tensor, or not of the shape that data ask for.
+            If the decoder's answer is no tensor, or does not have the shape that the data need.
         """
         expected = (len(x), self.outputs * x.shape[1], *x.shape[2:])
         must = f"{self.outputs} for every number, {expected}, as {type(self).__name__} needs"
@@ -69,7 +69,8 @@ class Gaussian(PixelLaw):
     Parameters
     ----------
     std
-        Of every number, in the data's own units; None: the decoder gives its logarithm too, with twice as many channels.
+        Standard deviation of every number, in the data's own units. None: the decoder gives its logarithm, in as many channels
+        more.
 
     Raises
     ------
@@ -85,7 +86,7 @@ class Gaussian(PixelLaw):
         self.outputs = 2 if std is None else 1
 
     def in_units(self, units: Units) -> Gaussian:
-        """Return the likelihood of the same data in other units, in which a given standard deviation is another."""
+        """Return the likelihood of the same data in other units, with the given standard deviation in these units."""
         if self.std is None or units.plain:
             return self
         other = copy(self)
@@ -116,8 +117,8 @@ class Gaussian(PixelLaw):
 class Bernoulli(PixelLaw):
     """The Bernoulli likelihood of binary data, ``p^x (1 − p)^(1 − x)``, with ``logit p`` from the decoder.
 
-    Grey values in between are commonly given to it, as the cross-entropy; that is no density of greys, and bounds in nats
-    cannot be compared with densities. `Continuous` is one. D. Kingma and M. Welling, 2013, arXiv:1312.6114, appendix C.
+    Grey values in between are commonly given to it, as a cross-entropy. That is no density of greys, and its bounds in nats
+    cannot be compared with densities; `Continuous` is a density. D. Kingma and M. Welling, 2013, arXiv:1312.6114, appendix C.
     """
 
     interval = (0.0, 1.0)
@@ -140,14 +141,14 @@ class Continuous(PixelLaw):
     the decoder.
 
     G. Loaiza-Ganem and J. Cunningham, *The continuous Bernoulli: fixing a pervasive error in variational autoencoders*,
-    2019, arXiv:1907.06845. Written in λ it holds for any, as pixels that are always black ask for; torch's own, in p, is cut
-    off at |λ| = 16 in float32.
+    2019, arXiv:1907.06845. Written in λ the formula holds for every λ, as pixels that are always black need; torch's own, in p,
+    is cut off at |λ| = 16 in float32.
     """
 
     interval = (0.0, 1.0)
 
     def each(self, x: Tensor, out: Tensor) -> Tensor:
-        """Return ``log p``: from the end that the law leans to it is exponential of rate ``|λ|``, cut off at one."""
+        """Return ``log p``: the distance from the end that the law leans to is exponential with rate ``|λ|``, cut off at one."""
         rate, near = out.abs(), out.abs() < 1e-2  # near 0 the formula cancels, and its series in λ stands in
         a = torch.where(near, 1.0, rate)
         distance = torch.where(out < 0, x, 1 - x)
@@ -156,7 +157,7 @@ class Continuous(PixelLaw):
         return torch.where((x >= 0) & (x <= 1), value, torch.nan)
 
     def mean(self, out: Tensor) -> Tensor:
-        """Return the mean, ``1 / |λ| − 1 / (exp|λ| − 1)`` from the end that the law leans to."""
+        """Return the mean, at the distance ``1 / |λ| − 1 / (exp|λ| − 1)`` from the end that the law leans to."""
         rate, near = out.abs(), out.abs() < 0.1  # as in `each`
         a = torch.where(near, 1.0, rate)
         distance = torch.where(near, 0.5 - rate / 12 + rate**3 / 720, 1 / a + (-a).exp() / torch.expm1(-a))

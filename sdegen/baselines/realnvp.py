@@ -18,20 +18,21 @@ from ..nets import Convolutional, Perceptron
 from ..nets.entries import zero
 from .flow import Bijection, Composition, NormalizingFlow
 
-BOUND = 2.0  # of the absolute value of the logarithm of a coupling's scale
+BOUND = 2.0  # largest absolute log-scale of a coupling
 
 
 class Coupling(Bijection):
-    """An affine coupling: a network of the unchanged channels gives the scale and shift of the others.
+    """An affine coupling: from the unchanged channels a network computes the scale and shift of the others.
 
     ``z_b = x_b exp(s(x_a)) + t(x_a)``, ``z_a = x_a``; ``log|det| = Σ s``. The log-scale is kept within ±2 by a tanh.
 
     Parameters
     ----------
     changed
-        Which entries of dimension 1 are changed, a mask.
+        A mask of the channels, along dimension 1, that are changed.
     net
-        ``(B, 2 m, *)`` for the m changed channels, from the others; it starts with zeros, so that the map is the identity.
+        The network from the unchanged channels to ``(B, 2 m, *)`` for the m changed ones. Its answers start as zeros, so that the
+        map is the identity.
     """
 
     a: Tensor  # places of the unchanged channels,
@@ -66,7 +67,7 @@ class Coupling(Bijection):
 class Scales(Bijection):
     """A multi-scale flow on images: after every scale but the last, half of the channels go straight to the latent.
 
-    At each, pixels are first gathered in squares of 2x2, one channel a place, which halves both sides.
+    At each scale, squares of 2x2 pixels first become channels, which halves both sides.
 
     Parameters
     ----------
@@ -119,8 +120,8 @@ def shapes_of(shape: Sequence[int], scales: int) -> list[tuple[int, int, int]]:
 def partitions(channels: int) -> list[Tensor]:
     """Return the masks of couplings on squeezed images, each followed by its complement.
 
-    The diagonals of the squares are the checkerboard of the image; then come rows and columns, and halves of what were its
-    channels, if there were several.
+    The diagonals of the squares are the checkerboard of the image. Then come rows and columns, and halves of the channels of the
+    image, if there were several.
     """
     place = torch.arange(channels) % 4  # in the square: 0 1 / 2 3
     diagonal, row, column = (place == 0) | (place == 3), place < 2, place % 2 == 0
@@ -135,13 +136,13 @@ class RealNVP(NormalizingFlow):
     other half by it.
 
     L. Dinh, J. Sohl-Dickstein, S. Bengio, *Density estimation using Real NVP*, 2016, arXiv:1605.08803. Inverse and
-    determinant are exact and cheap. Vectors are halved; of images, checkerboards, rows, columns and channels are, on squares
-    of 2x2 pixels, at several scales. There is no batch normalisation: every datum has a density of its own.
+    determinant are exact and cheap. Vectors are halved by place; images by checkerboards, rows, columns and channels, at several
+    scales. There is no batch normalisation: the density of a datum does not depend on others.
 
     Parameters
     ----------
     shape
-        The shape of a datum: ``(D,)``, D >= 2, or ``(C, H, W)`` with sides that can be halved once a scale.
+        The shape of a datum: ``(D,)``, D >= 2, or ``(C, H, W)`` with sides that can be halved at every scale.
     couplings
         The number of couplings at each scale.
     width, depth
@@ -154,7 +155,7 @@ class RealNVP(NormalizingFlow):
     Raises
     ------
     ValueError
-        If a shape cannot be halved.
+        If `shape` cannot be halved, or there are fewer than two couplings.
 
     Examples
     --------

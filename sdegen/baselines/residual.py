@@ -30,10 +30,10 @@ class Contraction(nn.Module):
     """A linear or convolutional layer whose weights are scaled down until its spectral norm is at most `bound` (spectral
     normalisation).
 
-    ``W min(1, bound / σ(W))``. σ is the largest singular value of the layer as an operator on its inputs, by power iteration
-    from where the last one ended: T. Miyato et al., *Spectral normalization for generative adversarial networks*, 2018,
-    arXiv:1802.05957; of convolutions as H. Gouk et al., *Regularisation of neural networks by enforcing Lipschitz
-    continuity*, 2018, arXiv:1804.04368.
+    The weights are ``W min(1, bound / σ(W))``, with `σ` the largest singular value of the layer as an operator on its inputs. It
+    is found by power iteration from where the last one ended: T. Miyato et al., *Spectral normalization for generative
+    adversarial networks*, 2018, arXiv:1802.05957; for convolutions as in H. Gouk et al., *Regularisation of neural networks by
+    enforcing Lipschitz continuity*, 2018, arXiv:1804.04368.
 
     Parameters
     ----------
@@ -73,9 +73,11 @@ class Contraction(nn.Module):
 
     @torch.no_grad()
     def converge(self) -> None:
-        """Take steps of the power iteration until the spectral norm rests, as after a change of the weights."""
+        """Take steps of the power iteration until the spectral norm does not change, as is needed after a change of the
+        weights.
+        """
         last, small = self.norm(), 4 * torch.finfo(self.u.dtype).eps
-        # With some of every direction, and without a draw: an iteration that begins orthogonal to the largest one never finds it.
+        # A part of every direction, without a draw: an iteration that begins orthogonal to the largest direction never finds it.
         waves = torch.sin(torch.arange(self.u.numel()).to(self.u).reshape(self.u.shape) + 1)
         self.u.add_(0.1 * self.u.abs().mean() * waves)
         for _ in range(100):
@@ -144,7 +146,7 @@ class ResidualBlock(Bijection):
             layer.settle(2)  # type: ignore[operator]
 
     def estimated(self, x: Tensor, probe: Tensor, terms: int) -> tuple[Tensor, Tensor]:
-        """Return `z` and an unbiased estimate of ``log_det``, by the probe and as many terms of the series as were drawn."""
+        """Return `z` and an unbiased estimate of ``log_det``, by a probe and the given number of terms of the series."""
         with torch.enable_grad():
             x = x if x.requires_grad else x.detach().requires_grad_()
             g = self.g(x)
@@ -164,12 +166,12 @@ class ResidualBlock(Bijection):
 
     @torch.no_grad()
     def inverse(self, z: Tensor) -> Tensor:
-        """Find the fixed point of ``x = z − g(x)`` by iteration.
+        """Find the fixed point of ``x = z − g(x)`` by iteration, and return it.
 
         Raises
         ------
         RuntimeError
-            If it does not settle, as where g is no contraction.
+            If the iteration does not converge, as where g is no contraction.
         """
         x, small = z, 10 * torch.finfo(z.dtype).eps * max(1.0, z.abs().max().item())
         for _ in range(2000):
@@ -188,7 +190,7 @@ def probability_of_term(k: int) -> float:
 
 
 def draw_length(generator: torch.Generator | None) -> int:
-    """Draw the random number of terms of the series: two, and a geometric number more."""
+    """Draw the random number of terms of the series: two, plus a geometric number."""
     u = torch.rand((), dtype=torch.float64, generator=generator, device=generator.device if generator else None)
     return CERTAIN + int(math.log(max(u.item(), 1e-300)) / math.log(KEEP))
 
@@ -197,8 +199,8 @@ class ResidualFlow(NormalizingFlow):
     """A normalizing flow of residual blocks ``z = x + g(x)``, trained with an unbiased estimate of the log-determinant.
 
     R. Chen, J. Behrmann, D. Duvenaud, J.-H. Jacobsen, *Residual flows for invertible generative modeling*, 2019,
-    arXiv:1906.02735. Training uses the unbiased estimate of the log-determinant, one probe and one length of the series a
-    step; ``log_prob`` is exact by whole Jacobians, for states of some tens of numbers, and `estimate` serves images.
+    arXiv:1906.02735. In training, every step draws a probe for each datum and a length of the series for each block. ``log_prob``
+    is exact, by whole Jacobians, for states of some tens of numbers; `estimate` is for images.
 
     Parameters
     ----------
@@ -211,7 +213,7 @@ class ResidualFlow(NormalizingFlow):
     first
         A bijection that is applied to the data before all blocks.
     squeeze
-        Side of the squares in which the pixels of images are gathered before the blocks, for speed.
+        Side of the squares of pixels that become channels before the blocks, for speed.
 
     Raises
     ------
@@ -255,7 +257,7 @@ class ResidualFlow(NormalizingFlow):
         self.blocks, self.width, self.bound, self.first, self.squeeze = blocks, width, bound, first, squeeze
 
     def asked(self) -> dict[str, Any]:
-        """Return the bound of the blocks, which scales their weights, and what comes before them."""
+        """Return the bound of the blocks, which scales their weights, and the bijection before them."""
         return {"bound": self.bound, "first": self.first}
 
     def loss(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -276,11 +278,11 @@ class ResidualFlow(NormalizingFlow):
         x
             Data, ``(B, *shape)``.
         probes
-            Number of draws, each of a probe a datum and block and a length of the series a block.
+            Number of draws; each has a probe for every datum and block, and a length of the series for every block.
         generator
             Randomness of the probes and lengths.
         batch
-            Data at a time; None: all at once.
+            Data at a time; None for all at once.
 
         Raises
         ------

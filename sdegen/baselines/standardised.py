@@ -1,4 +1,4 @@
-"""The base class of baselines: what they learn is the law of the data in units of their spread."""
+"""The base class of baselines, which learn the law of the data in units of their spread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RANGES = {nn.Sigmoid: (0.0, 1.0), nn.Tanh: (-1.0, 1.0)}
 
 
 def range_of(net: nn.Module) -> tuple[float, float] | None:
-    """Return the interval that a network's answers are brought into by its last layer; None where it has no such layer."""
+    """Return the interval that a network's last layer brings its answers into; None if it brings them into none."""
     last = [part for part in net.modules() if not [*part.children()]][-1]
     return RANGES.get(type(last))
 
@@ -27,8 +27,8 @@ class Standardised(OfTensors, Calibrated):
     """The base class of models of data in units of their spread, ``u = (x − mean) / std``, which the first training measures.
 
     Data are standardised on the way in, samples are restored on the way out, and log-densities are less by the logarithm of the
-    volume, ``Σ log std``: a model of ``a x + b`` is that of `x`. The networks know nothing of units. Models that are made for
-    numbers of an interval, such as images in [0, 1] with a Bernoulli likelihood, take them as they are.
+    volume, ``Σ log std``. So training on ``a x + b`` gives the same model as training on `x`. The networks know nothing of units.
+    Models for numbers of an interval, such as images in [0, 1] with a Bernoulli likelihood, take the data as they are.
     """
 
     def __init__(self) -> None:
@@ -37,8 +37,8 @@ class Standardised(OfTensors, Calibrated):
 
     @property
     def units(self) -> Units:
-        """The units that data have in the model: their own, until `fit` sets them or you do, with ``model.units = Units()`` for
-        data that are to stay as they are.
+        """The units that data have in the model: their own, until `fit` sets others, or you do. With ``model.units = Units()``
+        data stay as they are.
         """
         return Units() if self.given_units is None else self.given_units
 
@@ -52,17 +52,17 @@ class Standardised(OfTensors, Calibrated):
         return None
 
     def measure(self, moments: Moments) -> None:
-        """Take the data in units of their spread, unless some were given, or the model is made for numbers of an interval.
+        """Take the data in units of their spread, unless units were given, or the model is made for numbers of an interval.
 
         Parameters
         ----------
         moments
-            Of the data, in their own units.
+            Moments of the data, in their own units.
 
         Raises
         ------
         ValueError
-            If it is made for numbers of an interval, in which the data cannot all lie.
+            If the model is made for numbers of an interval, in which the data cannot all lie.
         """
         if self.interval is None:
             super().measure(moments)
@@ -78,7 +78,9 @@ class Standardised(OfTensors, Calibrated):
                 )
 
     def standardised(self, x: Tensor) -> Tensor:
-        """Return data in the units of the model, in the dtype of its weights, float32 at least; of half precision as it is."""
+        """Return data in the units of the model, in the dtype of its weights, float32 at least; data of half precision keep
+        theirs.
+        """
         check_tensor("x", x, finite=False)
         u = self.units.standardise(widened(x)) if not self.units.plain else x
         dtype = x.dtype if x.dtype.itemsize <= 2 else at_least_single(dtype_of(self, x))
@@ -89,5 +91,7 @@ class Standardised(OfTensors, Calibrated):
         return self.units.restore(u)
 
     def log_volume(self, x: Tensor) -> float:
-        """Return ``Σ log std`` over the coordinates of data `x`, by which their log-density is less than in the model's units."""
+        """Return ``Σ log std`` over the coordinates of data `x`, by which their log-density is below that in the model's
+        units.
+        """
         return self.units.log_det(torch.Size(x.shape[1:]))

@@ -37,7 +37,7 @@ class Networks(nn.Module):
 class Coder(Standardised):
     """The base class of autoencoders: an encoder and a decoder, held by the module `net`.
 
-    Both are of data in units of their spread, which `fit` measures, unless the likelihood is of numbers of an interval, or the
+    Both work on data in units of their spread, which `fit` measures, unless the likelihood is for numbers of an interval, or the
     decoder's last layer makes such numbers, as a sigmoid or a tanh does.
 
     Parameters
@@ -74,7 +74,7 @@ class LikelihoodCoder(Coder):
     net
         Encoder and decoder.
     likelihood
-        Of the data, in their own units; `Gaussian()` if None.
+        The likelihood of the data, in their own units; `Gaussian()` if None.
     """
 
     def __init__(self, net: Networks, likelihood: PixelLaw | None) -> None:
@@ -83,7 +83,7 @@ class LikelihoodCoder(Coder):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The interval of the numbers that the likelihood is of, or that the decoder makes; None where they are all numbers."""
+        """The interval of the numbers that the likelihood is for, or that the decoder makes; None if it is for all numbers."""
         own = self.likelihood.interval
         return super().interval if own is None else own
 
@@ -114,7 +114,7 @@ class Autoencoder(Coder):
     Parameters
     ----------
     encoder, decoder
-        ``(B, *)`` to codes, and back.
+        The networks from data ``(B, *)`` to codes, and from codes to data.
     """
 
     @check_arguments
@@ -142,7 +142,7 @@ class _Reparameterised(Networks):
     """The networks of a VAE."""
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mean and log-std of the latent, and the output of the decoder at the latent that noise `z` gives."""
+        """Return the mean and log-std of the latent, and the output of the decoder at the latent that noise `z` gives."""
         must = f"twice as many numbers as a latent has, mean and log-std, {2 * z.shape[1]} for each datum"
         mean, log_std = check_answer("the encoder", self.encoded(x), (len(x), 2 * z.shape[1]), x, must).chunk(2, 1)
         return mean, log_std, self.decoder(mean + log_std.exp() * z)
@@ -158,11 +158,13 @@ class VAE(LikelihoodCoder):
     Parameters
     ----------
     encoder
-        ``(B, *)`` to ``(B, 2 latent)``, mean and log-std of the latent, such as ``nets.Down(shape, 2 * latent)``.
+        The network from data ``(B, *)`` to the mean and log-std of the latent, ``(B, 2 latent)``, such as
+        ``nets.Down(shape, 2 * latent)``.
     decoder
-        ``(B, latent)`` to ``(B, *)``, such as ``nets.Up(latent, shape)``; with as many channels as the likelihood asks for.
+        The network from latents ``(B, latent)`` to ``(B, *)``, such as ``nets.Up(latent, shape)``, with as many channels as the
+        likelihood needs.
     latent
-        Numbers in a latent.
+        The dimension of the latent.
     likelihood
         ``p(x | z)``: `Gaussian`, the default, `Bernoulli` or `Continuous`.
     beta
@@ -209,7 +211,7 @@ class VAE(LikelihoodCoder):
 
     def bound(self, x: Tensor, generator: torch.Generator | None = None, batch: int | None = None) -> BoundTerms:
         """Return both terms of the evidence lower bound, the log-likelihood by one draw of the latent and the KL in closed
-        form; with `batch`, for at most so many data at a time.
+        form; with `batch`, computed for at most that many data at a time.
         """
 
         def terms(x: Tensor, noise: Tensor) -> Tensor:
@@ -243,7 +245,7 @@ class VAE(LikelihoodCoder):
         generator
             Randomness of the latents.
         batch
-            Data at a time; None: all at once.
+            Data at a time; None for all at once.
         """
         volume, law, x = self.log_volume(x), self._law, self.standardised(x)
         prior = Normal(x.new_zeros(()), x.new_ones(()), validate_args=False)

@@ -30,7 +30,7 @@ class WGAN(Wasserstein):
     """A Wasserstein GAN with clipped weights: the critic estimates ``sup_{Lip v <= 1} E_p v − E_q v`` up to a factor.
 
     M. Arjovsky, S. Chintala, L. Bottou, *Wasserstein GAN*, 2017, arXiv:1701.07875. The critic's weights are clipped before
-    every step, so that its Lipschitz constant is bounded by some number that nobody knows.
+    every step, so that its Lipschitz constant is bounded, by an unknown number.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ class WGANGP(Wasserstein):
     """A Wasserstein GAN with a gradient penalty on the critic in place of clipped weights.
 
     ``weight (‖∇v(y)‖ − 1)²`` at ``y = u x + (1 − u) fake``, u uniform: I. Gulrajani et al., *Improved training of Wasserstein
-    GANs*, 2017, arXiv:1704.00028. The critic must not normalise over the batch. What it says of two laws at the distance `W` is
-    too much by the factor ``1 + W / (2 weight)`` at least, and by exactly this where one law is the other shifted.
+    GANs*, 2017, arXiv:1704.00028. The critic must not normalise over the batch. Its estimate for two laws at the distance `W` is
+    too large by the factor ``1 + W / (2 weight)`` at least, and by exactly this factor where one law is the other shifted.
 
     Parameters
     ----------
