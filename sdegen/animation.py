@@ -1,4 +1,4 @@
-"""`animation`, a path of many samples as a moving picture; see `plots` for those that stand still."""
+"""`animation`, a path of many samples as a moving picture; for pictures that stand still see `plots`."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def animation(
     file
         The path of the GIF; its folders are made.
     titles
-        One for every state, drawn above points.
+        A title for every state, drawn above points.
     columns
-        Images a row; about as many as rows by default.
+        Number of images in a row; by default about as many as there are rows.
     frame, hold
-        Milliseconds that every state is shown, and the last.
+        Milliseconds that every state is shown, and that the last is shown.
     size
-        Pixels that a side of the picture has at least (images), or has (points).
+        The side of the picture in pixels; of images the least length of its shorter side.
 
     Raises
     ------
     TypeError
         If an argument is of another kind.
     ValueError
-        If `path` has another shape, something in it is not finite, or there are not as many titles as states.
+        If `path` has another shape or a number that is not finite, or there are not as many titles as states.
     """
     from PIL import Image  # loads on use
 

@@ -31,6 +31,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .show import with_article
+
 # What a network raises that was written for other shapes, or for tensors where numbers are given.
 FAILURES = RuntimeError, ValueError, IndexError, TypeError
 
@@ -264,7 +266,7 @@ def _described(answer: Any) -> str:
     if answer is None:
         return "None"
     many = f" of {len(answer)}" if isinstance(answer, (tuple, list, dict)) else ""
-    return f"a {type(answer).__name__}{many}"
+    return f"{with_article(type(answer).__name__)}{many}"
 
 
 def _remedy(answer: Any) -> str:

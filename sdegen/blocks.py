@@ -19,11 +19,11 @@ from .checks import check_tensor
 
 
 class OfTensors:
-    """A base class whose public methods, and those of the library's classes derived from it, refuse what is no tensor where their
-    annotation says ``Tensor``.
+    """A base class whose public methods, and those of the library's classes derived from it, refuse anything but a tensor where
+    their annotation says ``Tensor``.
 
-    They are called within steps: kinds are looked at, and neither shapes nor numbers; where torch fails by these, a sentence says
-    so.
+    These methods are called within steps, so only kinds are checked, neither shapes nor numbers; where torch fails by a shape, a
+    sentence says so.
 
     Examples
     --------
@@ -43,7 +43,7 @@ class OfTensors:
 
 
 def _held_to_tensors(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method that refuses other things for its first arguments of the kind ``Tensor``; itself where it has none."""
+    """Return a method that refuses anything but tensors for its arguments annotated so; the method itself if it has none."""
     places = [p for p in inspect.signature(method).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
     asked = [(i, p.name) for i, p in enumerate(places) if p.annotation in ("Tensor", Tensor) and p.default is p.empty]
     if not asked or hasattr(method, "__wrapped__"):  # by `check_arguments`, which says more
@@ -67,8 +67,8 @@ def _held_to_tensors(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_of_torch(failure: Exception) -> bool:
-    """Tell whether an operation within a method has failed: not the call of the method, nor code that says by a ``raise`` what
-    was wrong.
+    """Tell whether an operation of torch within a method has failed, and neither the call of the method, nor code that says by a
+    ``raise`` what was wrong.
     """
     at = failure.__traceback__
     if at is None or at.tb_next is None:  # arguments were missing, or too many
@@ -85,7 +85,7 @@ def _explain(who: str, tensors: dict[str, Tensor], failure: Exception) -> None:
     Raises
     ------
     TypeError
-        If one has whole numbers, of which torch does not compute all.
+        If a tensor has whole numbers, for which torch lacks an operation.
     ValueError
         If torch says that shapes do not fit.
     """

@@ -27,7 +27,7 @@ import numpy as np
 from torch import Tensor
 
 from .dense import check_dense
-from .show import show_value
+from .show import show_value, with_article
 from .transforms import check_constant
 
 T = TypeVar("T")
@@ -325,11 +325,10 @@ def _expected(
 
 
 def kind_of(value: Any) -> str:
-    """Tell what a value of the wrong kind is."""
+    """Return the words by which an error tells what a value of the wrong kind is, such as "is a list"."""
     if isinstance(value, type):
         return f"is the class {value.__name__}"
-    kind = type(value).__name__
-    return "is None" if value is None else f"is a{'n' if kind[0] in 'AEIOaeio' else ''} {kind}"
+    return "is None" if value is None else f"is {with_article(type(value).__name__)}"
 
 
 def _shown(value: Any) -> str:
@@ -337,4 +336,4 @@ def _shown(value: Any) -> str:
         return f"the class {value.__name__}"
     plain = _as_plain(value)
     shown = repr(plain) if isinstance(plain, (Real, str)) else show_value(value)
-    return shown if len(shown) <= 80 else f"a {type(value).__name__}"
+    return shown if len(shown) <= 80 else with_article(type(value).__name__)

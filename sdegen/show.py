@@ -7,7 +7,7 @@ of the same names. Arguments that are not kept are not shown.
 
 from __future__ import annotations
 
-__all__ = ["show_call", "show_picture", "show_value"]
+__all__ = ["show_call", "show_picture", "show_value", "with_article"]
 
 import base64
 import html
@@ -131,3 +131,8 @@ def _shown_array(x: Tensor) -> str:
 
 def _some(parts: list[str]) -> list[str]:
     return parts if len(parts) <= FEW else [*parts[:FEW], "…"]
+
+
+def with_article(noun: str) -> str:
+    """Return a noun, such as the name of a class, with its article: "a Tensor", "an int"; "an ndarray", as it is spoken."""
+    return f"a{'n' if noun[0] in 'AEIOaeio' or noun == 'ndarray' else ''} {noun}"

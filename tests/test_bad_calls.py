@@ -94,7 +94,7 @@ bad(
     "an array, log_prob",
     TypeError,
     lambda w: log_prob(w.model(), w.x.cpu().numpy()),
-    r"^x is a ndarray",
+    r"^x is an ndarray",
     r"torch.from_numpy\(x\)",
 )
 bad(
@@ -118,7 +118,9 @@ bad(
     r"^columns\['age'\] is a list",
     r"Table.of\(frame\)",
 )
-bad("an array, fit", TypeError, fitted(lambda w: w.x.cpu().numpy()), r"^data is a ndarray", r"torch.from_numpy\(data\)")
+bad(
+    "an array, fit", TypeError, fitted(lambda w: w.x.cpu().numpy()), r"^data is an ndarray", r"torch.from_numpy\(data\)"
+)
 bad(
     "conditions of another number",
     ValueError,

@@ -114,7 +114,7 @@ def test_tensors_have_their_shape_and_kind() -> None:
     x = torch.ones(3, 2)
     assert checks.check_tensor("x", x, ndim=2, shape=(None, 2)) is x
     for bad, options, error, says in (
-        (x.numpy(), {}, TypeError, "is a ndarray"),
+        (x.numpy(), {}, TypeError, "is an ndarray"),
         (torch.Tensor, {}, TypeError, "is the class Tensor"),
         (x.long(), {}, TypeError, "has dtype torch.int64"),
         (x, {"ndim": 1}, ValueError, r"has shape \(3, 2\); give a tensor of 1 axes"),
@@ -140,7 +140,7 @@ def test_words_are_among_their_choices() -> None:
 
 LONG: dict[str, tuple[Any, str]] = {
     "text": ("9" * 79, "a str"),
-    "a whole number": (10**81, "a int"),
+    "a whole number": (10**81, "an int"),
     "words": (["word " * 8] * 3, "a list"),
 }
 

@@ -453,7 +453,7 @@ bad(
     "draws of NumPy",
     TypeError,
     lambda w: draw_pairs(OfNumPy(), noisy, 5),
-    "OfNumPy.sample returned a ndarray",
+    "OfNumPy.sample returned an ndarray",
     "one tensor",
 )
 bad("ranks of a law that has none", TypeError, lambda w: NormalRanks(D.Beta(TWO, TWO)), "distribution function")

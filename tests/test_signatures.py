@@ -241,7 +241,7 @@ def test_a_tensor_beside_data_of_another_condition_is_said_to_be_the_label() -> 
 
 READINGS = ["score", "noise", "denoise", "velocity", "estimate"]
 STATES: dict[str, tuple[Any, str]] = {
-    "array": (np.zeros((3, 2)), r"^x is a ndarray; give a tensor: torch\.from_numpy\(x\)\.$"),
+    "array": (np.zeros((3, 2)), r"^x is an ndarray; give a tensor: torch\.from_numpy\(x\)\.$"),
     "list": ([[0.0, 1.0]], r"^x is a list; give a tensor\.$"),
     "number": (1.0, r"^x is a float; give a tensor\.$"),
     "nothing": (None, r"^x is None; give a tensor\.$"),

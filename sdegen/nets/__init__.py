@@ -3,11 +3,11 @@ shape.
 
 On vectors: `MLP`, `HyperMLP` whose weights depend on the level, `CoordinateTransformer` with a token for each coordinate. On
 signals, images and volumes: `UNet` and `DiT`. Around a network of these: `FourierState`, which shows it waves of the state, and
-`ByteMean`, which gives the mean of bytes from the mixtures that it predicts. Networks for the baselines, which are told no
-level, are those of `plain` and `pyramid`.
+`ByteMean`, which gives the mean of bytes from the mixtures that it predicts. Networks without a noise level, for the baselines,
+are in `plain` and `pyramid`.
 
 What a network is conditioned on is declared (`conditions`): labels, vectors, sets, fields. `entries` holds the modules by which
-they enter, `conditioning` keeps all those of a network, and `extension` gives a trained network further conditions.
+conditions enter, `conditioning` keeps all conditions of a network, and `extension` gives a trained network further ones.
 """
 
 from .byte_mean import ByteMean

@@ -45,8 +45,8 @@ class SelfAttention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return ``softmax(q kᵀ / √d) v``, of the shape ``(..., n, d)`` of all three.
 
-    By torch's fused kernels, except under a forward-mode derivative (exact divergences), which they lack, and for bfloat16
-    gradients on CPUs, where they take five times as long as the formula.
+    It is computed by torch's fused kernels, except under a forward-mode derivative (exact divergences), which they lack, and for
+    bfloat16 gradients on CPUs, where they take five times as long as the formula.
     """
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
     if slow or is_differentiated(q):

@@ -38,9 +38,9 @@ class Norm(nn.GroupNorm):
 class ResBlock(nn.Module):
     """A residual block modulated by features `e`: ``skip(h) + conv(silu(conv(norm(h)) + shift(e)))``.
 
-    K. He et al., *Deep residual learning*, 2015, arXiv:1512.03385; told as by J. Ho, A. Jain, P. Abbeel, 2020,
-    arXiv:2006.11239, with one normalisation and one nonlinearity, not two, for two convolutions. Starts as its skip: the
-    identity where the number of channels stays, a convolution place by place where it changes.
+    K. He et al., *Deep residual learning*, 2015, arXiv:1512.03385; modulated as by J. Ho, A. Jain, P. Abbeel, 2020,
+    arXiv:2006.11239, with one normalisation and one nonlinearity, not two, for two convolutions. The block starts as its skip
+    connection: the identity where the number of channels stays, a convolution place by place where it changes.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention between all places of a grid, then a feed-forward layer at each, each with a residual connection.
 
-    ``h + attention(norm(h))``, then ``h + feed(norm(h))``. Starts as the identity.
+    ``h + attention(norm(h))``, then ``h + feed(norm(h))``. The block starts as the identity.
 
     Parameters
     ----------

@@ -39,15 +39,15 @@ class ByteMean(OfTensors, nn.Module):
     A. Karpathy, X. Chen, D. Kingma, *PixelCNN++*, 2017, arXiv:1701.05517; as the posterior of a diffusion's data compare
     S. Dieleman et al., *Continuous diffusion for categorical data*, 2022, arXiv:2211.15089.
 
-    It is the `net` of ``Model(net, sde, DataParametrization(std, delta=1e-9))``, for bytes scaled from −1 to 1 that the model
+    Use it as the `net` of ``Model(net, sde, DataParametrization(std, delta=1e-9))``, for bytes scaled from −1 to 1 that the model
     takes as they are, not in units of their spread.
 
     Parameters
     ----------
     net
-        A network of `inputs` channels for one of the states, which returns ``3 K``.
+        A network that takes `inputs` channels for each channel of the states, and returns ``3 K``.
     levels
-        The number of values a byte can take.
+        The number of values that a byte can take.
     std
         The standard deviation of the data, as for the parametrisation.
     components
@@ -56,8 +56,8 @@ class ByteMean(OfTensors, nn.Module):
     Attributes
     ----------
     inputs
-        Channels that the network inside sees for each of the states: the number, and two waves of eight and 32 steps, which fade
-        where noise hides them.
+        Channels that the network inside sees for each channel of the states: the number itself, and waves of eight and 32 steps,
+        which fade where noise hides them.
 
     Raises
     ------
@@ -115,7 +115,7 @@ class ByteMean(OfTensors, nn.Module):
 
 
 def posterior_mean(value: Tensor, rho: Tensor, logit: Tensor, mean: Tensor, spread: Tensor, levels: int) -> Tensor:
-    """Return the mean of levels given noised ones, ``(B, *)``, under a mixture of Gaussians cut down to the levels.
+    """Return the mean of levels given noised levels, ``(B, *)``, under a mixture of Gaussians restricted to the levels.
 
     A component whose posterior is wider than a step is taken for a Gaussian on all real numbers, whose mean hardly differs from
     that over the levels (`fade` goes from one to the other). Within that width of the first or the last level the mean is then
@@ -126,9 +126,9 @@ def posterior_mean(value: Tensor, rho: Tensor, logit: Tensor, mean: Tensor, spre
     value, rho
         The noised level, ``(B, 1, *)``, and the standard deviation of its noise.
     logit, mean, spread
-        Of the mixture, ``(B, K, *)``.
+        Log-weights, means and widths of the mixture, ``(B, K, *)``.
     levels
-        How many there are, from 0.
+        The number of levels, which run from 0.
     """
     total = spread.square() + rho.square()
     share = rho.square() / total

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..conditions import Condition
 from .entries import ConditionUnits
 
-ROWS = 1024  # rows of each of the few batches that units are taken of
+ROWS = 1024  # rows of each of the few batches from which units are measured
 
 
 class Conditioning(nn.Module):
@@ -35,7 +35,7 @@ class Conditioning(nn.Module):
     Raises
     ------
     ValueError
-        If one is on another grid.
+        If a condition is on another grid.
     """
 
     def __init__(self, kinds: Mapping[str, Condition], features: int, dims: int) -> None:
@@ -59,7 +59,7 @@ class Conditioning(nn.Module):
         Raises
         ------
         TypeError
-            If the module by which one enters has no method for it.
+            If the module by which a condition enters has no method ``silence``.
         """
         for name in names:
             entry = self.entries[f"{name}_"]
@@ -85,7 +85,7 @@ class Conditioning(nn.Module):
         Raises
         ------
         TypeError
-            If there is a condition of another name, or one is missing that training never dropped.
+            If the network has no condition of a name, or a condition is missing that training never dropped.
         ValueError
             If a value has another shape.
         """
@@ -118,9 +118,9 @@ def measure_conditions(model: nn.Module, batches: Callable[[int], Iterable[Any]]
     Parameters
     ----------
     model
-        What is trained.
+        The model that is trained.
     batches
-        Called with a number of rows, it gives a few batches of data whose conditions are ``batch.cond`` (`data.Source.few`).
+        Returns, for a number of rows, a few batches of data whose conditions are ``batch.cond`` (`data.Source.few`).
     """
     asked = [part for part in model.modules() if isinstance(part, Conditioning) and part.unmeasured]
     seen = [batch.cond for batch in batches(ROWS)] if asked else []

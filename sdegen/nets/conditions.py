@@ -1,8 +1,8 @@
 """Conditions of a network: labels, vectors, sets of vectors and channels on the grid of the state, each with a null of its own.
 
 A network is given them by name, ``MLP(2, conditions={"theta": Vector(3), "label": Label(10)})``, and each says what a value is,
-how it enters (by a module of `entries`), and how often training drops it. NaN is a number that is not there: so training marks
-what it has dropped, sets of different numbers of elements share a tensor, and vectors and fields have gaps.
+how it enters (by a module of `entries`), and how often training drops it. NaN stands for a number that is not there: by NaN
+training marks what it has dropped, sets of different numbers of elements share a tensor, and vectors and fields have gaps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .entries import FieldEntry, LabelEntry, LevelEntry, SetEntry, VectorEntry
 @check_arguments
 @dataclass(frozen=True, repr=False)
 class Label(Condition):
-    """A condition that is one of several classes, ``()``: a learned vector for each is added to that of the noise level.
+    """A condition that is one of several classes, ``()``: a learned vector for each is added to the features of the noise level.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Label(Condition):
 
     @property
     def what(self) -> str:
-        """What a value is, for refusals."""
+        """What a value is, in words for errors."""
         return f"whole numbers from {self.least} to {self.classes - 1}"
 
     @property
@@ -83,14 +83,14 @@ class Vector(Condition):
     Parameters
     ----------
     size
-        Numbers of a vector.
+        The dimension of a vector.
     gaps
         Whether single numbers may be missing, NaN.
     dropout
         As for `Condition`.
     joined
-        Whether the numbers, which must be as many as a state has coordinates, become further channels of the state too, as those
-        of `Fields` do, but each in units of its own: for what is known of the state itself, such as columns of a table.
+        Whether the numbers also become further channels of the state, as those of `Fields` do, but each in units of its own. They
+        must be as many as a state has coordinates. This is for what is known of the state itself, such as columns of a table.
 
     Raises
     ------
@@ -111,12 +111,12 @@ class Vector(Condition):
 
     @property
     def extra(self) -> int:
-        """Channels that it adds to a state."""
+        """Number of channels that the condition adds to a state."""
         return 2 * self.joined
 
     @property
     def what(self) -> str:
-        """What a value is, for refusals."""
+        """What a value is, in words for errors."""
         return f"vectors ({self.size},)"
 
     def read(self, name: str, value: Any, look: bool = True) -> Tensor:
@@ -134,13 +134,13 @@ class Set(Condition):
     """A condition that is any number of vectors in any order, ``(number, size)``, such as independent observations of one thing.
 
     Attention with a learned query makes one vector of them, whatever their number and order (J. Lee et al., *Set Transformer*,
-    2018, arXiv:1810.00825). Where data have different numbers of elements, the places that are left over are NaN; none at all is
-    the null. For a sequence give each element its place as one more number.
+    2018, arXiv:1810.00825). Where data have different numbers of elements, the places that are left over are NaN; a set without
+    elements is the null. For a sequence give each element its place as one more number.
 
     Parameters
     ----------
     size
-        Numbers of an element.
+        The dimension of an element.
     dropout
         As for `Condition`.
 
@@ -161,7 +161,7 @@ class Set(Condition):
 
     @property
     def what(self) -> str:
-        """What a value is, for refusals."""
+        """What a value is, in words for errors."""
         return f"sets (number, {self.size})"
 
     def read(self, name: str, value: Any, look: bool = True) -> Tensor:
@@ -178,7 +178,7 @@ class Set(Condition):
 class Fields(Condition):
     """A condition on the grid of the state, ``(channels, *grid)``: an image, a field, what is known of the state, or a mask.
 
-    It becomes further channels of the state, and so do as many that tell where it is given.
+    It becomes further channels of the state, with as many more that tell where it is given.
 
     Parameters
     ----------
@@ -213,12 +213,12 @@ class Fields(Condition):
 
     @property
     def extra(self) -> int:
-        """Channels that it adds to a state."""
+        """Number of channels that the condition adds to a state."""
         return 2 * self.channels
 
     @property
     def what(self) -> str:
-        """What a value is, for refusals."""
+        """What a value is, in words for errors."""
         return f"values ({self.channels}, {', '.join(['side'] * self.dims)}) on the grid of the state"
 
     def read(self, name: str, value: Any, look: bool = True) -> Tensor:
@@ -244,7 +244,7 @@ class SecondLevel(Condition):
 
     @property
     def what(self) -> str:
-        """What a value is, for refusals."""
+        """What a value is, in words for errors."""
         return "noise levels"
 
     def read(self, name: str, value: Any, look: bool = True) -> Tensor:
@@ -262,9 +262,9 @@ def declare(conditions: Mapping[str, Condition] | None, classes: int = 0) -> dic
     Raises
     ------
     TypeError
-        If one is no `Condition`.
+        If a condition is no `Condition`.
     ValueError
-        If a name is none, is taken by the network's own arguments, or is there twice.
+        If a name is no identifier, is taken by the network's own arguments, or is there twice.
     """
     kinds: dict[str, Condition] = {"label": Label(classes, dropout=None)} if classes else {}
     for name, kind in (conditions or {}).items():

@@ -39,7 +39,7 @@ class ConditionedLayer(nn.Module):
     """A transformer layer with adaptive layer normalisation: the features `e` scale, shift and gate attention and
     feed-forward layer.
 
-    ``h + gate(e) f((1 + scale(e)) norm(h) + shift(e))`` for each of the two (adaLN-zero). Starts as the identity.
+    Each of the two is ``h + gate(e) f((1 + scale(e)) norm(h) + shift(e))`` (adaLN-zero). The layer starts as the identity.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -62,15 +62,15 @@ class DiT(OfTensors, nn.Module):
     adaptive layer normalisation.
 
     W. Peebles and S. Xie, *Scalable diffusion models with transformers*, 2022, arXiv:2212.09748. Positions are fixed sines
-    and cosines along each dimension of the grid, so states may be of any size: where patches do not tile them they are
-    continued by their last places, and what comes back is cut to size.
+    and cosines along each dimension of the grid, so states may be of any size. Where patches do not tile a state, its last places
+    are repeated, and the output is cut to size.
 
     Parameters
     ----------
     channels
         Channels of the states.
     patch
-        Side of a patch, one token each.
+        Side of a patch, each of which is a token.
     width, depth, heads
         Features of a token (at least two for each dimension), layers, attention heads.
     classes
@@ -78,7 +78,7 @@ class DiT(OfTensors, nn.Module):
     out_channels
         Channels returned, `channels` by default; twice as many for learned variances.
     mixed
-        Form products in bfloat16; weights, and what is returned, stay as they are.
+        Whether products are formed in bfloat16; weights and outputs keep their dtype.
     conditions
         What the network is conditioned on, by name (`conditions.Condition`), such as ``{"blurred": Fields(1)}``.
     dims
@@ -145,7 +145,7 @@ class DiT(OfTensors, nn.Module):
         conditions: Mapping[str, Condition] | None = None,
     ) -> DiT:
         """Build a network of about 1.9 million parameters for images of side `size`, or for states on a grid of sides `size`:
-        ``(L,)``, ``(H, W)`` or ``(D, H, W)``. Patches are the largest of 4, 2 and 1 that tile the grid, four a side or more.
+        ``(L,)``, ``(H, W)`` or ``(D, H, W)``. The side of patches is 4 or 2 if these tile the grid, four or more a side, else 1.
         """
         sides = sides_of(size)
         patch = next((p for p in (4, 2) if all(n % p == 0 and n >= 4 * p for n in sides)), 1)

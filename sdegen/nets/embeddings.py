@@ -19,8 +19,8 @@ from ..checks import check_number
 class Frequencies(OfTensors, nn.Module):
     """The base class of embeddings by waves: their frequencies stay in float32 at least when the network is made coarser.
 
-    In bfloat16 a phase of some ten radians would have an error of a twentieth. Features come in the dtype of the frequencies; the
-    network that takes them casts them to its own.
+    In bfloat16 a phase of some ten radians would have an error of a twentieth. Features have the dtype of the frequencies; the
+    network that takes the features casts them to its own.
     """
 
     frequencies: Tensor

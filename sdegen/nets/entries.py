@@ -56,8 +56,8 @@ class LabelEntry(nn.Module):
 class ConditionUnits(nn.Module):
     """Units in which the numbers of a condition have mean 0 and standard deviation 1, once `measure` has seen some of them.
 
-    The mean is subtracted in two parts, itself and what rounding took from it: times in seconds since 1970 may have a standard
-    deviation that is less than the rounding of their mean.
+    The mean is subtracted in two parts, its rounded value and what the rounding has left: times in seconds since 1970 may have a
+    standard deviation that is less than the rounding of their mean.
 
     Parameters
     ----------
@@ -118,7 +118,8 @@ class ConditionUnits(nn.Module):
 
 
 class VectorEntry(nn.Module):
-    """Two layers on a vector in units of its spread, added to the features of the noise level; a learned vector for none.
+    """Two layers on a vector in units of its spread, whose answer is added to the features of the noise level; a learned vector
+    is added where the condition is dropped.
 
     Parameters
     ----------
@@ -140,8 +141,8 @@ class VectorEntry(nn.Module):
         zero(self.layers[-1])
 
     def forward(self, value: Tensor | None, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Add what vectors ``(n, size)`` or ``(1, size)`` say to features; those without any number add the null. Those that
-        are joined become two further channels of states ``(n, C, size)``.
+        """Add what vectors ``(n, size)`` or ``(1, size)`` say to features; vectors without any number add the null. Joined
+        vectors become two further channels of states ``(n, C, size)``.
         """
         if value is None:
             return e + self.null, _join(x, x.new_zeros(1, 2, *x.shape[2:])) if self.joined else x
@@ -154,13 +155,13 @@ class VectorEntry(nn.Module):
 class SetEntry(nn.Module):
     """Attention with a learned query over the elements of a set, which gives what is added to the features of the noise level.
 
-    One more element, learned, is always there, so that an empty set has a vector too; as attention only averages, the logarithm
-    of the number of elements is told besides.
+    One more element, learned, is always there, so that an empty set has a vector too. As attention only averages, the logarithm
+    of the number of elements is a further input.
 
     Parameters
     ----------
     size
-        Numbers of an element.
+        The dimension of an element.
     features
         The number of features.
     """

@@ -23,11 +23,12 @@ Net = TypeVar("Net", bound=nn.Module)
 
 @check_arguments
 def add_conditions(net: Net, conditions: Mapping[str, Condition]) -> Net:
-    """Make a network that takes further conditions and returns what another one does, whatever their values, until it is trained.
+    """Make a network like the given one that takes further conditions, and return it; until it is trained its answers are those
+    of the given network, whatever the new conditions.
 
-    The weights of the other network are copied, and those by which the new conditions enter start at 0: training goes on from
-    what the network has learned, and need only learn what the conditions add. L. Zhang, A. Rao, M. Agrawala, *Adding conditional
-    control to text-to-image diffusion models*, 2023, arXiv:2302.05543, start so too.
+    The weights of the given network are copied, and the weights by which the new conditions enter start at 0. So training goes on
+    from what the network has learned, and need only learn what the conditions add, as in L. Zhang, A. Rao, M. Agrawala, *Adding
+    conditional control to text-to-image diffusion models*, 2023, arXiv:2302.05543.
 
     Parameters
     ----------

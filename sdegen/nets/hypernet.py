@@ -40,7 +40,7 @@ class HyperMLP(OfTensors, nn.Module):
     Raises
     ------
     ValueError
-        If a size is less than 1, or a condition has another grid or a name that cannot be.
+        If a size is less than 1, or a condition has another grid or an impossible name.
     """
 
     @check_arguments

@@ -24,7 +24,8 @@ class ResidualLayer(nn.Module):
     """A residual layer modulated by features `e` of the noise level (FiLM): ``h + W_2 act((1 + scale(e)) N W_1 h + shift(e))``.
 
     E. Perez et al., *FiLM: visual reasoning with a general conditioning layer*, 2017, arXiv:1709.07871. `N` is batch
-    normalisation or nothing. Starts as the identity. If `residual` is false, the result is ``act(W_2 …)`` without ``h +``.
+    normalisation or nothing. The layer starts as the identity. If `residual` is false, the result is ``act(W_2 …)`` without
+    ``h +``.
     """
 
     def __init__(self, width: int, features: int, residual: bool, batch_norm: bool = False) -> None:
@@ -62,17 +63,17 @@ class MLP(OfTensors, nn.Module):
     embedding
         The embedding of the noise level; `Sinusoidal` by default.
     residual
-        Add each block to its input.
+        Whether each block is added to its input.
     conditions
         What the network is conditioned on, by name (`conditions.Condition`), such as ``{"theta": Vector(3)}``.
     batch_norm
-        Normalise over the batch in every block (S. Ioffe and C. Szegedy, *Batch normalization*, 2015, arXiv:1502.03167). A batch
-        has all noise levels, so the moments are those of their mixture.
+        Whether every block normalises over the batch (S. Ioffe and C. Szegedy, *Batch normalization*, 2015, arXiv:1502.03167). A
+        batch has all noise levels, so the moments are those of their mixture.
 
     Raises
     ------
     ValueError
-        If a size is less than 1, `classes` is negative, or a condition has another grid or a name that cannot be.
+        If a size is less than 1, `classes` is negative, or a condition has another grid or an impossible name.
     """
 
     @check_arguments
@@ -131,7 +132,7 @@ def flatten_states(x: Tensor, dim: int) -> Tensor:
     Raises
     ------
     ValueError
-        If they have another number of coordinates.
+        If the states have another number of coordinates.
     """
     rows = x.reshape(len(x), -1)
     if rows.shape[1] != dim:
@@ -143,8 +144,8 @@ def flatten_states(x: Tensor, dim: int) -> Tensor:
 
 
 def reshape_output(out: Tensor, x: Tensor) -> Tensor:
-    """Reshape flat outputs to the shape of `x`; outputs with m times as many coordinates get m times as many channels
-    along dimension 1.
+    """Reshape flat outputs to the shape of `x`, and return them; outputs with m times as many coordinates get m times as many
+    channels along dimension 1.
     """
     if x.ndim == 1 or out[0].numel() == math.prod(x.shape[1:]):
         return out.reshape(x.shape)

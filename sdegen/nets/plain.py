@@ -31,7 +31,7 @@ class Residual(nn.Module):
 class Perceptron(OfTensors, nn.Module):
     """A residual perceptron, from states of `inner` coordinates to ``(B, outer)``.
 
-    Blocks with the activation first: K. He, X. Zhang, S. Ren, J. Sun, *Identity mappings in deep residual networks*,
+    Its blocks have the activation first: K. He, X. Zhang, S. Ren, J. Sun, *Identity mappings in deep residual networks*,
     2016, arXiv:1603.05027.
 
     Parameters
@@ -62,9 +62,9 @@ class Perceptron(OfTensors, nn.Module):
 
 
 class Convolutional(OfTensors, nn.Module):
-    """A residual convolutional network on images, ``(B, outer, H, W)`` from ``(B, inner, H, W)``.
+    """A residual convolutional network on images, from ``(B, inner, H, W)`` to ``(B, outer, H, W)``.
 
-    Blocks with the activation first: K. He, X. Zhang, S. Ren, J. Sun, *Identity mappings in deep residual networks*,
+    Its blocks have the activation first: K. He, X. Zhang, S. Ren, J. Sun, *Identity mappings in deep residual networks*,
     2016, arXiv:1603.05027.
 
     Parameters

@@ -31,7 +31,7 @@ class Down(OfTensors, nn.Module):
     width
         Channels after the first convolution; twice as many after the second.
     batch_norm
-        Normalise the second layer over the batch. A critic with a gradient penalty must not.
+        Whether the second layer is normalised over the batch. For a critic with a gradient penalty it must not be.
     """
 
     @check_arguments
@@ -60,7 +60,7 @@ class Up(OfTensors, nn.Module):
     """A convolutional decoder, from vectors ``(B, inner)`` to images ``(B, C, H, W)``: a linear layer, then two 4x4
     transposed convolutions of stride two.
 
-    The generator of A. Radford et al., 2015, arXiv:1511.06434, for small images.
+    It is the generator of A. Radford et al., 2015, arXiv:1511.06434, for small images.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ class Up(OfTensors, nn.Module):
     width
         Channels before the last convolution; twice as many before that.
     batch_norm
-        Normalise both hidden layers over the batch.
+        Whether both hidden layers are normalised over the batch.
     bounded
-        Bring the result into [0, 1] by a sigmoid.
+        Whether a sigmoid brings the result into [0, 1].
     """
 
     @check_arguments

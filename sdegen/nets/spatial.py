@@ -1,4 +1,4 @@
-"""Parts that networks on grids share, signals ``(B, C, L)``, images ``(B, C, H, W)`` and volumes ``(B, C, D, H, W)``:
+"""Common parts of the networks on grids, signals ``(B, C, L)``, images ``(B, C, H, W)`` and volumes ``(B, C, D, H, W)``:
 convolutions, patches, padding, memory layout, features of noise level and conditions.
 """
 
@@ -39,8 +39,8 @@ from .embeddings import Sinusoidal
 class VolumeConvolution(nn.Conv3d):
     """A convolution of volumes whose weights have the right gradient in bfloat16 too.
 
-    On CPUs torch (2.13) computes the gradient for volumes of depth 2 from memory it never wrote. Padded before the convolution,
-    not by it, such volumes have depth 4 and the gradient is right.
+    On CPUs torch (2.13) computes the gradient for volumes of depth 2 from memory that it never wrote. Where such volumes are
+    padded before the convolution, and not by it, they have depth 4 and the gradient is right.
     """
 
     def forward(self, h: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
 
 class Features(nn.Module):
-    """The features that modulate a network on a grid: the sum of an embedding of the noise level and those of the conditions.
-    Conditions on the grid itself become channels of the states instead.
+    """The features that modulate a network on a grid: the sum of an embedding of the noise level and embeddings of the
+    conditions. Conditions on the grid itself become channels of the states instead.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def check_dims(dims: int) -> int:
     Raises
     ------
     ValueError
-        If it is another.
+        If `dims` is another number.
     """
     if not 1 <= dims <= len(GRIDS):
         raise ValueError(f"dims = {dims}; give 1 for signals, 2 for images or 3 for volumes.")
@@ -105,12 +105,12 @@ def sides_of(size: int | tuple[int, ...]) -> tuple[int, ...]:
     Parameters
     ----------
     size
-        The sides, or that of square images.
+        The sides, or the side of square images.
 
     Raises
     ------
     ValueError
-        If it is neither one positive whole number nor one to three.
+        If `size` is neither a positive whole number nor a tuple of one to three.
     """
     if not isinstance(size, (tuple, list)):
         return (check_count("size", size, hint=", or a tuple: (L,), (H, W) or (D, H, W)"),) * 2
@@ -132,7 +132,7 @@ def check_grid(x: Tensor, channels: int, dims: int) -> None:
 
 
 def convolution(dims: int, inner: int, outer: int, side: int, bias: bool = True) -> nn.Module:
-    """Return a convolution by cubes of an odd side, from `inner` to `outer` channels, that keeps the size of a grid."""
+    """Return a convolution with a kernel of an odd `side`, from `inner` to `outer` channels, that keeps the size of a grid."""
     return CONVOLUTIONS[dims - 1](inner, outer, side, padding=side // 2, bias=bias)
 
 
@@ -150,7 +150,7 @@ def split_patches(x: Tensor, side: int) -> Tensor:
     x
         States ``(B, C, *grid)`` of sides that `side` divides.
     side
-        That of a patch.
+        The side of a patch.
     """
     dims = x.ndim - 2
     cut = x.reshape(*x.shape[:2], *(n for size in x.shape[2:] for n in (size // side, side)))
@@ -167,7 +167,7 @@ def join_patches(h: Tensor, side: int) -> Tensor:
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Pad states ``(B, C, *grid)``, by repeating their last places, until all sides are multiples of a number."""
+    """Pad states ``(B, C, *grid)``, by repeating their last places, until all sides are multiples of a number; return them."""
     more = [v for n in reversed(x.shape[2:]) for v in (0, -n % multiple)]
     return F.pad(x, more, mode="replicate") if any(more) else x
 
@@ -179,8 +179,8 @@ def cut_to(x: Tensor, padded: Tensor) -> Tensor:
 
 
 def channels_last(h: Tensor) -> Tensor:
-    """Lay images or volumes ``(B, C, *grid)`` out in the channels-last memory format, in which their convolutions are fastest;
-    signals stay as they are, as theirs are not.
+    """Lay images or volumes ``(B, C, *grid)`` out in the channels-last memory format, in which their convolutions are fastest,
+    and return them; signals, whose convolutions are not, stay as they are.
     """
     return h if h.ndim < 4 else h.movedim(1, -1).contiguous().movedim(-1, 1)  # vmap knows no `memory_format=`
 

@@ -24,7 +24,8 @@ from .mlp import flatten_states, reshape_output
 class AttentionLayer(nn.Module):
     """A pre-norm transformer layer: self-attention and a feed-forward layer, each with a residual connection.
 
-    Attention is by its formula always: with a token for each coordinate it is small, so that fused kernels would save little.
+    Attention is always computed by its formula: with a token for each coordinate it is small, and fused kernels would save
+    little.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -46,8 +47,8 @@ class AttentionLayer(nn.Module):
 class CoordinateTransformer(OfTensors, nn.Module):
     """A pre-norm transformer over the coordinates of a state, one token each, with the noise level as one more token.
 
-    A. Vaswani et al., 2017, arXiv:1706.03762. Each coordinate enters through sinusoidal features too, by which a network tells
-    numbers apart that are close to each other.
+    A. Vaswani et al., 2017, arXiv:1706.03762. Each coordinate also enters through sinusoidal features, by which a network tells
+    close numbers apart.
 
     Parameters
     ----------
@@ -56,13 +57,13 @@ class CoordinateTransformer(OfTensors, nn.Module):
     width, depth, heads
         Features of a token, layers, attention heads.
     conditions
-        What the network is conditioned on, by name (`conditions.Condition`): it joins the token of the noise level, or those of
-        the coordinates.
+        What the network is conditioned on, by name (`conditions.Condition`): it is added to the token of the noise level, or
+        enters the tokens of the coordinates.
 
     Raises
     ------
     ValueError
-        If a size is less than 1, `heads` does not divide `width`, or a condition has another grid or a name that cannot be.
+        If a size is less than 1, `heads` does not divide `width`, or a condition has another grid or an impossible name.
     """
 
     @check_arguments

@@ -40,9 +40,9 @@ class UNet(OfTensors, nn.Module):
 
     O. Ronneberger, P. Fischer, T. Brox, *U-Net: convolutional networks for biomedical image segmentation*, 2015,
     arXiv:1505.04597; with noise level and attention as by J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic
-    models*, 2020, arXiv:2006.11239. States are signals ``(B, C, L)``, images ``(B, C, H, W)`` or volumes ``(B, C, D, H,
-    W)``. Level `i` works on grids of ``1 / (patch 2^i)`` the size, halved by averages and doubled by repetition. States of other
-    sizes are continued by their last places, and what comes back is cut to size.
+    models*, 2020, arXiv:2006.11239. States are signals ``(B, C, L)``, images ``(B, C, H, W)`` or volumes ``(B, C, D, H, W)``.
+    Level `i` works on grids of ``1 / (patch 2^i)`` the size, halved by averages and doubled by repetition. Where a size cannot be
+    halved as often, the last places of the states are repeated, and the output is cut to size.
 
     Inside, images and volumes are laid out channels-last, in which convolutions are fastest.
 
@@ -55,9 +55,9 @@ class UNet(OfTensors, nn.Module):
     blocks
         Residual blocks of a level on each path.
     attention
-        Levels whose blocks attend; there is one such block between the paths in any case.
+        Levels whose blocks have attention; the block between the two paths has it in any case.
     heads
-        Attention heads, a divisor of the widths of those levels.
+        Attention heads, a divisor of the widths of these levels and of the last.
     patch
         Side of the squares of pixels, or cubes of places, that become channels of one place at the start (space to depth): 2
         saves three quarters of the work on images.
@@ -68,8 +68,8 @@ class UNet(OfTensors, nn.Module):
     dropout
         Probability that a hidden unit of a residual block is dropped in training.
     mixed
-        Form products in bfloat16, three times as fast on CPUs with AMX (see ``benchmarks/train_speed.py``) and much slower
-        on those without AVX-512; weights, and what is returned, stay as they are.
+        Whether products are formed in bfloat16, three times as fast on CPUs with AMX (see ``benchmarks/train_speed.py``) and much
+        slower on CPUs without AVX-512; weights and outputs keep their dtype.
     conditions
         What the network is conditioned on, by name (`conditions.Condition`), such as ``{"blurred": Fields(1)}``.
     dims
@@ -151,8 +151,8 @@ class UNet(OfTensors, nn.Module):
         mixed: bool = False,
         conditions: Mapping[str, Condition] | None = None,
     ) -> UNet:
-        """Build a network for images of side `size`, such as digits, of about 1.8 million parameters; or for states on a grid of
-        sides `size`: ``(L,)``, ``(H, W)`` or ``(D, H, W)``. Patches are of 2 from a shortest side of 16 on.
+        """Build a network of about 1.8 million parameters for images of side `size`, such as digits, or for states on a grid of
+        sides `size`: ``(L,)``, ``(H, W)`` or ``(D, H, W)``. Patches have the side 2 if the shortest side is 16 or more.
         """
         sides = sides_of(size)
         patch = 2 if min(sides) >= 16 else 1
@@ -177,8 +177,8 @@ class UNet(OfTensors, nn.Module):
         mixed: bool = False,
         conditions: Mapping[str, Condition] | None = None,
     ) -> UNet:
-        """Build a network for images of side `size`, of about 35 million parameters; or for states on a grid of sides `size`:
-        ``(L,)``, ``(H, W)`` or ``(D, H, W)``. Patches are of 2 from a shortest side of 64 on.
+        """Build a network of about 35 million parameters for images of side `size`, or for states on a grid of sides `size`:
+        ``(L,)``, ``(H, W)`` or ``(D, H, W)``. Patches have the side 2 if the shortest side is 64 or more.
         """
         sides = sides_of(size)
         patch = 2 if min(sides) >= 64 else 1
@@ -206,7 +206,9 @@ class UNet(OfTensors, nn.Module):
         return cut_to(x, join_patches(out, self.patch))
 
     def _paths(self, h: Tensor, e: Tensor) -> Tensor:
-        """Run the levels from fine to coarse and back, on a grid whose sides can be halved for every level but the first."""
+        """Run the levels from fine to coarse and back, on a grid whose sides can be halved for every level but the first, and
+        return the output on that grid.
+        """
         h = channels_last(self.first(channels_last(h)))
         skips = []
         for i, path in enumerate(self.down):

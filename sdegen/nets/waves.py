@@ -27,10 +27,10 @@ class FourierState(OfTensors, nn.Module):
     Parameters
     ----------
     net
-        A network of ``1 + 2 k`` times the channels of the states, which returns as many as they have:
+        A network that takes ``1 + 2 k`` times the channels of the states, and returns as many as the states have:
         ``nets.UNet((1 + 2 * k) * channels, out_channels=channels)``.
     octaves
-        The exponents ``n``; `k` is how many there are.
+        The `k` exponents ``n``.
 
     Raises
     ------
