@@ -38,8 +38,7 @@ FAILURES = RuntimeError, ValueError, IndexError, TypeError
 
 
 def as_numbers(answer: Any) -> Tensor | None:
-    """Return real numbers that a coefficient is, Python's or NumPy's, as a new tensor, float64; a tensor as it is, and None
-    of anything else.
+    """Return real numbers of Python or NumPy as a new float64 tensor, a tensor as it is, and None for anything else.
 
     Examples
     --------
@@ -76,9 +75,9 @@ def check_answer(
     Raises
     ------
     TypeError
-        If it is no tensor, or not of floating-point numbers.
+        If `answer` is no tensor, or not of floating-point numbers.
     ValueError
-        If it has another shape, or is on another device.
+        If `answer` has another shape, or is on another device.
 
     Examples
     --------
@@ -132,7 +131,7 @@ def check_pair(who: str, answer: Any, what: str) -> tuple[Any, Any]:
     Raises
     ------
     TypeError
-        If it is no tuple of two.
+        If `answer` is no tuple of two.
     """
     if not isinstance(answer, tuple) or len(answer) != 2:
         raise TypeError(f"{who} returned {_described(answer)}; it must return a pair, {what}.")
@@ -170,7 +169,7 @@ def check_unchanged(who: str, before: list[int], *given: Any) -> None:
     Raises
     ------
     ValueError
-        If it has.
+        If an argument was changed.
     """
     if versions(*given) != before:
         raise ValueError(
@@ -179,7 +178,7 @@ def check_unchanged(who: str, before: list[int], *given: Any) -> None:
 
 
 def ask(who: str, question: Callable[..., Any], /, *given: Any, **cond: Any) -> Any:
-    """Return what code from outside answers; refuse that it changes its arguments in place, as `check_unchanged` does.
+    """Call code from outside, and return its answer; refuse that the call changes its arguments in place (`check_unchanged`).
 
     Examples
     --------
@@ -201,7 +200,7 @@ def ask_log_prob(law: Any, x: Tensor) -> Tensor:
     law
         Anything with ``log_prob(x)``.
     x
-        ``(B, *)``.
+        Points, ``(B, *)``.
     """
     who = f"{type(law).__name__}.log_prob"
     values = ask(who, law.log_prob, x)
@@ -212,16 +211,16 @@ def ask_log_prob(law: Any, x: Tensor) -> Tensor:
 
 def ask_numbers(who: str, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
     """Return the number that a function from outside has for each point, ``(B,)``; refuse, as `check_answer` does, what would
-    broadcast, and that it changes the points.
+    broadcast, and a function that changes the points.
 
     Parameters
     ----------
     who
         Whose answer it is.
     function
-        From points to numbers.
+        A function from points to numbers.
     x
-        ``(B, *)``.
+        Points, ``(B, *)``.
     """
     return check_answer(who, ask(who, function, x), x.shape[:1], must="one number for each point")
 
@@ -234,7 +233,7 @@ def ask_draws(law: Any, n: int, generator: torch.Generator | None = None) -> Ten
     law
         Anything with ``sample(n, generator)``.
     n
-        How many.
+        The number of draws.
     generator
         Randomness of the draws.
     """
@@ -252,9 +251,9 @@ def ask_score(scored: Any, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tens
     scored
         Anything with ``score(x, t, **cond)``.
     x
-        ``(B, *)``.
+        States, ``(B, *)``.
     t
-        A time, or ``(B,)``.
+        Times, ``()`` or ``(B,)``.
     cond
         Conditions.
     """
@@ -283,13 +282,12 @@ def _remedy(answer: Any) -> str:
 
 
 def check_reading(name: str, values: Tensor, t: Tensor) -> Tensor:
-    """Return what a model says at the times `t`, ``()`` or ``(B,)``, or what follows from that, if it is finite; refuse it
-    otherwise.
+    """Return the values of a reading of a model, or of what follows from it, if all are finite; refuse them otherwise.
 
     Parameters
     ----------
     name, values, t
-        What it is called; ``(B, *)``; the times.
+        The name of the reading in an error; its values, ``(B, *)``; the times, ``()`` or ``(B,)``.
 
     Raises
     ------

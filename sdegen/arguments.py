@@ -1,7 +1,7 @@
 """`check_arguments`, a decorator of public functions by which calls are held to the annotations of their arguments.
 
-Annotations tell kinds, not bounds: that a number of steps is whole follows from ``steps: int``, that it is positive is for the
-function to check. Only calls from outside are held to it; steps of samplers and of training call nothing that is decorated.
+Annotations tell kinds, not bounds: that a number of steps is whole follows from ``steps: int``; that it is positive the function
+has to check. Only calls from outside are checked; steps of samplers and of training call nothing that is decorated.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def asked_as(example: str) -> Callable[[C], C]:
     Parameters
     ----------
     example
-        It is put after "give".
+        The advice, which an error puts after "give".
     """
 
     def keep(kind: C) -> C:
@@ -67,10 +67,11 @@ def asked_as(example: str) -> Callable[[C], C]:
 
 
 def check_arguments(function: F) -> F:
-    """Make a function, or the constructor of a class, refuse arguments that are not what its annotations say, in one sentence.
+    """Make a function, or the constructor of a class, refuse arguments that are not what its annotations say, in one sentence,
+    and return it.
 
-    Whole and real numbers of NumPy and tensors of no axes become Python's; a number may be infinite where its default is, or has
-    none; lists serve as sequences; whatever a union names passes.
+    Whole and real numbers of NumPy and tensors of no axes become Python's numbers. A number may be infinite if its default is
+    infinite, or if it has no default. Lists serve as sequences. Of a union every part passes.
 
     Parameters
     ----------
@@ -174,7 +175,7 @@ def check_law(name: str, value: Any, *methods: str) -> Any:
     Raises
     ------
     TypeError
-        If it lacks a method, or one cannot be called, or if it is a class.
+        If the object lacks a method, or a method cannot be called in this way, or the object is a class.
     """
     needed = methods or ("sample",)
     if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in needed):
@@ -186,7 +187,7 @@ def check_law(name: str, value: Any, *methods: str) -> Any:
 
 
 def _meaning(annotation: Any, scope: dict[str, Any]) -> Any:
-    """Evaluate an annotation; return `Any` where it names what is imported for checkers of types alone."""
+    """Evaluate an annotation, and return the type; `Any` where the annotation names what is imported for type checkers alone."""
     try:
         return eval(annotation, scope) if isinstance(annotation, str) else annotation
     except NameError:
@@ -194,7 +195,7 @@ def _meaning(annotation: Any, scope: dict[str, Any]) -> Any:
 
 
 def _check_of(hint: Any, default: Any = None) -> Check:
-    """Choose the check of an annotation."""
+    """Choose the check of an annotation, and return it."""
     kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind in (types.UnionType, typing.Union):
         return _check_any(parts, default)
@@ -220,7 +221,9 @@ def _named(hint: Any) -> str:
 
 
 def _check_callable(given: Sequence[Any], returned: Any) -> Check:
-    """Return the check of a function that is called with so many arguments; of the very thing that it would make, say so."""
+    """Return the check of a function that is called with the `given` arguments; if the object that it should return is given in
+    its place, the error says so.
+    """
     asked = [_named(one) for one in given]
     makes = isinstance(returned, type) and returned not in (object, Tensor, Any)
     of = f" of ({', '.join(asked)}) that returns a {returned.__name__}" if makes else ""
@@ -235,7 +238,7 @@ def _check_callable(given: Sequence[Any], returned: Any) -> Check:
 
 
 def _check_any(hints: Sequence[Any], default: Any) -> Check:
-    """Return the check of a union: what passes one of its checks passes; else the first one's refusal is raised."""
+    """Return the check of a union: what passes one of its checks passes; else the refusal of one of them is raised."""
     checks = [_check_of(hint, default) for hint in hints if hint is not type(None)]
     optional = type(None) in hints
 
@@ -255,7 +258,7 @@ def _check_any(hints: Sequence[Any], default: Any) -> Check:
 
 
 def _check_items(kind: Any, hints: tuple[Any, ...]) -> Check:
-    """Return the check of a sequence, and of its items where they are of one kind or of fixed number."""
+    """Return the check of a sequence and of its items, which are of one kind, or as many as the annotation names."""
     fixed = kind is tuple and Ellipsis not in hints
     checks = [_check_of(hint) for hint in hints if hint is not Ellipsis]
     number = f" {len(checks)}" if fixed else ""
@@ -273,7 +276,7 @@ def _check_items(kind: Any, hints: tuple[Any, ...]) -> Check:
 
 
 def _check_class(kind: type) -> Check:
-    """Return the check that an object is of a class, which says itself what to give."""
+    """Return the check that an object is of a class; the class says what to give instead (`asked_as`)."""
     example = EXAMPLES.get(kind) or vars(kind).get("_example", f"an object of the class {kind.__name__}")
     return lambda name, value: check_kind(name, value, kind, example)
 

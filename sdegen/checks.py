@@ -95,7 +95,7 @@ def check_number(
     above, at_least, below, at_most
         Bounds of the number, the first and the third exclusive.
     infinite
-        Whether it may be infinite, within the bounds.
+        Whether the number may be infinite, within the bounds.
     hint
         What an error says besides.
 
@@ -163,7 +163,7 @@ def check_flag(name: str, value: Any) -> bool:
     Raises
     ------
     TypeError
-        If it is anything else.
+        If the value is anything else.
     """
     plain = _as_plain(value, name)
     if not isinstance(plain, bool):
@@ -172,14 +172,14 @@ def check_flag(name: str, value: Any) -> bool:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """Return one of a few words.
+    """Check that a value is one of a few words, and return it.
 
     Raises
     ------
     TypeError
         If the value is no word.
     ValueError
-        If it is none of the few.
+        If the word is none of these.
     """
     if not isinstance(value, str) or value not in choices:
         words = [repr(choice) for choice in choices]
@@ -224,7 +224,7 @@ def check_function(name: str, value: Any, example: str) -> Callable[..., Any]:
     Raises
     ------
     TypeError
-        If it cannot be called.
+        If the value cannot be called.
     """
     if not callable(value):
         raise TypeError(f"{name} {kind_of(value)}; give {example}.")
@@ -254,7 +254,7 @@ def check_tensor(
     shape
         The length of each axis, None where any length will do.
     floating
-        Whether it must hold floating-point numbers.
+        Whether the tensor must hold floating-point numbers.
     finite
         Whether NaN and infinite values are refused.
     hint
@@ -263,9 +263,9 @@ def check_tensor(
     Raises
     ------
     TypeError
-        If it is no tensor, or of another kind of numbers.
+        If the value is no tensor, or holds another kind of numbers.
     ValueError
-        If it has another shape, or holds NaN or infinite values.
+        If the tensor has another shape, or holds NaN or infinite values.
 
     Examples
     --------
@@ -295,8 +295,8 @@ def check_tensor(
 
 
 def _as_plain(value: Any, name: str = "") -> Any:
-    """Turn NumPy scalars, and arrays and tensors of no axes, into Python's numbers; leave all else as it is. Where a name is
-    given, a tensor that is differentiated by is refused.
+    """Return NumPy scalars, and arrays and tensors of no axes, as Python's numbers, and all else as it is. Where a name is given,
+    a tensor by which derivatives are taken is refused.
     """
     if name and isinstance(value, Tensor):
         check_constant(name, value)

@@ -33,9 +33,9 @@ class Condition(ABC):
     Parameters
     ----------
     dropout
-        The probability with which training drops this condition of a datum, whatever becomes of others, so that the network
-        learns the law without it too. At 0 it is never dropped, and every run needs it; with None it is dropped only together
-        with all others (``p_uncond`` of `training.Settings`).
+        The probability with which training drops this condition of a datum, independently of others, so that the network also
+        learns the law without it. At 0 it is never dropped, and every run needs it; with None it is dropped only together with
+        all others (``p_uncond`` of `training.Settings`).
 
     Attributes
     ----------
@@ -50,22 +50,22 @@ class Condition(ABC):
 
     @property
     def extra(self) -> int:
-        """Channels that it adds to a state."""
+        """Number of channels that the condition adds to a state."""
         return 0
 
     @property
     @abstractmethod
     def ndim(self) -> int:
-        """Axes of a value."""
+        """Number of axes of a value."""
 
     @property
     @abstractmethod
     def what(self) -> str:
-        """What a value is, for refusals."""
+        """What a value is, in words for errors."""
 
     @abstractmethod
     def read(self, name: str, value: Any, look: bool = True) -> Tensor:
-        """Return a value, or a row for each datum, as a tensor; refuse any other shape and, if `look`, numbers that cannot be."""
+        """Return a value, or a row for each datum, as a tensor; refuse any other shape and, if `look`, impossible numbers."""
 
     @abstractmethod
     def entry(self, features: int) -> nn.Module:
@@ -77,7 +77,7 @@ class Condition(ABC):
 
     @property
     def needed(self) -> bool:
-        """Whether no run goes without it."""
+        """Whether every run needs the condition."""
         return self.dropout == 0
 
     def check_dropout(self) -> None:
@@ -86,22 +86,22 @@ class Condition(ABC):
         Raises
         ------
         ValueError
-            If it is neither a number from 0 to below 1 nor None.
+            If `dropout` is neither a number from 0 to below 1 nor None.
         """
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout = {self.dropout}; give a probability from 0 to below 1, or None.")
 
     def has_dropped(self, values: Tensor) -> bool:
-        """Tell whether some rows of values were dropped: they hold nothing but the null."""
+        """Tell whether some rows of values were dropped, that is, hold nothing but the null."""
         return bool(_absent(values, self.null).reshape(len(values), math.prod(values.shape[1:])).all(1).any())
 
     def has_rows(self, name: str, value: Tensor, n: int) -> bool:
-        """Tell whether a value has a row for each of `n` data; without it is one for all.
+        """Tell whether a value has a row for each of `n` data; otherwise it is one value for all.
 
         Raises
         ------
         ValueError
-            If it has rows, and not `n`.
+            If the value has another number of rows.
         """
         if value.ndim > self.ndim and len(value) != n:
             raise ValueError(
@@ -116,15 +116,15 @@ class Conditions(NamedTuple):
     Attributes
     ----------
     names
-        Those that it knows by name.
+        The conditions that the model knows by name.
     others
-        Whether it takes any other name too, as a network with ``**kwargs`` does.
+        Whether the model takes any other name too, as a network with ``**kwargs`` does.
     needed
-        Those of `names` that it cannot go without.
+        Those of `names` that every run needs.
     never
-        Names that it cannot take as conditions, since its other arguments have them; of modules ``self`` is one.
+        Names that cannot be conditions, since other arguments have them; of modules ``self`` is one.
     kinds
-        What those are that its network declares, by name.
+        The conditions that the network declares, by name.
     nulls
         The null of each condition that has one, by name: the number that stands for a value that was dropped.
     untaught, undropped
@@ -203,14 +203,14 @@ ANY = Conditions(others=True)
 
 def conditions_of(function: Callable[..., Any], inputs: int = 2) -> Conditions:
     """Return the conditions that a network declares, a dict of `Condition` by name as its attribute ``declared``, or else those
-    that a function takes by keyword after its first arguments; any, where it does not tell.
+    that a function takes by keyword after its first arguments; any, where its signature is not known.
 
     Parameters
     ----------
     function
-        A network, of which ``forward`` is asked, or a function.
+        A network, whose ``forward`` is read, or a function.
     inputs
-        How many arguments come before the conditions, as the state and the noise level do.
+        How many arguments come before the conditions, such as the state and the noise level.
 
     Examples
     --------
@@ -275,18 +275,18 @@ def check_labels(
     classes
         The number of classes.
     least
-        The least label: −1 where that is no class.
+        The least label: 0, or −1 if −1 stands for no class.
     name
-        What an error calls them.
+        What an error calls the labels.
     look
-        Whether values on an accelerator are looked at too, for which its queued work is waited for: once a run, in no step.
+        Whether values on an accelerator are checked too, which waits for its queued work: once a run, in no step.
 
     Raises
     ------
     TypeError
-        If they are no whole numbers.
+        If the labels are no whole numbers.
     ValueError
-        If there is neither one nor one for each row, or one is out of range.
+        If there is neither one label nor one for each row, or a label is out of range.
     """
     each = "" if n is None else f" of {n}"
     what = f"give whole numbers from {least} to {classes - 1}, one for all rows or one for each{each}"
@@ -312,9 +312,9 @@ def check_numbers(
     Parameters
     ----------
     kind, name, value
-        What was declared, and what was given.
+        The condition as it was declared, its name, and its value.
     axis, size
-        The axis whose length is declared, counted from the last, and that length; None where there is none.
+        The axis whose length is declared, counted from the last, and this length; None if no length is declared.
     gaps
         Axes along which numbers are missing, NaN, together: () if none may be, None if each may.
     look
@@ -323,9 +323,9 @@ def check_numbers(
     Raises
     ------
     TypeError
-        If they are no real numbers.
+        If the value holds no real numbers.
     ValueError
-        If the shape is another, or a number is infinite, or missing where it may not be.
+        If the value has another shape, or a number is infinite, or missing where it may not be.
     """
     what = f"give {kind.what}, one for all rows or one for each"
     value = _as_numbers(name, value, what)
@@ -343,7 +343,7 @@ def check_numbers(
 
 
 def _as_numbers(name: str, value: Any, what: str) -> Tensor:
-    """Return numbers as a tensor, those of Python with all their digits."""
+    """Return numbers as a tensor, Python's with all their digits."""
     try:
         return with_all_digits(value)
     except (TypeError, ValueError, RuntimeError):

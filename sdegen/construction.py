@@ -23,9 +23,9 @@ def construct(described: Any, tensors: dict[str, Tensor], known: dict[str, type]
     Parameters
     ----------
     described
-        As `describe` returned it, through JSON.
+        The description that `describe` returned, read from JSON.
     tensors
-        The tensors that it names.
+        The tensors that the description names.
     known
         The classes that may be made, by their names in descriptions.
     path
@@ -42,7 +42,7 @@ def construct(described: Any, tensors: dict[str, Tensor], known: dict[str, type]
 
 
 class _Maker:
-    """What `construct` does, part by part."""
+    """The construction of an object, part by part, for `construct`."""
 
     def __init__(self, tensors: dict[str, Tensor], known: dict[str, type], path: str) -> None:
         self.tensors, self.known, self.path = tensors, known, path

@@ -1,5 +1,5 @@
-"""Checks that a tensor holds numbers (`check_held`) and is an ordinary dense one (`check_dense`), of which all other checks make
-use; and numbers that are given otherwise as such a tensor (`with_all_digits`).
+"""`check_held` and `check_dense`, which check that a tensor holds numbers and is an ordinary dense one, and which all other
+checks use; and `with_all_digits`, which makes such a tensor of other numbers.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ def check_held(name: str, value: Tensor) -> None:
     Parameters
     ----------
     name
-        What an error calls it.
+        What an error calls the tensor.
     value
         The tensor.
 
     Raises
     ------
     TypeError
-        If it is on the device meta.
+        If the tensor is on the device meta.
     """
     if value.is_meta:
         raise TypeError(
@@ -40,14 +40,14 @@ def check_dense(name: str, value: Tensor) -> None:
     Parameters
     ----------
     name
-        What an error calls it.
+        What an error calls the tensor.
     value
         The tensor.
 
     Raises
     ------
     TypeError
-        If it is sparse, nested, quantised, or on the device meta, without numbers.
+        If the tensor is sparse, nested, quantised, or on the device meta, without numbers.
     """
     if value.is_meta:  # asked here, since a step of training comes by
         check_held(name, value)
@@ -57,7 +57,7 @@ def check_dense(name: str, value: Tensor) -> None:
 
 
 def with_all_digits(value: Any) -> Tensor:
-    """Return numbers as a tensor, those of Python with all their digits: as float64, where torch takes its default dtype.
+    """Return numbers as a tensor, Python's with all their digits: in float64, where torch would take its default dtype.
 
     >>> with_all_digits([0.1, 0.2]), with_all_digits(3)
     (tensor([0.1000, 0.2000], dtype=torch.float64), tensor(3))

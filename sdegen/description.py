@@ -1,7 +1,7 @@
 """Descriptions of objects in JSON, by their classes and the arguments of their constructors.
 
-These are complete, since a file must give the object back (`construction`): what cannot be made again from its description is
-refused. Descriptions that only tell two objects apart are in `identity`.
+The descriptions are complete, since a file must give the object back (`construction`): an object that cannot be made again from
+its description is refused. Descriptions that only tell two objects apart are in `identity`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def class_name(cls: type) -> str:
 
 
 def without_compilation(value: Any) -> Any:
-    """Return the network inside one that ``torch.compile`` has made, anything else as it is."""
+    """Return the network that ``torch.compile`` has wrapped, and anything else as it is."""
     inside = getattr(value, "_modules", {}).get("_orig_mod") if isinstance(value, nn.Module) else None
     return value if inside is None else inside
 
@@ -41,7 +41,7 @@ def also_kept(value: Any) -> dict[str, Any]:
 
 
 class Describer(ABC):
-    """The base class of descriptions of objects, part by part: subclasses say what becomes of tensors, code and other objects."""
+    """The base class of descriptions of objects, part by part: subclasses describe tensors, code and other objects."""
 
     def __init__(self) -> None:
         self._within: list[int] = []  # the objects that are being described, to see where one holds itself
@@ -95,7 +95,7 @@ class Describer(ABC):
 
 
 class _Complete(Describer):
-    """Descriptions from which an object can be made again; tensors go to a table of their own, classes to another."""
+    """Descriptions from which an object can be made again; its tensors and its classes go to tables of their own."""
 
     def __init__(self, tensors: dict[str, Tensor], classes: dict[str, type]) -> None:
         super().__init__()
@@ -186,7 +186,9 @@ def kept(value: Any, argument: str) -> Any:
 
 
 def _configured(value: Any) -> Mapping[str, Any]:
-    """Return the arguments that a network of diffusers keeps in its `config`: to read them as attributes raises a warning."""
+    """Return the arguments that a network of diffusers keeps in its `config`; to read them as attributes would raise a
+    warning.
+    """
     own = getattr(value, "__dict__", {})
     config = own.get("_internal_dict", {})
     return {name: v for name, v in config.items() if name not in own} if isinstance(config, Mapping) else {}
@@ -215,7 +217,7 @@ def describe(value: Any, place: str, tensors: dict[str, Tensor], classes: dict[s
     value
         The object.
     place
-        What an error calls it.
+        What an error calls the object.
     tensors
         Filled with the tensors among the arguments.
     classes

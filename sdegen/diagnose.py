@@ -56,9 +56,9 @@ class Term(NamedTuple):
     Attributes
     ----------
     w2
-        Sliced 2-Wasserstein distance that this cause alone makes.
+        The sliced 2-Wasserstein distance by this cause alone.
     nats
-        What it costs in nats, where that has a meaning: the gap of the prior, the Kullback–Leibler divergence to the smoothed
+        The cost of this cause in nats, where it has one: the gap of the prior, the Kullback–Leibler divergence to the smoothed
         law where sampling ends, and ``½ ∫ E‖Gᵀ (s − ∇ log p)‖² dt`` for the score. None for the sampler's steps.
     """
 
@@ -70,7 +70,7 @@ class Term(NamedTuple):
 
 
 def _exceeds(a: Estimate | None, b: Estimate | None) -> bool:
-    """Tell whether `a` is known to be larger than `b`: both are known, and twice the error of their difference apart."""
+    """Tell whether `a` is larger than `b` by more than twice the error of their difference, where both are known."""
     return a is not None and b is not None and a.value - b.value > 2 * math.hypot(a.stderr, b.stderr)
 
 
@@ -82,9 +82,9 @@ class Budget(NamedTuple):
     terms
         ``prior``, ``truncation``, ``discretisation`` and ``score``.
     total, floor
-        Sliced distances of the model's own samples to data, and of data to data, in blocks of as many.
+        Sliced distances of the model's own samples to data, and of data to data, in blocks of the same size.
     times, curve
-        Times in order, ``(bins + 1,)``, and the nats that the error of the score costs between each two, ``(bins,)``.
+        Times in order, ``(bins + 1,)``, and the nats that the error of the score costs between neighbouring times, ``(bins,)``.
     """
 
     terms: dict[str, Term]
@@ -98,7 +98,7 @@ class Budget(NamedTuple):
 
     @property
     def cause(self) -> str:
-        """The cause with the largest distance; among causes that are as large within their errors, the one that costs most
+        """The cause with the largest distance; among causes that are as large within their errors, the cause that costs most
         nats.
         """
         alike = self._alike()
@@ -110,19 +110,19 @@ class Budget(NamedTuple):
         """A sentence of advice about the largest cause of error, and about others that are as large or cost more nats."""
         cause, alike = self.cause, self._alike()
         others = [name for name in alike if name != cause]
-        said = f"Most of the error is of the {cause}: {ADVICE[cause]}"
+        said = f"Most of the error is due to the {cause}: {ADVICE[cause]}"
         if others:
             said = f"The {cause}, as far off as the {' and the '.join(others)} within the errors, comes first: {ADVICE[cause]}"
         if self.terms[cause].w2.value < self.floor.value:
-            said += " It is less than two such sets of data are apart, though."
+            said += " It is smaller than the distance between two such sets of data, though."
         costly = [name for name, term in self.terms.items() if _exceeds(term.nats, self.terms[cause].nats)]
         for name in costly:
             said += f" In nats the {name} costs more: {ADVICE[name]}"
         return said
 
     def _alike(self) -> list[str]:
-        """Return the terms whose distance is the largest, or less by no more than twice the error of the difference, in
-        order.
+        """Return the names of the terms whose distance is the largest, or less by no more than twice the error of the difference,
+        in order.
         """
         order = sorted(self.terms, key=lambda name: -self.terms[name].w2.value)
         largest = self.terms[order[0]].w2
@@ -139,7 +139,7 @@ class Budget(NamedTuple):
         return f"<pre>{html.escape(str(self))}</pre>"
 
     def plot(self) -> Figure:
-        """Draw the terms as bars, the floor as a line, and the error of the score along the time."""
+        """Draw the terms as bars, the floor as a line, and the error of the score along the time; return the figure."""
         from matplotlib.figure import Figure  # loads on use
 
         figure = Figure(figsize=(8, 3), layout="constrained")
@@ -169,12 +169,12 @@ def diagnose(
     """Split the error of a model's samples by its causes, each measured with all others replaced by the truth, and return
     a `Budget`.
 
-    With the true score and a flow solved to high accuracy: the *prior* is what starting from it, not from the law at T, does;
-    *truncation* what it does to take the posterior mean for the data at the last time of the grid; *discretisation* what the
-    sampler does that the exact flow to that time does not. The *score* is what the model does in place of the truth, both
-    along the accurate flow. Distances are between samples that share their starts (those of the prior are the others, drawn by
-    the ratio of the two densities), hence without a floor where the sampler is deterministic; noise of a stochastic one adds
-    that of two independent samples (`floor`).
+    Three terms are measured with the true score. The *prior* is the effect of starting from it and not from the law at T, along a
+    flow solved to high accuracy; *truncation* is the effect of taking the posterior mean for the data at the last time of the
+    grid; *discretisation* is the difference of the sampler to the accurate flow up to that time. The *score* is the difference of
+    the model to the truth, both along the accurate flow. The samples that are compared share their starts; for the prior they are
+    drawn from the same samples by the ratio of the two densities. So distances have no floor if the sampler is deterministic; a
+    stochastic sampler adds the distance of two independent sets of samples (`floor`).
 
     Parameters
     ----------
@@ -183,9 +183,10 @@ def diagnose(
     data
         The law of the data, or data, ``(N, *)``, taken for all there are.
     sampler
-        What is judged; by default the default sampler, without noise for images too, so that distances have no floor.
+        The sampler that is judged; by default the default sampler, without noise for images too, so that distances have no floor.
     n
-        Samples of each comparison, in 8 blocks; the distance of the prior is over all of them, its error by leaving out a block.
+        Number of samples in each comparison, in 8 blocks. The distance of the prior is over all samples, and its error by leaving
+        out a block.
     seed
         Seed of all random draws.
     bins
@@ -214,7 +215,7 @@ def diagnose(
     exact = Exact(sde, law)
     sampler = default(model, eta=0.0) if sampler is None else sampler
     generator = torch.Generator().manual_seed(seed)
-    # Of the directions that distances are taken along, and of the noise of runs: the same for all that is compared.
+    # Seeds of the directions that distances are taken along, and of the noise of runs: the same for all that is compared.
     directions, noise = torch.randint(2**62, (2,), generator=generator).tolist()
     end = sampler.times(sde, True)[-1].item()
     fine = ProbabilityFlow(grid=Angle(end=end), rtol=1e-5, atol=1e-5)
@@ -261,7 +262,7 @@ def _jackknifed(value: Callable[[Tensor], float], n: int) -> Estimate:
 def resample_places(log_weights: Tensor) -> Tensor:
     """Draw indices in proportion to weights by systematic resampling, as many as there are weights, and return them.
 
-    They go in the order of their weights, so that rounding is made good by places of nearly the same weight.
+    Indices are taken in the order of their weights, so that rounding goes to places of nearly the same weight.
     """
     n, order = len(log_weights), log_weights.argsort()
     return order[resample_systematically(log_weights[order].softmax(0), n, 0.5)]
@@ -270,7 +271,7 @@ def resample_places(log_weights: Tensor) -> Tensor:
 def _score_error(
     model: ScoreModel, exact: Exact, x_0: Tensor, bins: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Estimate]:
-    """Return times, the part of ``½ ∫ E‖Gᵀ (s − ∇ log p)‖² dt`` between them, and the whole."""
+    """Return times, the parts of ``½ ∫ E‖Gᵀ (s − ∇ log p)‖² dt`` between neighbouring times, and the whole."""
     sde = exact.sde
     t, factor = AngleTimes().sample(sde, len(x_0), generator)
     t, order = t.sort()
@@ -290,7 +291,7 @@ def _score_error(
 
 
 def _smoothing(sde: SDE, law: Any, x_0: Tensor, end: float) -> Estimate | None:
-    """Return ``KL(data ‖ data with the noise of the last time)``, where the data have a density."""
+    """Return ``KL(data ‖ data with the noise of the last time)``; None if the data have no density."""
     if not hasattr(law, "log_prob"):
         return None
     law, x_0 = law.in_units(sde.units), sde.standardise(x_0)

@@ -16,10 +16,14 @@ import torch
 def explain(who: str, failure: Exception) -> None:
     """Raise an error that says what was wrong in place of a failure, where that is known; return otherwise.
 
-    A ``StopIteration`` of code from outside would end the iteration of a caller without a word, or come out of a generator as
-    another error; a tensor that was made under ``torch.inference_mode()`` has no derivatives; ``torch.func.vmap`` follows no
-    numbers that are looked at, and no transformation of ``torch.func`` the adaptive steps of torchdiffeq; and where torch's
-    default device is meta new tensors hold none.
+    The failures are:
+
+    - a ``StopIteration`` of code from outside, which would end the iteration of a caller without a word, or come out of a
+      generator as another error;
+    - a tensor that was made under ``torch.inference_mode()``, which has no derivatives;
+    - numbers that are looked at or drawn, which ``torch.func.vmap`` does not follow;
+    - adaptive steps of torchdiffeq, which no transformation of ``torch.func`` follows;
+    - torch's default device meta, on which new tensors hold no numbers.
 
     Parameters
     ----------
@@ -70,8 +74,9 @@ def explain(who: str, failure: Exception) -> None:
 
 
 class Explained:
-    """A context whose failures `explain` explains; a class, since a context of ``contextlib``, a generator, lets a
-    ``StopIteration`` pass.
+    """A context whose failures `explain` explains.
+
+    It is a class, since a context of ``contextlib``, which is a generator, lets a ``StopIteration`` pass.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 is pickled.
 
 Every class that is saved keeps its constructor's arguments as attributes of the same names. Loading constructs only
-classes of this library, and those the caller names. A file is written whole or not at all.
+classes of this library, and classes that the caller names. A file is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -55,25 +55,25 @@ _KINDS = (nn.Module, ScoreModel, Fitted)
 def save(model: nn.Module | ScoreModel | Fitted, path: str | Path) -> None:
     """Write a model, guided or not, or a fitted solver, to one file, atomically.
 
-    Before anything is written, the model is made again from its description, as `load` will, and must have the same one. A
-    network that ``torch.compile`` has made is written as the one inside.
+    Before anything is written, the model is made again from its description, as `load` will do, and the description must come out
+    the same. Of a network that ``torch.compile`` has wrapped the network inside is written.
 
     Parameters
     ----------
     model
-        What to write: its class, its constructor's arguments, its weights and the moments of its data.
+        The model, of which its class, its constructor's arguments, its weights and the moments of its data are written.
     path
-        The file, in a folder that is there; one of the same name is replaced.
+        The file, in a folder that is there; a file of the same name is replaced.
 
     Raises
     ------
     TypeError
-        If an object in the model does not keep a constructor argument as an attribute, or one is of a kind that cannot be
+        If an object in the model does not keep a constructor argument as an attribute, or an argument is of a kind that cannot be
         written without code, as functions are.
     ValueError
-        If the model comes back from its description as another one.
+        If the model that is made from the description is another one.
     OSError
-        If the file cannot be written. One that was there before is whole.
+        If the file cannot be written. An earlier file of the same name is still whole.
     """
     path = _checked(path)
     example = "a model, such as Model(net, VP()), or a fitted solver"
@@ -105,8 +105,8 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
     classes
         Classes of your own (networks, SDEs) that the model is made of.
     dtype
-        The model's dtype; by default that of each of its weights. What a network computes for itself, such as frequencies, then
-        has never been coarser.
+        The model's dtype; by default each weight has the dtype that it was saved in. Numbers that a network computes for itself,
+        such as frequencies, are not rounded to a coarser dtype on the way.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
         If the file is truncated or damaged, of another format, names a class that is neither the library's nor given, or
         describes what is no model.
     TypeError
-        If `classes` are none, or `dtype` is none.
+        If `classes` holds anything but classes, or `dtype` is no floating-point dtype.
     """
     path = _checked(path)
     own = _own_classes(classes)
@@ -146,13 +146,13 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
 
 
 def _checked(path: str | Path) -> Path:
-    """Return a path; refuse what is none."""
+    """Return a path; refuse anything else."""
     check_kind("path", path, (str, Path), 'the name of a file, such as "model.safetensors"')
     return Path(path)
 
 
 def _check_model(value: object, path: Path) -> None:
-    """Refuse what a file gave if it is no model."""
+    """Refuse an object from a file that is no model."""
     if not isinstance(value, _KINDS):
         raise ValueError(f"{path} describes a {type(value).__name__}, which is no model; {_AGAIN}")
 
@@ -197,9 +197,9 @@ def _check_return(
     Raises
     ------
     TypeError
-        If a part of it is of a class of the library that files do not know.
+        If a part of the model is of a class of the library that files do not know.
     ValueError
-        If it comes back as another one, or not at all.
+        If the model that is made from the description is another one, or none can be made.
     """
     library = _library()
     for name, cls in classes.items():
@@ -239,14 +239,14 @@ def _check_moments(moments: Moments | None, path: Path) -> None:
 
 
 def _match_dtypes(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Give each parameter and buffer the dtype that it was saved in, where that is not the same for all."""
+    """Give each parameter and buffer the dtype that it was saved in, as these may differ."""
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if name in weights and value.is_floating_point() and weights[name].is_floating_point():
             value.data = value.data.to(weights[name].dtype)
 
 
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
-    """Load weights into a model; raise a ValueError unless they are the model's. One that parts of the model share, as in
+    """Load weights into a model; raise a ValueError unless they are the model's. A weight that parts of the model share, as in
     guidance without a class, may be there under one of its names alone.
     """
     own = model.state_dict()
@@ -270,11 +270,11 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path
 
 @check_arguments
 def pretrained(name: str, jumps: bool = False) -> Any:
-    """Load a shipped model, or a flow map that one was made into, in float32 and evaluation mode.
+    """Load a shipped model, or the flow map that was made of it, in float32 and evaluation mode.
 
-    A DDPM of 1,000 linear betas with a U-Net of 1.8 million parameters, conditional on ``label``, which may be left out; its
-    samples are numbers in [−1, 1], bytes by ``sdegen.data.Scaling(-1, 1).inverse(x, clip=True)``. Weights are kept in half
-    precision.
+    Each model is a DDPM of 1,000 linear betas with a U-Net of 1.8 million parameters, conditional on ``label``, which may be left
+    out. Samples are numbers in [−1, 1]; ``sdegen.data.Scaling(-1, 1).inverse(x, clip=True)`` makes bytes of them. Weights are
+    kept in half precision.
 
     | name | images | trained by `benchmarks.train_images` on |
     |---|---|---|
@@ -287,10 +287,10 @@ def pretrained(name: str, jumps: bool = False) -> Any:
     Parameters
     ----------
     name
-        One of these.
+        The name of one of these models.
     jumps
-        Load the flow map (`samplers.FlowMap`), which learned from trajectories of the model (`benchmarks.train_flow_maps`) and
-        makes samples in one to four evaluations.
+        Whether to load the flow map (`samplers.FlowMap`), which learned from trajectories of the model
+        (`benchmarks.train_flow_maps`) and makes samples in one to four evaluations.
 
     Raises
     ------

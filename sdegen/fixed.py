@@ -50,12 +50,13 @@ class _OfFixed(ABCMeta):
         Raises
         ------
         AttributeError
-            If it is a public value, and there are objects of the class, or of one derived from it, which may have used it.
+            If the attribute is a public value, and there are objects of the class, or of one derived from it, which may have used
+            the value.
 
         Warns
         -----
         UserWarning
-            If it is a public method in place of another, and there are such objects.
+            If the attribute is a public method in place of another, and there are such objects.
         """
         method = callable(value) or hasattr(value, "__get__")
         free = name.startswith("_") or name in getattr(cls, "settable", ()) or (method and not hasattr(cls, name))
@@ -85,15 +86,15 @@ def _has_objects(cls: type) -> bool:
 class Fixed(Overridable, metaclass=_OfFixed):
     """The base class of objects whose public attributes cannot be set once the constructor is done.
 
-    What such an object derives from its attributes, tables and end times, it derives once. An attribute set afterwards, of the
-    object or of its class, would change one part of it and not the others, so that is refused; a method of the class that is
-    replaced is warned of. Attributes whose names begin with an underscore are the class's own affair, and so are the parameters
-    of a module, whose changes are seen (`remembered`).
+    Such an object derives tables, end times and the like from its attributes once. To set an attribute afterwards, of the object
+    or of its class, would change one part of the object and not the others, and is refused; where a method of the class is
+    replaced, a warning says so. Attributes whose names begin with an underscore are the class's own affair, and so are the
+    parameters of a module, whose changes are seen (`remembered`).
 
     Attributes
     ----------
     settable
-        Names that may be set all the same.
+        Names of attributes that may be set all the same.
     """
 
     settable: tuple[str, ...] = ()
@@ -160,13 +161,13 @@ def _making(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def isolated_for(thing: Any) -> AbstractContextManager[None]:
-    """Return the context in which what an object keeps is computed: `isolated`, unless its own numbers are being transformed."""
+    """Return the context in which an object computes what it keeps: `isolated`, unless its own numbers are being transformed."""
     return nullcontext() if any(map(is_unknown, tensors_of(thing))) else isolated()
 
 
 def is_followed(thing: Any) -> bool:
-    """Tell whether an object holds tensors whose derivatives, or batches of which, are asked for: what is computed from it must
-    not be kept for others.
+    """Tell whether an object holds tensors by which derivatives are recorded, or which ``torch.func`` transforms: results that
+    are computed from it must not be kept for others.
     """
     learned = torch.is_grad_enabled()
     # No expression with a frame of its own: this is asked at the beginning of every run.
@@ -182,8 +183,8 @@ def is_followed(thing: Any) -> bool:
 
 
 def tensors_of(thing: Any) -> Iterator[Tensor]:
-    """Return the tensors that an object holds, one by one: the parameters and buffers of a module, and what its attributes hold,
-    also in lists, dictionaries, networks and other objects of the library.
+    """Return the tensors that an object holds, one by one: the parameters and buffers of a module, and the tensors in its
+    attributes, also within lists, dictionaries, networks and other objects of the library.
     """
     return _held_by(thing, {id(thing)})
 
@@ -213,7 +214,7 @@ _HOLDING = (Tensor, list, tuple, dict, set, nn.Module, Fixed)
 
 
 class kept_property(functools.cached_property[T]):
-    """A property that is computed when it is first asked for, and kept (`isolated_for`)."""
+    """A property that is computed when it is first asked for (`isolated_for`), and then kept."""
 
     def __get__(self, thing: Any, owner: type[Any] | None = None) -> Any:
         if thing is None:
@@ -225,8 +226,8 @@ class kept_property(functools.cached_property[T]):
 
 
 def bytes_of(value: Tensor) -> bytes:
-    """Return the numbers of a tensor as bytes, also within a transformation of functions (``torch.func``), where what is formed
-    of a plain tensor is none.
+    """Return the numbers of a tensor as bytes, also within a transformation of functions (``torch.func``), where results formed
+    of a plain tensor are no plain tensors.
     """
     with torch._C._DisableFuncTorch():
         own = value.detach().cpu()
@@ -238,9 +239,9 @@ def bytes_of(value: Tensor) -> bytes:
 def weights_of(thing: Any) -> Any:
     """Return the present values of a module's parameters and buffers, by which a change of them is seen.
 
-    Of another object it is what its attributes hold that can be changed in place, tensors, arrays, lists and networks. With
-    either goes what code of the user's reads elsewhere, as a number that a notebook has for all (`read_elsewhere`). None where
-    there is none of this.
+    For another object these are the contents of attributes that can be changed in place: tensors, arrays, lists and networks.
+    Values that the user's code reads elsewhere are added for both, such as a global number of a notebook (`read_elsewhere`). None
+    where there is nothing of these kinds.
     """
     outside = read_elsewhere(thing)
     if outside:
@@ -265,7 +266,7 @@ _CHANGEABLE = (Tensor, np.ndarray, list, dict, set, nn.Module)
 
 
 def _content(value: Any) -> Any:
-    """Return what a value holds now, so that it compares unequal once that has changed."""
+    """Return what a value holds now, in a form that is unequal to the one after a change."""
     if isinstance(value, nn.Module):
         return _weights(value)
     if isinstance(value, np.ndarray):
@@ -278,14 +279,15 @@ def _content(value: Any) -> Any:
 
 
 class remembered(Generic[T]):
-    """A property that is computed when it is first asked for, and again when its weights, or what it holds, have changed.
+    """A property that is computed when it is first asked for, and again when the weights of its object, or what that holds, have
+    changed.
 
     A subclass may give a plain attribute instead.
 
     Parameters
     ----------
     compute
-        The method that computes it.
+        The method that computes the value.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:

@@ -150,7 +150,7 @@ def test_the_cause_is_named(case: str) -> None:
     model, sampler, cause = CASES[case]
     budget = diagnose(model, RING, sampler, n=1024)
     assert budget.cause == cause
-    assert budget.advice.startswith(f"Most of the error is of the {cause}: ")
+    assert budget.advice.startswith(f"Most of the error is due to the {cause}: ")
     others = [term.w2.value for name, term in budget.terms.items() if name != cause]
     assert budget.terms[cause].w2.value > 1.5 * max(others)
 
@@ -170,7 +170,7 @@ def test_of_distances_alike_within_their_errors_the_nats_decide() -> None:
 
 def test_advice_names_what_costs_more_nats_than_the_largest_distance() -> None:
     budget = budget_of(prior=((0.40, 0.02), (0.07, 0.01)), score=((0.18, 0.001), (0.66, 0.05)))
-    assert budget.cause == "prior" and budget.advice.startswith("Most of the error is of the prior: ")
+    assert budget.cause == "prior" and budget.advice.startswith("Most of the error is due to the prior: ")
     assert "In nats the score costs more: " in budget.advice
     alike = budget_of(prior=((0.40, 0.02), (0.07, 0.01)), score=((0.18, 0.001), (0.08, 0.05)))
     assert "In nats" not in alike.advice
