@@ -49,7 +49,7 @@ def test_the_truth_has_no_error() -> None:
         assert term.w2.value < 3e-3, name
         assert term.nats is None or abs(term.nats.value) < 1e-4
     assert budget.total.value < 2 * budget.floor.value
-    assert "less than two such sets of data are apart" in str(budget)
+    assert "smaller than the distance between two such sets of data" in str(budget)
 
 
 @pytest.mark.slow

@@ -30,8 +30,9 @@ class Bijection(OfTensors, nn.Module):
     """An invertible map with its log-determinant: ``forward(x)`` returns ``(z, log_det)``, with ``log_det`` of shape
     ``(B,)``, and ``inverse(z)`` returns `x`.
 
-    Subclass it with both methods, and with a constructor if the map has parameters: that of ``nn.Module``, which this class has,
-    takes no arguments. A map that is defined on an interval of numbers alone sets ``interval = (low, high)``.
+    Subclass it with both methods, and with a constructor if the map has parameters: the constructor of ``nn.Module``, in spite of
+    its ``*args`` and ``**kwargs``, takes no arguments. A map that is defined on an interval of numbers alone sets ``interval =
+    (low, high)``.
     """
 
     interval: tuple[float, float] | None = None
