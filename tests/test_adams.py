@@ -104,6 +104,7 @@ def test_points_whose_rounding_is_larger_than_the_data_are_told_of_before_long(
         sdegen.log_prob(exact, x)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("a", [1e-6, 1e-8, 1e-10])
 def test_slopes_like_that_of_a_root_are_followed_from_its_beginning(a: float, dtype: torch.dtype) -> None:

@@ -318,6 +318,7 @@ def test_a_right_answer_is_taken(door: str) -> None:
     DOORS[door](lambda y: y)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("door", "wrong"), CASES)
 def test_a_wrong_answer_is_refused_where_it_enters(door: str, wrong: str) -> None:
     refused(door, wrong)

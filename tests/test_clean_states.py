@@ -137,6 +137,7 @@ FOLLOWERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("sampler", FOLLOWERS, ids=lambda s: f"{type(s).__name__}{getattr(s, 'eta', '')}")
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.VE(), sdegen.CLD(sigma_0=0.1)], ids=name)
 def test_data_clipped_to_a_point_are_sampled_as_that_point(sde: Any, sampler: Any) -> None:

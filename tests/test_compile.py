@@ -106,6 +106,7 @@ def assert_same(model: sdegen.Model, sampler: Sampler, graphs: Sampler, **option
     torch.testing.assert_close(got, eager, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.turns("Singlestep 2", "flow, heun3", "flow, heun2")
 @pytest.mark.parametrize("case", DETERMINISTIC)
 @pytest.mark.turns(
     "Multistep 2",

@@ -276,7 +276,7 @@ def scaled_ring(scale: float) -> sdegen.GaussianMixture:
 @pytest.mark.turns("CLD*", "VE(*", "OU(rate=1, T=3)")
 def test_data_of_every_scale_are_drawn_or_refused(sde: Any) -> None:
     drawn = []
-    for scale in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 1e3):
+    for scale in (1e-6, 1e-3, 0.1, 1.0, 1e3):
         law = scaled_ring(scale)
         blurred = sde.snr(0.0).sqrt() * scale < 4
         remembered = sde.snr(sde.T).sqrt() * scale > 3

@@ -108,6 +108,7 @@ def test_a_density_without_an_integral_is_told(what: str) -> None:
         anneal_density(IMPROPER[what], START, 300, levels=200, seed=0)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("shift", [0.0, 5.0])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
 def test_a_law_that_its_gaussian_covers_is_no_such_density(scale: float, shift: float) -> None:

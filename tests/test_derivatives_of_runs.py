@@ -95,6 +95,7 @@ def test_the_jacobian_of_the_flow_of_a_gaussian_is_the_known_one(sde: sdegen.Lin
     assert (back @ want - torch.eye(2)).abs().max() < 1e-4
 
 
+@pytest.mark.turns("Rectified")
 @pytest.mark.turns("OU")
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.OU(), sdegen.Rectified()], ids=lambda s: type(s).__name__)
 def test_the_derivative_of_a_density_is_the_score(sde: sdegen.LinearSDE) -> None:

@@ -175,6 +175,7 @@ TIMES = (
 NO_SIGNAL = [sdegen.Cosine(), sdegen.Rectified(), sdegen.VP(0.1, 2000.0), sdegen.SubVP(0.1, 2000.0), sdegen.OU(1000.0)]
 
 
+@pytest.mark.turns("Drawn5", "Drawn6", "Drawn4")
 @pytest.mark.parametrize(
     "sde", [*(Drawn(*v) for v in FEW if v[0] != "late"), *NO_SIGNAL], ids=lambda s: type(s).__name__
 )

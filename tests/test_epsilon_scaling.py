@@ -33,6 +33,7 @@ from sdegen.testing import affine_moments, check_model
 name = lambda s: type(s).__name__
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("scale", [1.05, 0.9, LinearScale(1.02, 0.3)], ids=str)
 @pytest.mark.parametrize("sde", SDES, ids=name)
 def test_all_readings_are_those_of_the_scaled_noise(sde: Any, scale: Any) -> None:

@@ -141,6 +141,7 @@ def test_limits_have_their_order_in_the_log_snr(reference: Reference, order: int
     assert math.log2(errors[0] / errors[1]) > order - 0.15
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", ["VP", "EDM", "Rectified", "CLD"])
 @pytest.mark.parametrize("reference", [PointMass(), Unbounded()], ids=lambda r: type(r).__name__)
 @pytest.mark.turns("*-CLD")

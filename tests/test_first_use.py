@@ -169,6 +169,7 @@ ASKED: dict[str, Callable[[sdegen.LinearSDE], Tensor]] = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("process", ["scalar", "schedule", "coordinates", "correlated"])
 def test_derivatives_by_what_a_coefficient_hides_are_right_or_refused(process: str, asked: str) -> None:

@@ -54,6 +54,7 @@ CASES = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("parts", [2, 5])
 def test_parts_add_up_to_the_gradient_of_the_batch(case, parts, device, dtype, eps):

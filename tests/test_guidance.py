@@ -123,6 +123,7 @@ def guidable(labels: bool) -> sdegen.Model:
     return model
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("wrap", AGAINST_NULL)
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_of_guidance_with_nothing_to_guide_along_is_refused(wrap: str, run: str) -> None:

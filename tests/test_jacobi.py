@@ -164,6 +164,7 @@ def test_with_three_halves_it_is_a_brownian_motion_conditioned_to_stay(clock: fl
         assert (found - want).abs().max() < 2e-8
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (2.0, 3.0), (0.3, 0.8)])
 @pytest.mark.parametrize("clock", [1e-4, 1e-3, 0.1])
 @pytest.mark.turns("0.0001-0.3-0.8", "0.0001*")
@@ -350,6 +351,7 @@ def test_its_noise_level_is_the_mean_variance_of_a_state() -> None:
 # --- shapes, precision --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("shape", [(6,), (6, 2), (6, 3, 2)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_states_of_any_shape_are_numbers_row_by_row(shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -171,17 +171,17 @@ def test_the_loss_of_bytes_is_their_bound_and_has_its_derivatives(make: Any) -> 
         return -sdegen.discrete_elbo(model, x, times, cells=BYTES, draws=4, generator=seeded(1)).value
 
     with torch.no_grad():
-        found = torch.stack([loss(model, x, generator=seeded(k)) for k in range(2, 18)]).mean(0)
+        found = torch.stack([loss(model, x, generator=seeded(k)) for k in range(2, 10)]).mean(0)
     gap = found - bound()
     assert abs(gap.mean()) < 5 * gap.std() / len(x) ** 0.5
-    values = torch.stack([loss(model, x, generator=seeded(k)).mean() for k in range(2, 10)])
+    values = torch.stack([loss(model, x, generator=seeded(k)).mean() for k in range(2, 6)])
     (slope,) = torch.autograd.grad(values.mean(), sde.ends)
     changed = []
     for k in range(2):
         for h in (1e-4, -1e-4):
             with torch.no_grad():
                 sde.ends[k] += h
-                changed.append(torch.stack([loss(model, x, generator=seeded(j)).mean() for j in range(2, 10)]).mean())
+                changed.append(torch.stack([loss(model, x, generator=seeded(j)).mean() for j in range(2, 6)]).mean())
                 sde.ends[k] -= h
     numeric = torch.stack([changed[0] - changed[1], changed[2] - changed[3]]) / 2e-4
     torch.testing.assert_close(slope, numeric, rtol=1e-4, atol=1e-5)

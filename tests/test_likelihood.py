@@ -444,6 +444,7 @@ CUTS = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_network_without_its_derivatives_has_no_density(cut, dtype):

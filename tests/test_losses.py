@@ -146,6 +146,7 @@ def test_antithetic_gradients_stay_bounded_at_small_noise(sde: Any) -> None:
     assert pair[1] < 1.5 * pair[0] < 0.2 * alone[1]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("divergence", [ExactDivergence(), Hutchinson()])
 @pytest.mark.parametrize("sde", SDES[:3], ids=lambda s: type(s).__name__)
 def test_implicit_equals_half_the_denoising_loss_up_to_a_constant(sde: Any, divergence: Any) -> None:

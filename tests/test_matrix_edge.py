@@ -156,6 +156,7 @@ class Jumping(sdegen.MatrixSDE):
 LAW = sdegen.data.gaussian_ring(radius=2.0)
 
 
+@pytest.mark.turns("0.05*")
 @pytest.mark.parametrize(
     ("jump", "before", "after", "steps"), [(0.3127, 2.0, 11.0, 20), (0.05, 100.0, 3.2, 12), (0.6, 0.5, 20.0, 40)]
 )

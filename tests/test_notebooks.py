@@ -22,6 +22,7 @@ def cells(notebook: Path) -> list[dict[str, Any]]:
     return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
 
 
+@pytest.mark.turns("score_models_on_mixtures")
 @pytest.mark.data
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
 @pytest.mark.turns("guided_ddpm_on_mnist", "ddpm_ddim_on_sprites", "flows_and_gans")

@@ -301,6 +301,7 @@ def test_steps_are_those_of_diffusers(diffusers: ModuleType, name: str, kind: st
     check(given, sdegen.DDPM(), pair.sampler(len(path) - 1, grid), path, final)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("kind", "steps"), RUNS)
 @pytest.mark.parametrize("name", THIRD_ORDER)
 def test_third_order_steps_are_those_of_diffusers_from_the_same_history(

@@ -647,6 +647,7 @@ def test_wrappers_answer_in_the_dtype_of_the_states(name: str, states: torch.dty
         assert (got.double() - want).norm() < (8 * torch.finfo(dtype).eps + 1e-5) * want.norm()
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", ["ClassifierFree", "ClassifierGuidance", "DynamicThreshold", "PiGDM"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_guided_runs_return_the_dtype_of_the_model(name: str, dtype: torch.dtype) -> None:
@@ -670,6 +671,7 @@ BASELINES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.turns("torch.float16-ContinuousFlow")

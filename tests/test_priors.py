@@ -47,7 +47,7 @@ def test_the_bound_is_attained_by_one_point_and_a_few_far_away(spread: float) ->
     assert metrics.prior_gap(brief(spread), law, seed=0).value == pytest.approx(cost(spread), abs=0.012)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(spread=st.floats(0.1, 6.0))
 @pytest.mark.parametrize("what", ["sample", "log_prob"])
 def test_a_process_that_has_hardly_forgotten_the_data_says_so(what: str, spread: float) -> None:
@@ -84,7 +84,7 @@ class Told(sdegen.VP):
         return sdegen.GaussianMixture(one, torch.full_like(moments.mean, self.off)[None], self.width**2 * one)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(width=st.floats(0.1, 10), off=st.floats(-3, 3))
 def test_a_prior_of_its_own_is_held_to_the_moments_at_T(width: float, off: float) -> None:
     nats = 0.5 * ((1 + off**2) / width**2 - 1 + math.log(width**2))  # of N(0, 1) from it, a coordinate

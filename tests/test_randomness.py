@@ -104,6 +104,7 @@ def draws_of(model: sdegen.ScoreModel, sampler: Sampler, source: Any, n: int, se
     return {"start": x[0].flatten(1)} | heard
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("seed", [1])
 @pytest.mark.parametrize("name", DRAWING)
 def test_draws_of_a_run_are_uncorrelated(name: str, seed: int) -> None:
@@ -120,6 +121,7 @@ def test_draws_of_a_run_are_uncorrelated(name: str, seed: int) -> None:
                 assert r.abs().max() * n**0.5 < 5.5, (type(model.sde).__name__, first, second)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("seed", [0, 2**40])
 @pytest.mark.parametrize("name", DRAWING)
 def test_no_two_draws_of_a_run_begin_from_one_state(name: str, seed: int, seeds: Counter[int]) -> None:

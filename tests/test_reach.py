@@ -127,6 +127,7 @@ def test_wide_data_are_not_told_of(process: str, kind: str, sampler: str, units:
     assert not told(lambda: sample(sdegen.Exact(sde, law), 600, sampler=SAMPLERS[sampler](), seed=seed))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("far", [1.0, 1e3, 1e6])
 def test_far_starts_move_the_bound(process: str, far: float) -> None:

@@ -44,6 +44,7 @@ SAMPLERS: dict[str, Callable[[], Any]] = {
 # --- chunks ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("model", ["net", "exact"])
 def test_samples_do_not_depend_on_the_batch(
@@ -315,6 +316,7 @@ IN_PLACE: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("change", IN_PLACE)
 @pytest.mark.parametrize("step", [0, 2, 4])
 def test_a_callback_that_changes_the_states_in_place_is_refused(change: str, step: int) -> None:

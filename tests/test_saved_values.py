@@ -94,7 +94,7 @@ VALUES = st.recursive(
 
 
 @given(value=VALUES)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 def test_values_of_any_kind_come_back(value: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert same(value, returned(value, tmp_path_factory.mktemp("value")))
 

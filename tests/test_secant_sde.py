@@ -29,6 +29,7 @@ def end_of(
     return x, model.sde.diffused(model.distribution, sampler.times(model.sde, False)[-1])
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", [sdegen.VP, sdegen.EDM, sdegen.Cosine, sdegen.Rectified])
 @pytest.mark.parametrize("eta", [0.4, 1.0, 1.5])
 def test_gaussian_data_are_exact_in_law_whatever_the_steps(process: type, eta: float) -> None:

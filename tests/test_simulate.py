@@ -323,7 +323,7 @@ class Returning(sdegen.SDE):
 LOG, SOFTPLUS, ODDS = sdegen.coordinates.Log(), sdegen.coordinates.SoftplusInverse(), sdegen.coordinates.LogOdds()
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(
     st.sampled_from([("x", LOG), ("x", SOFTPLUS), ("x²", LOG), ("x²", SOFTPLUS), ("x (1 − x)", ODDS)]),
     st.floats(0.5, 2.0),

@@ -73,6 +73,7 @@ def readings(model: Any, x: Tensor) -> dict[str, Tensor]:
     return {name: value.detach().double() for name, value in found.items()}
 
 
+@pytest.mark.turns("ContinuousFlow with probes")
 @pytest.mark.parametrize("kind", [*MODELS, "of a std"])
 @settings(max_examples=4, deadline=None)
 @given(
@@ -101,6 +102,7 @@ def test_a_baseline_of_scaled_data_is_the_scaled_baseline(
         assert torch.allclose(far.decode(z).double() / a - offset, near.decode(z).double(), atol=2e-4)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("kind", [k for k in MODELS if k != "Autoencoder"])
 @pytest.mark.parametrize(("mean", "std"), [(5e4, 1e3), (100.0, 10.0), (1e9, 1.0)])
 def test_samples_have_the_place_and_the_spread_of_the_data(kind: str, mean: float, std: float) -> None:

@@ -107,6 +107,7 @@ POINTS: dict[str, Callable[[], sdegen.LinearSDE]] = {name: make for name, (make,
 POINTS["CLD from a point"] = sdegen.CLD
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", POINTS)
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
 def test_a_clean_state_that_is_always_the_same_is_left_by_its_own_law(process: str, eta: float) -> None:

@@ -192,6 +192,7 @@ def test_the_best_bound_is_not_the_closest_law() -> None:
     assert divergence(Ancestral(9, best), model) > divergence(Ancestral(9, even), model)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("spread", [grids.Uniform(), grids.Quadratic(), grids.Karras(), grids.LogSNR()])
 @pytest.mark.parametrize("N", [2, 5, 37])
 def test_stops_are_trained_times_each_used_once(spread: grids.Grid, N: int) -> None:

@@ -23,6 +23,7 @@ TIMES = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64)
 NAMED = pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
 
 
+@pytest.mark.turns("DDPM")
 @NAMED
 def test_readings_of_every_variant_agree(sde: Any) -> None:
     inner = Two(sde)

@@ -361,6 +361,7 @@ ROUNDED: dict[str, Callable[[float], Report]] = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("size", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("kind", ROUNDED)
 def test_what_is_right_up_to_rounding_holds_whatever_its_size(kind: str, size: float) -> None:
