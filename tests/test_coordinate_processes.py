@@ -366,9 +366,10 @@ def test_priors_of_images_match_the_variances_along_the_basis() -> None:
     prior = sde.prior(sdegen.Moments(torch.zeros(1, 9, 9), v.flatten()))
     full = sde.diffused(sdegen.GaussianMixture(torch.ones(1), torch.zeros(1, 1, 9, 9), v), sde.T)
     M = sde.basis(torch.eye(81, dtype=torch.float64).reshape(81, 1, 9, 9)).reshape(81, 81)
-    close((M.T @ prior._full()[0] @ M).diagonal(), (M.T @ full._full()[0] @ M).diagonal(), 1e-9)
+    known = (M.T @ prior._full()[0] @ M).diagonal()
+    close(known, (M.T @ full._full()[0] @ M).diagonal(), 1e-9)
     drawn = prior.sample(4000, torch.Generator().manual_seed(0))
-    assert (sde.basis(drawn).var(0) / sde.basis.variances(v[None] if v.ndim == 3 else v)).isfinite().all()
+    assert (sde.basis(drawn).var(0).flatten() / known - 1).abs().max() < 0.1  # 4.5 standard errors
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 16), (3, 16, 8), (2, 12)])
