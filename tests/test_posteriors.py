@@ -649,7 +649,7 @@ def test_an_edit_begins_at_its_time_and_takes_conditions() -> None:
         samplers.PredictorCorrector(samplers.Ancestral(10)),
         samplers.DDIM(2, grids.Given(torch.tensor([0.9, 0.5]))),
     ):
-        with pytest.raises(ValueError, match=r"begins at 1, not at t = 0.2|a grid needs"):
+        with pytest.raises(ValueError, match=r"begins at t = 1, not at the t = 0.2|a grid needs"):
             sdegen.edit(truth, x, 0.2, sampler=other, label=0)
     few, many = (sdegen.edit(truth, RING.means[0].expand(n, 2), 0.5, label=0, seed=3) for n in (5, 50))
     torch.testing.assert_close(many[:5], few)

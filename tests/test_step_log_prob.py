@@ -313,7 +313,7 @@ REFUSED: dict[str, tuple[samplers.Sampler, str]] = {
     "lengths that depend on states": (samplers.AdaptiveSDE(), "steps of AdaptiveSDE have no density"),
     "a flow that restarts": (samplers.Restart(samplers.Heun(3)), "steps of Heun have no density"),
     "two draws": (Twice(3, eta=1.0), "drew noise 2 times"),
-    "one's own variance": (samplers.Ancestral(3, variance=lambda m, x, c, z: x + z), "a function of one's own"),
+    "one's own variance": (samplers.Ancestral(3, variance=lambda m, x, c, z: x + z), "a function of your own"),
 }
 
 

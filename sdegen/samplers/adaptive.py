@@ -2,7 +2,7 @@
 
 A step that is rejected must not lose its noise: redrawn, or shortened with the noise kept, paths with large increments
 would be rarer than they are. Steps here are halves of halves of the interval, and a rejected one is split by the Brownian
-bridge; the half not yet used waits for its turn. Acceptance so looks only at the past and at the increment it judges.
+bridge; the half not yet used waits for its turn. So acceptance depends on nothing but the past and the increment that is judged.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from .base import Noise, Sampler
 from .euler import EulerMaruyama, EulerStep
 
 LEVELS = 40  # the shortest step is 2^-40 of the interval
-FAR = 4.0  # the error of a step to where there is no number: a quarter of it is tried
+FAR = 4.0  # the error that a step to NaN or infinity counts as: a step a quarter as long is tried next
 
 
 class AdaptiveSDE(Sampler[EulerStep, None]):
     """An adaptive stochastic improved Euler method, with a step size for each sample from the difference to Euler–Maruyama.
 
-    ``x' = x − h f(x, t) + eta G(x, t) w`` is held against ``x'' = ½ (x' + x − h f(x', t − h) + eta G(x', t − h) w)`` with the
-    reversed drift `f` and one increment ``w`` of variance `h`. A step is kept where the root mean square of
-    ``(x' − x'') / max(atol, rtol |x'|, rtol |x'_before|)`` is at most 1, and goes on from ``x''``; the next length is
-    ``0.9 h E^-0.9``, rounded down to a half of a half of the interval. Two evaluations a trial, as many trials as the slowest
-    sample needs. A. Jolicoeur-Martineau et al., *Gotta go fast when generating data with score-based models*, 2021,
-    arXiv:2105.14080; there a rejected step keeps its scaled noise, here the Brownian path: the bridges of C. Rackauckas and Q.
-    Nie, *Adaptive methods for stochastic differential equations via natural embeddings and rejection sampling with memory*, 2017.
+    ``x' = x − h f(x, t) + eta G(x, t) w`` is compared with ``x'' = ½ (x' + x − h f(x', t − h) + eta G(x', t − h) w)``, with the
+    reversed drift `f` and one increment ``w`` of variance `h`. A step is kept where `E`, the root mean square of
+    ``(x' − x'') / max(atol, rtol |x'|, rtol |x'_before|)``, is at most 1, and the run goes on from ``x''``. The next length is
+    ``0.9 h E^-0.9``, rounded down to the interval times a power of a half. A trial takes two evaluations, and there are as many
+    trials as the slowest sample needs. A. Jolicoeur-Martineau et al., *Gotta go fast when generating data with score-based
+    models*, 2021, arXiv:2105.14080. There a rejected step keeps its scaled noise; here it keeps the Brownian path, by the bridges
+    of C. Rackauckas and Q. Nie, *Adaptive methods for stochastic differential equations via natural embeddings and rejection
+    sampling with memory*, 2017.
 
-    Where each coordinate's noise depends on it, `f` is Stratonovich's drift, in which sense ``x''`` converges, ``½ eta² G G'``
-    apart from Itô's: a method in Itô's sense would have another law, since lengths that depend on the noise of the step itself
-    are no harm only to one of order one (J. Gaines and T. Lyons, *Variable step size control in the numerical solution of
-    stochastic differential equations*, 1997). For every SDE with such noise, or noise that depends on no state, whose
-    coefficients are finite at both ends of the grid.
+    If the noise of each coordinate depends on that coordinate, `f` is Stratonovich's drift, ``½ eta² G G'`` apart from Itô's,
+    since ``x''`` converges in Stratonovich's sense. A method in Itô's sense would have another law: step lengths that depend on
+    the noise of the step itself are harmless only to a method of order one (J. Gaines and T. Lyons, *Variable step size control
+    in the numerical solution of stochastic differential equations*, 1997). The sampler takes every SDE with such noise, or with
+    noise that does not depend on the state, whose coefficients are finite at both ends of the grid.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
         self.rtol, self.atol, self.eta = rtol, atol, eta
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """Return both ends of the grid; a last step to the posterior mean is not the integrator's."""
+        """Return both ends of the grid; a last move to the posterior mean comes after them."""
         return self._grid(sde)(sde, 2)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[EulerStep]:
@@ -103,7 +104,7 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
         Raises
         ------
         ValueError
-            If it depends on the state, and not each coordinate's on this one alone.
+            If the noise depends on the state, other than the noise of each coordinate on this coordinate alone.
         """
         c.reverse.divergence.look_at(x, c.t)
         if self.eta and c.reverse.divergence.dependence is Dependence.ANY:
@@ -122,8 +123,8 @@ class AdaptiveSDE(Sampler[EulerStep, None]):
 class DyadicPath:
     """Increments of Brownian paths over dyadic parts of ``[0, length]``, with one path and one position for every row.
 
-    A row walks its own binary tree: it takes the part that waits, or a new one; splits it where it is too long, by the
-    bridge ``w_left | w ~ N(w / 2, h / 4)``; and the right half waits. (`BrownianNoise` has one grid for all rows, known before.)
+    A row walks its own binary tree: it takes the part that waits, or a new part; if that is too long, it splits it by the bridge
+    ``w_left | w ~ N(w / 2, h / 4)``, and the right half waits. (`BrownianNoise` has one grid for all rows, known beforehand.)
 
     Parameters
     ----------
@@ -198,7 +199,7 @@ class DyadicPath:
         return kept
 
     def _split(self, which: Tensor, z: Tensor) -> None:
-        """Halve the parts of some rows."""
+        """Halve the parts of the rows `which`: the left half is next, and the right half waits."""
         left = 0.5 * self.w + z * rows(0.5 * self.length.sqrt(), z)
         right = self.w - left
         for level in (self.level[which] + 1).unique().tolist():
@@ -210,11 +211,11 @@ class DyadicPath:
         self.level = self.level + which.long()
 
     def _deepest(self) -> Tensor:
-        """Return the level of the part that waits next: the shortest."""
+        """Return the level of each row's shortest waiting part, which is the next in order."""
         return (self.waits * torch.arange(LEVELS + 1)).amax(1)
 
     def _shallowest(self) -> Tensor:
-        """Return the longest part that may begin at each row's place."""
+        """Return the level of the longest part that may begin at each row's place."""
         low = torch.where(self.place == 0, 2**LEVELS, self.place & -self.place)
         return LEVELS - low.double().log2().long()
 

@@ -1,7 +1,7 @@
 """The interface of samplers: `step`, and `plan`, which computes the coefficients of all steps once per run.
 
-The loop, the grid, the noise source and the progress bar live elsewhere. A sampler is told a model and the times; it
-refuses in `plan`, before any network is called, a process it means nothing for.
+The loop, the grid, the noise source and the progress bar live elsewhere. A sampler is given a model and the times. Its `plan`
+refuses, before any network is called, a process that the sampler does not apply to.
 """
 
 from __future__ import annotations
@@ -61,21 +61,21 @@ class Sampler(Overridable, ABC, Generic[C, S]):
     steps
         Number of moves, the last of which goes to clean data under ``final="denoise"``.
     grid
-        Where it stops; by default equal steps in ``sigma / (alpha + sigma)``, and in ``√t`` on a nonlinear process.
+        The times at which it stops; by default equal steps in ``sigma / (alpha + sigma)``, and in ``√t`` on a nonlinear process.
 
     Attributes
     ----------
     default_grid
-        The grid where none is given, on a linear process.
+        The grid on a linear process if none is given.
     convergence_order
         The power of the step size with which the law of the samples approaches the model's (the weak order of a stochastic
-        method); None where none is claimed, as for steps chosen by a tolerance. `testing.check_sampler` holds it to that.
-        It is the order of the limit, reached on grids that are smooth in the time: on `CLD`, which oscillates, orders above
-        three show from some 256 steps on, and a grid even in the noise alone, whose last step is long in the time, has one to two
-        there until steps are shorter than that.
+        method); None if none is claimed, as for steps chosen by a tolerance. `testing.check_sampler` tests this claim.
+        It is the order in the limit of many steps, on grids that are smooth in the time. On `CLD`, which oscillates, orders above
+        three show from some 256 steps on. A grid even in the noise alone, whose last step is long in the time, has order one to
+        two there until steps are shorter than that.
 
     reaches_data
-        Whether its last step ends in clean data, so that no posterior mean of them is taken after it.
+        Whether the last step ends in clean data, so that no posterior mean is taken after it.
 
     Raises
     ------
@@ -101,8 +101,8 @@ class Sampler(Overridable, ABC, Generic[C, S]):
         return self._grid(sde)(sde, self.steps if denoise else self.steps + 1)
 
     def _grid(self, sde: SDE) -> Grid:
-        """Return the grid asked for, or the default one: of a nonlinear process equal steps in ``√t``, since all that is known
-        of its noise level is that it begins so.
+        """Return the grid that was given, or the default. On a nonlinear process this has equal steps in ``√t``: all that is
+        known of the noise level there is that it begins in proportion to ``√t``.
         """
         if self.grid is not None:
             return self.grid
@@ -115,7 +115,7 @@ class Sampler(Overridable, ABC, Generic[C, S]):
         Raises
         ------
         TypeError, ValueError
-            If the sampler means nothing for the model's process, with a sentence that says why.
+            If the sampler does not apply to the model's process; the message says why.
         """
 
     @abstractmethod
@@ -137,9 +137,9 @@ class Sampler(Overridable, ABC, Generic[C, S]):
         """
 
     def step_noise(self, model: ScoreModel, x: Tensor, c: C) -> StepNoise:
-        """Return the law of what a step adds to its mean, where that is Gaussian: the step without noise gives the mean.
+        """Return the Gaussian law of the noise that a step adds to its mean.
 
-        What such a step remembers does not depend on its noise.
+        The mean is what `step` returns for noise 0. What such a step remembers does not depend on its noise.
 
         Parameters
         ----------
@@ -149,19 +149,19 @@ class Sampler(Overridable, ABC, Generic[C, S]):
         Raises
         ------
         TypeError
-            If the sampler's steps have no density that is known.
+            If the density of the sampler's steps is not known.
         ValueError
             If the sampler was told to draw no noise.
         """
         raise TypeError(
-            f"steps of {type(self).__name__} have no density in closed form: they draw no noise, move what they have drawn by "
-            "the model, or are as wide as the step before says; take EulerMaruyama, Ancestral, ReverseDiffusion, "
+            f"steps of {type(self).__name__} have no density in closed form: they draw no noise, ask the model after they have "
+            "drawn it, or add noise whose size depends on the step before; take EulerMaruyama, Ancestral, ReverseDiffusion, "
             "ExponentialSDE, Langevin, or DDIM with eta > 0."
         )
 
 
 def require_noise(sampler: Sampler, drawn: T | None) -> T:
-    """Return what a step knows of its noise; refuse a step that draws none."""
+    """Return `drawn`, what a step tells of its noise; refuse None, of a step that draws no noise."""
     if drawn is None:
         raise ValueError(
             f"this step of {sampler!r} draws no noise, and has no density; give the sampler a noise level eta above 0."
@@ -170,7 +170,7 @@ def require_noise(sampler: Sampler, drawn: T | None) -> T:
 
 
 def require_linear(sampler: Sampler, sde: SDE) -> LinearSDE:
-    """Return a process if it is linear; refuse any other, which has no Tweedie's formula."""
+    """Return a process if it is linear; refuse any other, for which Tweedie's formula does not hold."""
     if not is_linear(sde):
         raise TypeError(
             f"{type(sampler).__name__} needs the posterior mean of the data, which only a LinearSDE has; for "

@@ -15,7 +15,7 @@ from ..show import show_call
 from .noise import TOGETHER, SampleNoise, numbers_in, power_of_two, together
 
 _SIGNS = torch.tensor([1.0, -1.0], dtype=torch.float64)
-AHEAD = 131072  # numbers of a path that are made at a time, at most, where that is more than one step
+AHEAD = 131072  # numbers of a path that are made at a time, at most, unless one step alone has more
 
 
 class BrownianNoise:
@@ -34,14 +34,14 @@ class BrownianNoise:
     times
         Where the sampler stops, decreasing: ``sampler.times(sde, denoise)``.
     coarsest
-        Steps of the coarsest grid; ``len(times) − 1`` is this times a power of two, and the coarsest grid is every so-many-th
-        of the times. By default the number of steps is halved as often as it can be, so that runs of 20, 40 and 80 moves
-        between the same ends have one path.
+        Steps of the coarsest grid, which takes times at equal strides; ``len(times) − 1`` is `coarsest` times a power of two. By
+        default the number of steps is halved as often as it can be, so that runs of 20, 40 and 80 moves between the same ends
+        have one path.
 
     Raises
     ------
     ValueError
-        If the times are not so many or do not decrease, or at a call after the last step.
+        If the number of times does not fit `coarsest` or the times do not decrease, and at a call after the last step.
 
     Examples
     --------
@@ -79,7 +79,7 @@ class BrownianNoise:
         if not gaps[-1].amin() > 0:
             raise ValueError("times must decrease strictly; give those of a sampler's grid.")
         self.steps, self.coarsest, self.halvings, self.calls = steps, coarsest, halvings, 0
-        # Lengths of steps in those of the coarsest steps they are parts of.
+        # Lengths of steps, as fractions of the coarsest steps that they are parts of.
         lengths = [(v.view(coarsest, -1) / gaps[0][:, None]).view(-1, 1) for v in gaps]
         halves = [(whole, v.view(-1, 2)) for whole, v in pairwise(lengths)]
         self._bridge = [(v.flip(1) / (v * whole)).sqrt() * _SIGNS for whole, v in halves]
@@ -94,12 +94,14 @@ class BrownianNoise:
         """Return the increment of the next step over the root of its length, of the shape, dtype and device of `like`."""
         if self.calls == self.steps:
             raise ValueError(
-                f"noise was asked for more than {self.steps} times; a Brownian path has one increment a step."
+                f"noise was asked for more than {self.steps} times, but a Brownian path has one increment a step; take a sampler "
+                "that draws noise once a step, or SampleNoise."
             )
         if like.shape != self._shape:
             if self.calls:
                 raise ValueError(
-                    f"like has shape {tuple(like.shape)}, the path one of {tuple(self._shape or ())}; make one for each batch."
+                    f"like has shape {tuple(like.shape)}, but the path was begun for states of shape {tuple(self._shape or ())}; "
+                    "make a BrownianNoise for each batch."
                 )
             self._shape = like.shape
             ones = [1] * like.ndim  # coefficients are to multiply (steps, B, *)

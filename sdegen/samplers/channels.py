@@ -5,7 +5,7 @@ What the model says beyond a Gaussian law of the data with the covariance `C`, w
 
     d(Psi⁻¹ x) = d(Psi⁻¹ M) q and noise,    M = Phi.
 
-Without bound ``Psi`` is ``Phi``, with ``q = E[z | x]`` and ``M = (1 + eta²) R``.
+Around the reference `Unbounded`, ``Psi`` is ``Phi``, ``q = E[z | x]`` and ``M = (1 + eta²) R``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .references import ReferenceLaw
 from .reversed_gaussian import ReversedGaussian
 
 POINTS = 24  # of the quadrature over an update
-NEAREST = 1e-8  # of T: below it the root of a process without noise at 0 is held
+NEAREST = 1e-8  # of T: below this time the root of a process without noise at 0 is kept constant
 
 
 class Channels:
@@ -91,7 +91,7 @@ class Channels:
         return moves.each(lambda A: self.split(A, n), self.shifts(None, n))
 
     def shifts(self, share: Operator | None, n: int) -> list[Tensor | None]:
-        """Return `n` constants, of a law around 0."""
+        """Return the constants of `n` updates: none, since the law has mean 0."""
         return [None] * n
 
     def _integrals(self, polynomials: Polynomials, start: Tensor, end: Tensor) -> list[Operator]:
@@ -110,8 +110,8 @@ class Channels:
         return [K.mix(v) for v in slopes * (0.5 * w * speed)]
 
     def jump(self, t: Tensor, s: Tensor) -> Jump:
-        """Return the coefficients of updates from the times `t` to the times `s`, ``(N,)`` each, by the velocity on the whole
-        way.
+        """Return the coefficients of updates from the times `t` to the times `s`, ``(N,)`` each, which take one velocity for the
+        whole way.
         """
         at = self.sde.marginal(t)
         (Psi_t, M_t), (Psi_s, M_s) = (self.Psi_and_M(v) for v in (at, self.sde.marginal(s)))
@@ -153,7 +153,7 @@ class Channels:
         return x.reshape(like.shape)
 
     def evaluate(self, model: ScoreModel, x: Tensor, y: Tensor, node: Node) -> Tensor:
-        """Evaluate `q` at the state `x`, in the shape that the coefficients act on `y`."""
+        """Evaluate `q` at the state `x`, which is `y` in the shape that the coefficients act on."""
         q = self.enter(model.answer(x, node.question))
         if node.affine is None:
             return q

@@ -21,8 +21,8 @@ from .base import Noise, Sampler, require_linear
 
 
 class ChurnStep(NamedTuple):
-    """Coefficients of a step: the transition that adds noise (None without), and signal scales and noise levels at both
-    ends of Heun's step.
+    """Coefficients of a step: the transition that adds noise (None if none is added), and the times, signal scales and noise
+    levels at both ends of Heun's step.
     """
 
     up: Transition | None
@@ -37,11 +37,11 @@ class ChurnStep(NamedTuple):
 class Churn(Sampler[ChurnStep, None]):
     """The stochastic sampler of EDM (its algorithm 2): Heun's method with noise added before every step, on any scalar process.
 
-    In ``rho = sigma / alpha`` and the chart ``x / alpha``, whose flow is ``d(x / alpha) / d rho = E[z | x]``: noise lifts
-    ``rho`` to ``(1 + gamma) rho``, ``gamma = min(S_churn / steps, √2 − 1)`` within ``[S_min, S_max]`` and 0 elsewhere, never
-    above the process's own largest; two evaluations carry it to the next level. T. Karras et al., *Elucidating the design
-    space of diffusion-based generative models*, 2022, arXiv:2206.00364. Without churn: `Heun`, whose clock is the angle.
-    Weak order 2 for a fixed `S_churn`, once ``steps > 2.5 S_churn``.
+    The noise level is ``rho = sigma / alpha``, and in the chart ``x / alpha`` the flow is ``d(x / alpha) / d rho = E[z | x]``.
+    Noise lifts ``rho`` to ``(1 + gamma) rho``, with ``gamma = min(S_churn / steps, √2 − 1)`` within ``[S_min, S_max]`` and 0
+    elsewhere, but never above the largest level of the process; then two evaluations carry the state to the next level. T. Karras
+    et al., *Elucidating the design space of diffusion-based generative models*, 2022, arXiv:2206.00364. Without churn there is
+    `Heun`, whose clock is the angle. Weak order 2 for a fixed `S_churn`, once ``steps > 2.5 S_churn``.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class Churn(Sampler[ChurnStep, None]):
         return ChurnStep(up, t, s, scale_t, scale_s, *((-0.5 * sde.log_snr(v)).exp() for v in (t, s)))
 
     def step(self, model: ScoreModel, x: Tensor, c: ChurnStep, noise: Noise, state: None) -> tuple[Tensor, None]:
-        """Add noise, then take Heun's step; Euler's step to a noise level of zero."""
+        """Add noise, then take Heun's step, or Euler's step to a noise level of zero."""
         if c.up is not None:
             x = c.up(x).sample(noise(x))
         u, h = x / c.alpha_t, c.rho_s - c.rho_t

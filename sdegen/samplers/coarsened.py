@@ -15,16 +15,16 @@ from .base import Noise
 class CoarsenedNoise:
     """A source of standard normal noise for runs on any grid, all of the same Brownian path `W`.
 
-    A step from `t` to `s` has ``(W(clock_s) − W(clock_t)) / √(clock_s − clock_t)``. The path is drawn at the times of a fine
-    grid, and goes between them by a Brownian bridge with one normal number. It is held in memory, for fits that run many grids on
-    it; `BrownianNoise` holds none, for grids of which each halves the steps of another.
+    The noise of a step from `t` to `s` is ``(W(clock_s) − W(clock_t)) / √(clock_s − clock_t)``. The path is drawn at the times of
+    a fine grid, and between two of these it is a Brownian bridge with one normal number. The whole path is held in memory, for
+    fits that run many grids on it; `BrownianNoise` holds no path, for grids each of which halves the steps of another.
 
     Parameters
     ----------
     times
-        Of the fine grid, decreasing, ``(F + 1,)``.
+        The times of the fine grid, decreasing, ``(F + 1,)``.
     clock
-        Of times, rising towards the data: its differences are the variances of the path.
+        A function of times that rises towards the data; its differences are the variances of the increments.
     like
         States, ``(B, *)``.
     generator
@@ -45,7 +45,7 @@ class CoarsenedNoise:
         self.bridge = normal()
 
     def __call__(self, times: Tensor, first: int = 0) -> Noise:
-        """Return what gives a run that stops at `times` its noise, from step `first` on."""
+        """Return the noise source of a run that stops at `times`, from step `first` on."""
         draws: Iterator[Tensor] = iter(self._steps(times)[first:])
         return lambda like: next(draws).to(like)
 

@@ -28,8 +28,8 @@ from .step_noise import StepNoise
 
 
 class AncestralStep(NamedTuple):
-    """Coefficients of an ancestral step ``x_s | x_t``: its two times, its mean ``Phi_s E[x_0 | x_t] + K R_t E[z | x_t]`` as a
-    question, and roots of the lower and the upper variance (`posterior_variance`, `transition_variance`).
+    """Coefficients of an ancestral step ``x_s | x_t``: both times, the mean ``Phi_s E[x_0 | x_t] + K R_t E[z | x_t]`` as a
+    question, and the roots of the lower and the upper variance (`posterior_variance`, `transition_variance`).
     """
 
     s: Tensor
@@ -149,12 +149,12 @@ class Ancestral(Sampler[AncestralStep, None]):
         return self.variance(model, x, c, noise(x)), None
 
     def step_noise(self, model: ScoreModel, x: Tensor, c: AncestralStep) -> StepNoise:
-        """Return the law of the noise of the chosen variance; one that is learned takes an evaluation of the network.
+        """Return the law of the noise of the chosen variance; a learned variance takes an evaluation of the network.
 
         Raises
         ------
         TypeError
-            If the variance is a function of one's own.
+            If the variance is a function of the user's own.
         """
         if self.variance is posterior_variance:
             return StepNoise(c.small)
@@ -163,7 +163,7 @@ class Ancestral(Sampler[AncestralStep, None]):
         if self.variance is learned_variance and model.reversal is not None:
             return StepNoise(Diagonal((0.5 * model.reversal.reverse_log_variance(x, c.s, c.t)).exp()))
         raise TypeError(
-            "the variance of these steps is a function of one's own, whose density is not known; take posterior_variance, "
+            "the variance of these steps is a function of your own, so their density is not known; take posterior_variance, "
             "transition_variance or learned_variance."
         )
 
@@ -179,10 +179,9 @@ class DDIM(Sampler[DDIMStep, None]):
     """DDIM on any linear SDE: ``x_s = Phi_s E[x_0 | x_t] + M E[z | x_t] + eta root z`` with ``M Mᵀ = Sigma_s − eta²
     beta_tilde``, order 1.
 
-    ``eta = 0`` is deterministic, the exponential Euler step of the probability flow, exact for one data point; for it `M`
-    is the marginal's root at s, the one that solves the root equation (a Cholesky factor would be wrong for matrices).
-    ``eta = 1`` is ancestral sampling. J. Song, C. Meng, S. Ermon, *Denoising diffusion implicit models*, 2020,
-    arXiv:2010.02502.
+    ``eta = 0`` is deterministic: the exponential Euler step of the probability flow, exact for one data point. Its `M` is the
+    root of the marginal covariance at s that solves the root equation; a Cholesky factor would be wrong for matrices. ``eta = 1``
+    is ancestral sampling. J. Song, C. Meng, S. Ermon, *Denoising diffusion implicit models*, 2020, arXiv:2010.02502.
 
     Parameters
     ----------

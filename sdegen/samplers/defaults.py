@@ -26,7 +26,7 @@ from .trials import TURN, WIDER, choose_solver, level, make_by_moments, summaris
 
 USUAL = 20  # steps, where the tables compare solvers
 LONG = 500  # steps of a method whose error falls as one over them: the only one that asks nothing of the process
-MENDS = 0.8  # of the reversed process's noise: ten evaluations then come near the FID of a thousand steps of DDPM
+MENDS = 0.8  # of the noise of the reversed process: ten evaluations then come near the FID of a thousand steps of DDPM
 ROOM = 10  # steps under conditions, from which on order three has room around the Gaussian of their moments
 NOISE_FROM = 6  # steps: with fewer the solver's own error is the larger one
 
@@ -35,46 +35,47 @@ NOISE_FROM = 6  # steps: with fewer the solver's own error is the larger one
 def default(model: ScoreModel, steps: int | None = None, eta: float | None = None) -> Sampler:
     """Return the sampler that `sample` uses if none is given, with 20 steps unless told otherwise.
 
-    On scalar processes it follows the probability flow by `Multistep`. That is chosen
+    On scalar processes the default follows the probability flow by `Multistep`. Its grid, order and reference are chosen
 
-    - by trials, in up to twelve steps, or sixty of a true score: of a few solvers the one that came nearest to the model's own
-      flow on some paths. They differ in their grid, of equal parts of the measured error (`EvenError`) or around a level of
-      noise that is guessed (`Angle`), in their order, and in their reference, the Gaussian of the data's moments or a point
-      mass. In up to twelve steps the stops of the nearest are then moved, where paths held back end nearer to the flow so.
-      `fit` makes these trials (``model.profile``), and for a true score the first call with that number of steps does;
-    - by the profile, in more steps or where none were tried: the grid of equal parts of the error around that Gaussian, with
-      an order that grows with the steps, as high orders need room: one up to two steps, two up to six, three up to twelve, and
-      beyond three with a corrector, which makes it four. Data that are points at the last noise are followed around a point
-      mass;
-    - by the moments, where no profile is known: ``Angle(scale, power=0.5)`` with ``scale = 0.4 √tr(Sigma) / D^(1/6)``, where
+    - by trials, in up to twelve steps, or up to sixty of a true score: some solvers are run on some paths, and the one that came
+      nearest to the model's own flow is taken. They differ in their grid, of equal parts of the measured error (`EvenError`) or
+      around a level of noise that is guessed (`Angle`), in their order, and in their reference, the Gaussian of the data's
+      moments or a point mass. In up to twelve steps the stops of the nearest solver are then moved, if paths held back end nearer
+      to the flow with the moved stops. `fit` makes these trials (``model.profile``); for a true score the first call with that
+      number of steps makes them;
+    - by the profile, in more steps or if no solvers were tried: the grid of equal parts of the error, around that Gaussian. The
+      order grows with the steps, as high orders need room: one up to two steps, two up to six, three up to twelve, and beyond
+      three with a corrector, which makes it four. Data that are points at the last noise are followed around a point mass;
+    - by the moments, if no profile is known: ``Angle(scale, power=0.5)`` with ``scale = 0.4 √tr(Sigma) / D^(1/6)``, where
       ``D = tr(Sigma)² / tr(Sigma²)`` counts the dimensions. The order is two up to eight steps, by extrapolation up to five
       and then by a corrector, three up to twelve and four beyond, both with a corrector.
 
     Under conditions or measurements the law of the samples is narrower than the data's moments say. A network that was trained
-    with conditions has a profile of the law under them, and with it its variance: there the reference is the Gaussian of that
-    variance around zero. Elsewhere, but for networks of images, it is around the Gaussian of the moments under the conditions
-    where these are known (`ScoreModel.conditional_moments`), as under linear measurements, and around a point mass where not.
-    The grid is the one by the moments with 1.5 times the scale, and the order two up to twelve steps and three beyond, with a
-    corrector; from ten steps on around known moments ``Angle(scale, power=0.75)``, and the order three.
+    with conditions has a profile of the law under conditions, which tells its variance: the reference is then the Gaussian of
+    that variance around zero. Otherwise, but for networks of images, the reference is the Gaussian of the moments under the
+    conditions if these are known (`ScoreModel.conditional_moments`), as under linear measurements, and else a point mass. The
+    grid is the one by the moments with 1.5 times the scale, and the order two up to twelve steps and three beyond, with a
+    corrector. From ten steps on, around known moments, the grid is ``Angle(scale, power=0.75)`` and the order three.
 
-    With noise (`eta`) it is `SecantSDE`, on the grid of equal parts of the root of the error, or on
-    ``Angle(scale, power=0.75)`` with half that scale where no profile is known. Under conditions it is `ExponentialSDE` on
-    ``Angle(scale, power=0.5)``: of order two up to eight steps and three beyond around the Gaussian of the moments under them,
-    and of order two around a point mass where these, or the moments of the data, are not known.
+    With noise (`eta`) the default is `SecantSDE`, on the grid of equal parts of the root of the error, or on
+    ``Angle(scale, power=0.75)`` with half that scale if no profile is known. Under conditions it is `ExponentialSDE` on
+    ``Angle(scale, power=0.5)``: around the Gaussian of the moments under the conditions, of order two up to eight steps and three
+    beyond; or around a point mass, of order two, if these moments, or those of the data, are not known.
 
-    A trained network of images errs by more than these methods do, and noise put back at every step repairs part of it: there,
-    from six steps on, it is `ExponentialSDE` around a point mass, of order two, on ``Angle(scale, power=0.5)`` with 0.8 of the
-    noise of the reversed process, on processes by coordinate too.
+    A trained network of images errs by more than these methods do, and noise put back at every step repairs part of its error.
+    So for such a network, on scalar processes and processes by coordinate, the default from six steps on is `ExponentialSDE`
+    around a point mass, of order two, on ``Angle(scale, power=0.5)`` with 0.8 of the noise of the reversed process.
 
-    For other linear processes it is `Multistep` with a corrector on an `Angle` grid, from 30 steps on with a part of it even
-    in the time, of order two up to nine steps and three beyond. Around a point mass, where the Gaussian is not known or takes
-    matrices over more than 32 numbers, the order grows later. With noise it is `ExponentialSDE` around the same references.
+    For other linear processes the default is `Multistep` with a corrector, of order two up to nine steps and three beyond, on an
+    `Angle` grid, from 30 steps on with a part that is even in the time. If the Gaussian is not known, or takes matrices over more
+    than 32 numbers, the reference is a point mass and the order grows later. With noise the default is `ExponentialSDE` around
+    the same references.
 
-    For nonlinear processes it is `EulerMaruyama` in 500 steps, or in coordinates without bounds the probability flow, by
-    adaptive steps unless their number is given.
+    For nonlinear processes the default is `EulerMaruyama` in 500 steps. In coordinates without bounds it is the probability flow,
+    by adaptive steps unless their number is given.
 
-    Grids end at ``model.end``, or at ``t_min``; for a true score of data narrower than 1, where the noise is as small beside
-    these. Why all this: docs/choose_a_sampler.md.
+    Grids end at ``model.end``, or else at ``t_min``. For a true score of data narrower than 1 they end where the noise is as
+    small beside the data as it is at ``t_min`` beside data of spread 1. The reasons for all this are in docs/choose_a_sampler.md.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
     steps
         Network evaluations.
     eta
-        Noise put back, on linear processes: 0 for the probability flow, 1 for the reversed process; by default as said above.
+        The noise put back, on linear processes: 0 for the probability flow, 1 for the reversed process; by default as said above.
 
     Raises
     ------
@@ -137,7 +138,7 @@ def default(model: ScoreModel, steps: int | None = None, eta: float | None = Non
 
 
 def _of_secants(model: ScoreModel, steps: int, eta: float, end: float | None) -> SecantSDE:
-    """Return the default with noise for a law whose moments are known, on its profile where there is one."""
+    """Return the default with noise for a law whose moments are known, on the grid of its profile if there is one."""
     profile = known_profile(model, end, None)
     if profile is None or bool(profile.given):
         return SecantSDE(steps, Angle(end=end, scale=0.5 * level(model.state_moments()), power=0.75), eta)
@@ -168,9 +169,9 @@ def draws_images(model: ScoreModel) -> bool:
 def choose_end(model: ScoreModel) -> float | None:
     """Return the time at which grids end by default: the model's own, or None for the process's.
 
-    A true score is known at every time. For data narrower than 1, in the units of the process, grids go on to where the noise is
-    as small beside them as it is at ``t_min`` beside data of spread 1, or to 0. On nonlinear processes that is ``t_min`` times
-    the variance of the data, since the variance of the noise begins in proportion to the time.
+    A true score is known at every time. For data narrower than 1, in the units of the process, grids go on until the noise is as
+    small beside the data as it is at ``t_min`` beside data of spread 1, or to 0. On nonlinear processes this time is ``t_min``
+    times the variance of the data, since the variance of the noise begins in proportion to the time.
     """
     if model.end is not None or model.like is not None or model.moments is None:
         return model.end

@@ -1,7 +1,7 @@
 """Coefficients of exponential integrators on processes that move each direction by itself: one formula for every direction of
 the reference's covariance (`Scalar`), or for every coordinate of a process by coordinate (`ByCoordinate`).
 
-The formula: `references`.
+The formula is in `references`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .moves import Asked, Coefficient, Evaluations, FreshNoise, Jump, Move, Move
 from .polynomials import Polynomials
 from .references import ReferenceLaw
 
-FAINT = 1e-100  # factors that nothing is divided by
+FAINT = 1e-100  # gains that are smaller are not divided by
 
 
 class Scalar:
@@ -39,16 +39,16 @@ class Scalar:
     sde, model, clock, eta, lean
         As for `exponential.plan_pieces`.
     law
-        The reference's.
+        The law of the reference.
 
     Attributes
     ----------
     m, c
-        Mean and variances of the reference in each direction; ``()`` where directions are alike.
+        Mean and variances of the reference in each direction; ``()`` if all directions are alike.
     n
-        The variance of the process's noise beside them: 1, or 0 in the limit of infinite variances.
+        The variance of the process's noise in the units of `c`: 1, or 0 in the limit of infinite variances.
     Q
-        The eigenbasis, ``(d, d)``; None where directions are the numbers of a state.
+        The eigenbasis, ``(d, d)``; None if the directions are the numbers of a state.
     """
 
     def __init__(
@@ -84,7 +84,9 @@ class Scalar:
         return Diagonal(values) if self.c.ndim else Scale(values)
 
     def split(self, A: Elementwise) -> list[Coefficient]:
-        """Split a map with `N` rows into `N` prepared coefficients, of many directions numbers, of one an operator."""
+        """Split a map with `N` rows into `N` prepared coefficients: numbers of every direction, or an operator if all are
+        alike.
+        """
         if self.c.ndim:
             return [*self.unbind(A.c)]
         return [*A.prepared(self.like).each(len(A.c))]
@@ -106,19 +108,22 @@ class Scalar:
         return values[(..., *[None] * self.c.ndim)]
 
     def shifts(self, share: Elementwise | None, n: int) -> Sequence[Tensor | None]:
-        """Multiply the mean, or one for every sample, by a map with `n` rows, and split the products into prepared constants;
-        None where it is 0.
+        """Return the `n` constants of updates: the mean, of all samples or of each, times the rows of the map `share`, prepared.
+
+        They are None if `share` is, for a mean of 0.
         """
         if share is None:
             return [None] * n
         return self.unbind((share.c[:, None] if self.m.ndim > self.c.ndim else share.c) * self.m)
 
     def angles(self, phi: Tensor, t: Tensor) -> Tensor:
-        """Return the angle of every direction at the times `t`, where that of the process is `phi`: the same."""
+        """Return the angle of every direction at the times `t`: here it is `phi`, the angle of the process."""
         return self._over(phi)
 
     def turned(self, phi: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the angle of every direction where that of the process is `phi`, and its derivative by that; None for 1."""
+        """Return the angle of every direction where the angle of the process is `phi`, and its derivative by `phi`; None for
+        1.
+        """
         return self._over(phi), None
 
     def root(self, at: Marginal) -> Tensor:
@@ -130,7 +135,7 @@ class Scalar:
         return (self.c * phi.cos().square()).add_(self.n * phi.sin().square())
 
     def leaning(self, phi: Tensor) -> Tensor:
-        """Return ``(P / sin)^lean``, the factor of `q` as it is interpolated: near 1 where there is much noise."""
+        """Return ``(P / sin)^lean``, the factor on `q` in what is interpolated; it is near 1 if there is much noise."""
         return (self.P_squared(phi).sqrt() / phi.sin()) ** self.lean
 
     def kept(self, end: Tensor, phi: Tensor) -> Tensor:
@@ -140,7 +145,8 @@ class Scalar:
     def evaluations(self, model: ScoreModel, t: Tensor) -> Evaluations[Elementwise]:
         """Plan the model evaluations ``q = P (v − v_reference)``, with `leaning` in `P`, at the times ``(N,)``.
 
-        What a network says enters as it is where its gain is known: nodes say ``(v − v_reference) / gain``, scales have the rest.
+        If the gain of a network is known, its output enters unchanged: nodes give ``(v − v_reference) / gain``, and `gain` is in
+        the scales.
         """
         at, phi = self.sde.marginal(t), self.angles(self.phi(t), t)
         cos, sin, P_squared = phi.cos(), phi.sin(), self.P_squared(phi)
@@ -159,8 +165,9 @@ class Scalar:
         return Evaluations(nodes, scales, b)
 
     def _gain(self, model: ScoreModel, at: Marginal) -> Tensor | None:
-        """Return what a network's output is multiplied by in its velocity, ``(N, *directions)``; None where the output is
-        rotated into other axes first, or a model is no network.
+        """Return the factor on a network's output in its velocity, ``(N, *directions)``.
+
+        It is None if the output is rotated into other axes first, or if the model is not a network.
         """
         gain = model.gain(at) if self.own_axes or not self.c.ndim else None
         numbers = None if gain is None else gain.along(None)
@@ -221,9 +228,10 @@ class Scalar:
     def _turn(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return carry, share of the mean and weight of updates of ``u = x / r`` between angles of every direction.
 
-        With the angle ``theta = atan2(√n sin phi, √c cos phi)`` of the reference, ``∫ dphi / P²`` is its turn over ``√(c n)``,
-        and ``P_s P_t sin(turn) = √(c n) sin(phi_s − phi_t)``, so that no variance is divided by. Around a point mass it is 0, at
-        the data too: data and noise that the velocity tells of are turned into each other.
+        With the angle ``theta = atan2(√n sin phi, √c cos phi)`` of the reference and its change, the turn, ``∫ dphi / P²`` is the
+        turn over ``√(c n)``, and ``P_s P_t sin(turn) = √(c n) sin(phi_s − phi_t)``, so nothing is divided by a variance. Around a
+        point mass the turn is 0, also at the data: there the data and the noise that the velocity tells of are rotated into each
+        other.
         """
         if not self.c.any():
             carry, weight = (end - start).cos(), (end - start).sin()
@@ -242,15 +250,15 @@ class Scalar:
         return self._jump(*self._turn(start, end))
 
     def jump(self, t: Tensor, s: Tensor) -> Jump:
-        """Return the coefficients of updates from the times `t` to the times `s`, ``(N,)`` each, by the velocity on the whole
-        way.
+        """Return the coefficients of updates from the times `t` to the times `s`, ``(N,)`` each, which take one velocity for the
+        whole way.
         """
         r_t, r_s = (self.root(self.sde.marginal(v)) for v in (t, s))
         carry, share, weight = self._turn(*(self.angles(self.phi(v), v) for v in (t, s)))
         return self._jump(carry * (r_s / r_t), share * r_s, weight * r_s)
 
     def _jump(self, carry: Tensor, share: Tensor, weight: Tensor) -> Jump:
-        """Return the coefficients of updates from numbers for every direction; `share` is that of the mean in the shift."""
+        """Return the coefficients of updates from numbers for every direction; `share` is the factor on the mean in the shift."""
         if not self.c.ndim:
             return Jump(Scale(carry), None, Scale(weight))
         return Jump(carry, share * self.m if self.m.any() else None, weight)
@@ -291,7 +299,7 @@ class Scalar:
 class ByCoordinate(Scalar):
     """The coefficients on a process by coordinate, along its axes: each coordinate turns by its own angle.
 
-    Of a reference whose covariance is not diagonal there, the variances along these axes are taken.
+    If the covariance of the reference is not diagonal along these axes, only the variances along them are used.
     """
 
     sde: CoordinateSDE
@@ -315,7 +323,7 @@ class ByCoordinate(Scalar):
         return (-0.5 * self.sde.levels(t)).exp().atan()
 
     def turned(self, phi: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the angle of every coordinate where that of the clock is `phi`, and its derivative by that."""
+        """Return the angle of every coordinate where the angle of the process is `phi`, and its derivative by `phi`."""
         t = self.time(phi.reshape(-1))
         shape = (*phi.shape, *self.sde.coefficient_shape)
         return self.angles(phi, t).reshape(shape), self.sde.turning(t).reshape(shape)

@@ -39,9 +39,9 @@ def edit(
     """Noise data up to a time and denoise them again, and return them: coarse features stay those of `x`, fine ones are
     the model's.
 
-    ``x_t = Phi x + R z`` is drawn from the kernel, and sampling starts there. With a true score the result has the law of the
-    data, whatever `t`, if `x` has; what else it keeps of `x` is what the noise at `t` has left. Conditions, and wrappers of
-    `guidance`, act on the way back. C. Meng et al., *SDEdit: guided image synthesis and editing with stochastic differential
+    ``x_t = Phi x + R z`` is drawn from the kernel, and sampling starts there. With a true score, and `x` of the law of the data,
+    the result has this law too, whatever `t`; otherwise it keeps of `x` what the noise at `t` has left. Conditions, and wrappers
+    of `guidance`, act on the way back. C. Meng et al., *SDEdit: guided image synthesis and editing with stochastic differential
     equations*, 2021, arXiv:2108.01073.
 
     Parameters
@@ -51,11 +51,11 @@ def edit(
     x
         Data, ``(B, *)``.
     t
-        How far up, in ``(0, T]``; ``sde.time(level**-2)`` is the time of a level ``sigma / alpha``.
+        The time up to which the data are noised, in ``(0, T]``; ``sde.time(level**-2)`` is the time of a level ``sigma / alpha``.
     steps
-        Evaluations of the default sampler on the way back; give it, or a `sampler`.
+        Evaluations of the default sampler on the way back; give either `steps` or a `sampler`.
     sampler
-        Any sampler; its grid is begun at `t`.
+        Any sampler; its grid is made to begin at `t`.
     seed, generator
         Randomness.
     more
@@ -69,15 +69,16 @@ def edit(
     Raises
     ------
     TypeError
-        If the process is not linear: its noised states are simulated, not drawn.
+        If the process is not linear, so that noised states are simulated, not drawn.
     ValueError
-        If `t` is not a time after those where sampling ends, the sampler begins elsewhere (a `Given` grid, a sampler with another
-        inside), or steps and a sampler are both given.
+        If `t` is not after the time at which sampling ends, the sampler begins at another time (as with a `Given` grid, or a
+        sampler inside another), or steps and a sampler are both given.
     """
     sde = model.sde
     if not is_linear(sde):
         raise TypeError(
-            f"{type(sde).__name__} is not linear: simulate(sde, x, 0, t) and sample(x_T=...) from there instead."
+            f"{type(sde).__name__} is not linear, so its noised states cannot be drawn; take simulate(sde, x, 0, t), and "
+            "sample(x_T=...) from there."
         )
     data = check_states("x", x, model)
     check_number("t", t, above=0)
@@ -93,10 +94,10 @@ def edit(
     first = sampler.times(sde, True)[0].item()
     if abs(first - t) > 1e-9 * sde.T:
         raise ValueError(
-            f"{type(sampler).__name__} begins at {first:.6g}, not at t = {t:.6g}; "
+            f"{type(sampler).__name__} begins at t = {first:.6g}, not at the t = {t:.6g} that was asked for; "
             "give a sampler that takes its times from its grid."
         )
     state, at = sde.lift(data), sde.marginal(t)
-    z = SampleNoise(seed)(state)  # a sample's own, however many there are
+    z = SampleNoise(seed)(state)  # of each sample by itself, however many there are
     edited = sample(model, x_T=at.Phi(state) + at.R(z), sampler=sampler, seed=seed + 1, **more)
     return narrowed("data", edited, sde.telling(x.dtype, edited.device))

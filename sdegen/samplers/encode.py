@@ -69,26 +69,26 @@ def encode(
 
     Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 
-    A process whose state is larger than the data takes the rest of the state from its law at 0, drawn with `seed`, so that
-    encoded data have the law of the prior; a fixed seed makes it a function of the data and their place in the batch.
+    If the state of the process is larger than the data, the rest of the state is drawn from its law at 0 with `seed`, so that
+    encoded data have the law of the prior. With a fixed seed the result is a function of the data and their place in the batch.
 
     Parameters
     ----------
     model
         Any score model.
     x
-        Data, ``(B, *)``, taken for states at the last time of the sampler's grid.
+        Data, ``(B, *)``, taken as states at the last time of the sampler's grid.
     steps
-        Heun steps; by default the flow is integrated adaptively, to 1e-7 in float64, to 1e-5 in float32, and to 1e-3 with a
-        network of half precision. Give it, or a `sampler`.
+        The number of Heun steps; by default the flow is integrated adaptively, to 1e-7 in float64, to 1e-5 in float32, and to
+        1e-3 with a network of half precision. Give either `steps` or a `sampler`.
     sampler
         Any sampler that draws no noise: `ProbabilityFlow`, `Heun`, `Singlestep`, `Multistep`, ``DDIM(eta=0)``. Its default
         grid ends at the process's ``t_min``, the default sampler's here at 0.
     seed
-        Randomness of the rest of a larger state.
+        Seed of the rest of a larger state.
     batch
-        Most rows that go through the model at a time; all by default. The result does not depend on it, but for rounding
-        and what an adaptive integrator's tolerance allows.
+        The largest number of rows that go through the model at a time; all by default. The result does not depend on it, but for
+        rounding and what an adaptive integrator's tolerance allows.
     grad
         Record the run for derivatives of the result by the states, conditions and parameters, as for `sample`.
     progress
@@ -104,7 +104,7 @@ def encode(
     Raises
     ------
     TypeError
-        If `x` is not floating point, the sampler does not suit the process, or the model takes no condition of a name.
+        If `x` is not floating point, the sampler does not suit the process, or the model takes no condition of a given name.
     ValueError
         If `x` or a result is not finite, the sampler draws noise, steps and a sampler are both given, or `batch` is not a
         positive whole number.
@@ -128,7 +128,7 @@ def encode_with_error(
     progress: bool | None = None,
     **cond: Any,
 ) -> Encoded:
-    """Return the latents of data by the probability flow, and how much their decoding differs from the data.
+    """Return the latents of data by the probability flow, and by how much the decoded latents differ from the data.
 
     Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 
@@ -161,7 +161,7 @@ def decode(
     progress: bool | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Return the data of latents `z`, at which the probability flow from states at T arrives; the inverse of `encode`.
+    """Return the data at which the probability flow from the latents `z`, states at T, arrives; the inverse of `encode`.
 
     Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021, arXiv:2011.13456.
 
@@ -221,7 +221,7 @@ def _plan_backward(sampler: Sampler, model: ScoreModel, times: Tensor) -> list[A
     try:
         return sampler.plan(model, times)
     except (ValueError, torch.linalg.LinAlgError) as error:
-        sampler.plan(model, times.flip(0))  # what it refuses anyway, it says itself
+        sampler.plan(model, times.flip(0))  # a sampler that does not run forwards either raises its own error
         raise ValueError(
             f"{type(sampler).__name__} does not run from data at t = {times[0].item():.6g} to noise; give ProbabilityFlow, "
             "Heun or DDIM(eta=0), or end its grid at a later time."
@@ -233,7 +233,7 @@ def _sampler(model: ScoreModel, steps: int | None, sampler: Sampler | None, x: T
     check_sampler_given(steps, sampler)
     if sampler is not None:
         return sampler
-    # The flow of others than scalar processes runs in t; of a nonlinear one it is known that noise begins as √t.
+    # On processes that are not scalar the flow runs in t; on nonlinear ones all that is known is that noise begins as √t.
     kind: type[Grid] = Angle if is_scalar(model.sde) else Uniform if is_linear(model.sde) else Quadratic
     grid = kind(end=0.0)
     if steps is not None:
@@ -243,7 +243,7 @@ def _sampler(model: ScoreModel, steps: int | None, sampler: Sampler | None, x: T
 
 
 def _state(sde: SDE, x: Tensor, seed: int | None) -> Tensor:
-    """Return data as states at 0, the rest of a larger state drawn from its law there."""
+    """Return data as states at 0; the rest of a larger state is drawn from its law there."""
     lifted = sde.lift(x)
     if lifted.shape == sde.standardise(x).shape:
         return lifted

@@ -19,8 +19,8 @@ from .step_noise import StepNoise
 
 
 class EulerStep(NamedTuple):
-    """Coefficients of an Euler–Maruyama step: its time, length and reversed SDE; on linear processes its mean as a
-    question, and its root.
+    """Coefficients of an Euler–Maruyama step: the time, the length and the reversed SDE; on linear processes also the mean as a
+    question, and the root of the noise.
     """
 
     t: Tensor
@@ -58,7 +58,9 @@ class EulerMaruyama(Sampler[EulerStep, None]):
         self.eta = eta
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[EulerStep]:
-        """Plan times, step lengths, means and roots; refuse a linear process whose coefficients are infinite there."""
+        """Plan times, step lengths, means and roots; refuse a linear process whose coefficients are infinite at one of the
+        times.
+        """
         sde, t, h = model.sde, times[:-1], times[:-1] - times[1:]
         reverse = sde.reverse(model, self.eta)
         if not len(t):

@@ -1,8 +1,8 @@
-"""The grid of the default: times at which every step has an equal part of the error that a profile tells of (`EvenError`).
+"""The grid of the default: times between which every step has an equal part of the error that a profile predicts (`EvenError`).
 
-A step of length `h` from the level ``l = log(sigma / alpha)`` misses about ``h^(p+1) e(l)``, where `e` is how fast the model's
-answer changes along the flow, beyond what the reference follows in closed form, times how much of a displacement is left at
-the end. The total error of many steps is least where all have equal parts of it, ``h ∝ e^(−1/(p+1))``.
+A step of length `h` from the level ``l = log(sigma / alpha)`` has an error of about ``h^(p+1) e(l)``. Here `e` is how fast the
+model's answer changes along the flow, beyond what the reference follows in closed form, times how much of a displacement is left
+at the end. The total error of many steps is least if all steps have equal parts of it, ``h ∝ e^(−1/(p+1))``.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from ..processes.base import SDE
 from ..processes.grids import Grid
 from ..processes.linear import as_linear
 
-LEAST = 0.02  # of the steps at the densest level: so many there are at every level
+LEAST = 0.02  # of the density of steps at the densest level: no level has a smaller one
 
 
 class EvenError(Grid):
-    """A time grid on which every step has an equal part of the error that a `Profile` tells of.
+    """A time grid on which every step has an equal part of the error that a `Profile` predicts.
 
     Times are even in ``W(l) = ∫ e(l)^power dl`` with ``l = log(sigma / alpha)``, ``phi = atan(sigma / alpha)`` and
 
         e(l) = changes exp(−∫ cos² phi (1 − widths) dl),
 
-    the inner integral from the data up to `l`: a displacement at `l` arrives multiplied by that exponential. `clock` is `W` as a
-    function of the angle: an integrator that interpolates in it takes equal steps.
+    with the inner integral from the data up to `l`: a displacement at `l` arrives at the data multiplied by this exponential.
+    `clock` is `W` as a function of the angle: an integrator that interpolates in `W` takes equal steps.
 
     Parameters
     ----------
     profile
-        As `measure_profile` finds it.
+        The profile of a model, as `measure_profile` returns it.
     start, end
         As for every grid.
     power
-        Of the error: a half is what methods of order one want, a third those of order two; 0 makes steps even in `l`.
+        The power of the error: methods of order one want a half, those of order two a third; 0 makes steps even in `l`.
 
     Raises
     ------
     ValueError
-        If the profile is of levels that do not rise, or the power is not from 0 to 1.
+        If the levels of the profile do not rise, or the power is not from 0 to 1.
 
     Examples
     --------
@@ -78,7 +78,7 @@ class EvenError(Grid):
         self._passed = torch.cat([l.new_zeros(1), torch.cumulative_trapezoid(density, l)])
 
     def spread(self, sde: SDE, end: float, start: float, u: Tensor) -> Tensor:
-        """Return the times at the fractions `u` of the way in `W` between the ends, as far as the profile goes."""
+        """Return the times at the fractions `u` of the way in `W` between the ends, clamped to the levels of the profile."""
         linear = as_linear(sde, "; the grid is even in log(sigma / alpha).")
         ends = linear.log_snr(torch.tensor([end, start], dtype=torch.float64)).detach()
         low, high = self._clock((-0.5 * ends).clamp(self._levels[0], self._levels[-1]))
@@ -86,7 +86,10 @@ class EvenError(Grid):
         return linear.time_of_log_snr((-2 * level).clamp(ends[1], ends[0]))
 
     def clock(self, phi: Tensor) -> Tensor:
-        """Return `W` at angles ``atan(sigma / alpha)``, of any shape; beyond the profile it rises by no more than one."""
+        """Return `W` at angles ``atan(sigma / alpha)``, of any shape.
+
+        Beyond the levels of the profile `W` goes on rising, but no further than by the density at the last level.
+        """
         return self._clock(phi.tan().log())
 
     def _clock(self, level: Tensor) -> Tensor:

@@ -1,16 +1,16 @@
 """Exponential integrators of reversed linear processes, at every noise level: the formula that their samplers share.
 
 All of these integrators are one formula. Between two times the reversed process of a *reference* (`references`) is followed in
-law, in closed form, and what the model says beyond it, `q`, is replaced by the polynomial through evaluations at hand, in a
-*clock* (`clocks`):
+law, in closed form. What the model says beyond it, `q`, is replaced by the polynomial in a *clock* (`clocks`) through the
+evaluations at hand:
 
     x_s = carry(x_t) + Σ_j W_j q_j + root z,    W_j = Psi_s ∫_t^s l_j(clock) dK,    root rootᵀ = Cov_s − carry Cov_t carryᵀ,
 
 where `Cov` is the covariance of the reference's states. Without noise (``eta = 0``) there is no root, and what is followed is
 the probability flow. The weights are integrals of Lagrange polynomials, by quadrature in float64, once per run. They are numbers
-where process and reference move each direction by itself (`directions`), and matrices elsewhere (`channels`). An object of
-either, the `Pieces` of a process and a reference, forms them and changes between states and the coordinates in which they act;
-`multistep`, `exponential_sde` and `singlestep` choose what is interpolated.
+if process and reference move each direction by itself (`directions`), and matrices otherwise (`channels`). An object from either
+module, the `Pieces` of a process and a reference, forms the coefficients, and changes between states and the coordinates in which
+coefficients act. `multistep`, `exponential_sde` and `singlestep` choose what is interpolated.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from .directions import ByCoordinate, Scalar
 from .references import Matched, PointMass, Reference, ReferenceLaw
 
 Pieces = Scalar | Channels
-MOST = 32  # numbers of a state over which matrices and a table of them take no longer than a run
-ROUNDING = 1e-9  # of the largest variance: covariances below it are none
+MOST = 32  # numbers of a state, up to which matrices and a table of them take no longer than a run
+ROUNDING = 1e-9  # of the largest variance: smaller covariances count as 0
 
 
 def plan_pieces(
@@ -39,14 +39,14 @@ def plan_pieces(
     eta: float = 0.0,
     lean: float = 0.0,
 ) -> Pieces:
-    """Return what forms the coefficients of exponential integrators on a process around a reference.
+    """Return the object that forms the coefficients of exponential integrators on a process around a reference.
 
     Parameters
     ----------
     sde, model
         A linear process, and a score model of it.
     reference
-        The reference; by default the Gaussian of the data's moments where `follows_moments` says so, and a point mass elsewhere.
+        The reference; by default the Gaussian of the data's moments if `follows_moments` says so, and else a point mass.
     clock
         The variable of the interpolating polynomials.
     eta
@@ -65,8 +65,9 @@ def plan_pieces(
 
 
 def follows_moments(model: ScoreModel) -> bool:
-    """Tell whether the reference is by default the Gaussian of a model's moments: if these are known, and it takes no matrices
-    over more than 32 numbers; a point mass otherwise.
+    """Tell whether the default reference is the Gaussian of a model's moments, and not a point mass.
+
+    It is if the moments are known, and the Gaussian takes no matrices over more than 32 numbers.
     """
     sde = as_linear(model.sde, ", and has no reference law.")
     return model.moments is not None and (is_scalar(sde) or is_by_coordinate(sde) or _few(sde, model))

@@ -18,22 +18,21 @@ class ExponentialSDE(Multistep):
     """Exponential (stochastic) Adams methods for the reversed SDE at any noise level, with and without a corrector: one
     evaluation a step.
 
-    The reversed process ``dx = [F x − ½ (1 + eta²) G Gᵀ score] dt + eta G dw`` of a Gaussian *reference* is solved in law,
-    noise included, and what the model says beyond it is the polynomial through the evaluations at hand, in a clock
+    The reversed process ``dx = [F x − ½ (1 + eta²) G Gᵀ score] dt + eta G dw`` of a Gaussian *reference* is solved in law, noise
+    included. What the model says beyond it, `q`, is replaced by the polynomial in a clock through the evaluations at hand
     (`references`):
 
         x_s = C x_t + Σ_j W_j q_j + root z.
 
     So every step on data of the reference's law is exact in law, at every `eta`; without noise this is `Multistep`. Around a
-    point mass, ``q = E[x_0 | x]``: at ``eta = 1``, `C` and `root` are those of the bridge ``q(x_s | x_t, x_0)``, and order 1 is
-    `Ancestral`; order 2 in `log_ratio` is SDE-DPM-Solver++(2M) with its integrals exact (C. Lu et al., *DPM-Solver++: fast
-    solver for guided sampling of diffusion probabilistic models*, 2022, arXiv:2211.01095); with `corrector` it is SA-Solver
-    (S. Xue et al., *SA-Solver: stochastic Adams solver for fast sampling of diffusion models*, 2023, arXiv:2309.05019), but for
-    the start, which is true to the order here as in `Multistep`. SEEDS (M. Gonzalez et al., 2023, arXiv:2305.14267) is of the
-    same family.
+    point mass ``q = E[x_0 | x]``, and at ``eta = 1`` `C` and `root` are those of the bridge ``q(x_s | x_t, x_0)``. Then order 1
+    is `Ancestral`. Order 2 in `log_ratio` is SDE-DPM-Solver++(2M) with exact integrals (C. Lu et al., *DPM-Solver++: fast solver
+    for guided sampling of diffusion probabilistic models*, 2022, arXiv:2211.01095). With `corrector` it is SA-Solver (S. Xue et
+    al., *SA-Solver: stochastic Adams solver for fast sampling of diffusion models*, 2023, arXiv:2309.05019), but for the start,
+    which keeps the order here as in `Multistep`. SEEDS (M. Gonzalez et al., 2023, arXiv:2305.14267) is of the same family.
 
-    The order is the weak one, and with noise at most 2: evaluations within a step would have to see its noise for more. Order
-    3 and a corrector have smaller errors still.
+    The order is the weak one, and with noise at most 2: for more, evaluations within a step would have to see the noise of that
+    step. Order 3 and a corrector still make errors smaller.
 
     Parameters
     ----------
@@ -46,10 +45,10 @@ class ExponentialSDE(Multistep):
     clock
         The variable of the interpolating polynomials: `angle`, `share`, `log_ratio`, or a function of the angle.
     reference
-        The law whose reversed process is exact; by default as for `Multistep`, and a point mass under conditions and for models
-        that know no moments.
+        The law whose reversed process is exact; by default as for `Multistep`, but a point mass under conditions and for models
+        whose moments are not known.
     corrector
-        Correct every state with the evaluation made there, the noise unchanged.
+        Whether to correct every state with the evaluation made there, with its noise unchanged.
 
     Raises
     ------
@@ -83,7 +82,7 @@ class ExponentialSDE(Multistep):
             self.convergence_order = min(order + corrector, 2)
 
     def pieces(self, model: ScoreModel) -> Pieces:
-        """Return what forms the coefficients for a model, around a point mass where the moments of the samples are not known."""
+        """Return the object that forms the coefficients, by default around a point mass if the samples' moments are not known."""
         unknown = self.reference is None and (model.conditioned or model.moments is None)
         reference = PointMass() if unknown else self.reference
         lean = self.eta / (1 + self.eta) if self.order > 1 else 0.0

@@ -20,15 +20,16 @@ from .references import Reference
 
 
 class Fitted(ExponentialSDE):
-    """A sampler whose times are fitted and whose weights are multiplied by fitted factors: without noise `Multistep` with a
+    """A sampler with fitted times, whose weights are multiplied by fitted factors: without noise it is `Multistep` with a
     corrector, with noise `ExponentialSDE` without one.
 
     Parameters
     ----------
     stops
-        Its times, decreasing; where the last move is the denoiser's it starts at the last of them.
+        The times at which it stops, decreasing; a last move to the posterior mean starts at the last of them.
     factors
-        ``(moves, order + 1)``, in the order the moves are made, corrections included; 1 leaves a weight as it is.
+        Factors on the weights, ``(moves, order + 1)``, in the order in which moves and corrections are made; 1 leaves a weight as
+        it is.
     order
         Order of the method.
     denoise
@@ -41,8 +42,8 @@ class Fitted(ExponentialSDE):
     Raises
     ------
     ValueError
-        If factors on noise are given and there is none; in a run with another ``final`` or at other times than it was fitted for,
-        as in a sampler that has it inside.
+        If factors on noise are given and ``eta = 0``; in a run with another ``final``, or at other times, than the solver was
+        fitted for, as inside another sampler.
     """
 
     also_saved = ("error", "default_error")
@@ -79,7 +80,7 @@ class Fitted(ExponentialSDE):
         return self._grid(sde)(sde, len(self.stops))
 
     def pieces(self, model: ScoreModel) -> Pieces:
-        """Return what forms the coefficients for a model; without noise as for `Multistep`."""
+        """Return the object that forms the coefficients for a model; without noise as for `Multistep`."""
         return super().pieces(model) if self.eta else Multistep.pieces(self, model)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
@@ -101,8 +102,8 @@ class Fitted(ExponentialSDE):
 
 
 def multiplied(updates: Updates, factors: Tensor, noises: Tensor | None = None) -> Updates:
-    """Multiply the weights of all updates and corrections, one row of factors for every move, and the noise of every step, and
-    return them.
+    """Return updates with weights multiplied by `factors`, a row for every move and correction, and noise by `noises`, if
+    given.
     """
     n, corrected, fresh = len(updates.restarts), None, updates.fresh
     moves, apart = (2 * n - 1, 2) if updates.moves.corrections else (n, 1)

@@ -1,4 +1,4 @@
-"""`fit_solver`, solvers fitted to a model's own samples, for sampling with few evaluations."""
+"""`fit_solver`, which fits a solver to a model's own samples, for sampling with few evaluations."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def fit_solver(
     """Fit a solver of `steps` evaluations to a model of a scalar process, and return it.
 
     Without noise its paths are fitted to those of the probability flow. With noise (`eta`) the aim is the law: its samples are
-    fitted to those of a fine run with the same Brownian paths, by the sliced Wasserstein distance, since of single paths a step
-    does not see the noise within it.
+    fitted to those of a fine run with the same Brownian paths, by the sliced Wasserstein distance. Single paths cannot be fitted,
+    since a step does not see the noise within it.
 
-    Of a conditional or guided model it is fitted to paths under conditions, those given or drawn. Those of the paths held back
-    were drawn like the others, and nothing was fitted under them.
+    For a conditional or guided model the paths are under conditions, which are given or drawn. If they are drawn, the paths held
+    back are under conditions that nothing was fitted under.
 
     Parameters
     ----------
@@ -56,31 +56,31 @@ def fit_solver(
     eta
         Noise level of the reversed process: 0 for the probability flow.
     paths
-        Trajectories of the teacher: half to fit, a quarter to choose by, a quarter held back. By default 512, and 8,192 with
-        noise, fewer where states have more than 128 or 8 numbers, 64 at least.
+        The number of trajectories of the teacher: half to fit, a quarter to choose by, a quarter held back. By default 512, or
+        8,192 with noise; fewer if states have more than 128 numbers, or 8 with noise, but at least 64.
     rounds
-        The number of Gauss–Newton steps, at most. One costs about ``2 steps²`` evaluations of each path it fits to.
+        The largest number of Gauss–Newton steps. A step costs about ``2 steps²`` evaluations for each path that is fitted to.
     seed
         Seed of the paths' starting states.
     final, end
-        As in `sample`, and the last time; by default that of the default sampler.
+        `final` as in `sample`, and the last time; by default that of the default sampler.
     progress, cond
         As in `sample`; conditions with rows have one for every path.
     conditions
-        Draws conditions, ``conditions(n, generator)`` those of `n` paths by name, with a row for each.
+        Draws conditions: ``conditions(n, generator)`` returns those of `n` paths by name, with a row for each.
 
     Returns
     -------
     Sampler
-        A `Fitted` solver with the attributes ``error`` and ``default_error``, on the paths held back: root-mean-square
-        distances from the teacher, single ones cut at ten medians, and with noise sliced Wasserstein distances. Or the default
-        of as much noise, with a warning, where fitting did not help.
+        A `Fitted` solver. Its attributes ``error`` and ``default_error`` are the distances of the fitted and the default sampler
+        from the teacher on the paths held back: root mean squares in which each distance is cut at ten medians, or with noise
+        sliced Wasserstein distances. If fitting did not help, the default with as much noise, and a warning.
 
     Raises
     ------
     TypeError, ValueError
         If the process is not scalar, the moments are not known, a number is out of range, a condition is both given and drawn, or
-        with noise it is not one for all paths, whose law would be no single one.
+        with noise a condition has a row for each path, so that the samples would not have one law.
 
     Examples
     --------
@@ -125,9 +125,9 @@ def _draw(
     Raises
     ------
     TypeError
-        If what is drawn is no dictionary.
+        If `conditions` does not return a dictionary.
     ValueError
-        If it has a condition that is given too, or none with a row for each path.
+        If a drawn condition is also given, or none has a row for each path.
     """
     drawn = conditions(paths, torch.Generator().manual_seed(seed))
     if not isinstance(drawn, dict):

@@ -35,7 +35,9 @@ UNTIL = "until"  # the name of the network's condition: the noise level that a s
 
 
 class Towards(NamedTuple):
-    """A question for a flow map: the coefficients at the time of the state, and the noise level that it goes to, ``(1,)``."""
+    """A question for a flow map: the coefficients at the time of the state, and the noise level that the state goes to,
+    ``(1,)``.
+    """
 
     at: Coefficients
     until: Tensor
@@ -45,19 +47,19 @@ class FlowMap(Model):
     """A two-time map of the probability flow made of a network, which takes a state from one time to another in one evaluation.
 
     Between two times the flow of a Gaussian law with the moments of the data is followed exactly, and the network gives the mean
-    of what the flow of the data goes beyond it. In units in which that law is standard normal, with the angle ``phi`` of the
-    process, ``y_s = y_t + (phi_s − phi_t) (v(x_t, t, s) − v_reference(x_t, t))``. For ``s = t`` the network's answer is the
-    velocity of the flow: a map is a score model, which every sampler, likelihood and guidance takes as any other; and for ``s <
-    t`` it makes samples in one or a few evaluations (`samplers.Jumps`).
+    velocity by which the flow of the data differs from it. In units in which that law is standard normal, with the angle ``phi``
+    of the process, ``y_s = y_t + (phi_s − phi_t) (v(x_t, t, s) − v_reference(x_t, t))``. For ``s = t`` the network's answer is
+    the velocity of the flow, so a map is a score model, which every sampler, likelihood and guidance takes as any other. For
+    ``s < t`` it makes samples in one or a few evaluations (`samplers.Jumps`).
 
-    `fit` trains it on data alone (`training.Lagrangian`), or after a score model of the same process, whose weights it may begin
-    with (`of`). N. Boffi, M. Albergo, E. Vanden-Eijnden, *Flow map matching*, 2024, arXiv:2406.07507.
+    `fit` trains a map on data alone (`training.Lagrangian`), or to follow a score model of the same process, with whose weights
+    it may begin (`of`). N. Boffi, M. Albergo, E. Vanden-Eijnden, *Flow map matching*, 2024, arXiv:2406.07507.
 
     Parameters
     ----------
     net
-        As for `Model`, with one condition more, ``until``, the noise level that a state goes to, ``(B,)`` or ``()`` for all, in
-        the dtype of the first, such as ``nets.MLP(2, conditions={"until": nets.SecondLevel()})``.
+        As for `Model`, with the further condition ``until``, the noise level that a state goes to, ``(B,)`` or ``()`` for all, in
+        the dtype of the state's own noise level. An example is ``nets.MLP(2, conditions={"until": nets.SecondLevel()})``.
     sde, end
         As for `Model`.
     parametrization
@@ -104,19 +106,20 @@ class FlowMap(Model):
         return super().conditions.without([UNTIL])
 
     def asked(self) -> dict[str, Any]:
-        """Return the process, what is predicted, and the law that is followed."""
+        """Return the process, the parametrisation, and the reference whose flow is followed."""
         return super().asked() | {"reference": self.reference}
 
     def planned_by(self) -> Any:
-        """Return what plans of the model depend on, and the law that is followed."""
+        """Return what plans of the model depend on, the reference among it."""
         return super().planned_by(), self.reference
 
     @classmethod
     @check_arguments
     def of(cls, model: Model, reference: Reference | None = None) -> FlowMap:
-        """Make a map that begins as a trained score model, with its process, its network's weights and what it knows of the data:
-        at first, whatever it goes to, its answer is the velocity of the model. It learns to jump by `training.Trajectories`, or
-        by a `training.MapLoss` of that teacher.
+        """Make a map from a trained score model, with its process, the weights of its network and what it knows of the data.
+
+        At first the map's answer is the velocity of the model, whatever time a state goes to. The map learns to jump by
+        `training.Trajectories`, or by a `training.MapLoss` with the model as teacher.
 
         Parameters
         ----------
@@ -148,32 +151,33 @@ class FlowMap(Model):
     ) -> FlowMap:
         """Wrap a network of two times that was trained elsewhere as a flow map, ``net(x, t, s, **cond)``.
 
-        What it gives is taken to hold on the whole way: its clean data and noise make the state at `s`. On `Rectified` that is
-        ``x_s = x_t + (s − t) net(x_t, t, s)``, the map of MeanFlow (Z. Geng et al., *Mean flows for one-step generative
-        modeling*, 2025, arXiv:2505.13447). Shortcut models (K. Frans et al., 2024, arXiv:2410.12557), whose time runs from
-        noise to data, are ``FlowMap.from_network(net, parametrization=StraightParametrization(to_data=True),
-        clock=FromNoise(), length=True)``; consistency trajectory models (D. Kim et al., 2023, arXiv:2310.02279), which
-        give the clean data, have a `DataParametrization` on `EDM`.
+        The network's answer is taken to hold on the whole way: its clean data and noise make the state at `s`. On `Rectified`
+        that is ``x_s = x_t + (s − t) net(x_t, t, s)``, the map of MeanFlow (Z. Geng et al., *Mean flows for one-step generative
+        modeling*, 2025, arXiv:2505.13447). Shortcut models (K. Frans et al., 2024, arXiv:2410.12557), whose time runs from noise
+        to data, are
+        ``FlowMap.from_network(net, parametrization=StraightParametrization(to_data=True), clock=FromNoise(), length=True)``;
+        consistency trajectory models (D. Kim et al., 2023, arXiv:2310.02279), which give the clean data, have a
+        `DataParametrization` on `EDM`.
 
         Parameters
         ----------
         net
             Called with the state as it is, ``(B, *)``, and two numbers of one shape, ``(B,)`` or ``(1,)``.
         sde
-            The process that it was trained on; `Rectified` by default.
+            The process that the network was trained on; `Rectified` by default.
         parametrization
-            What it gives; `StraightParametrization` by default, ``z − x_0``.
+            What the network predicts; `StraightParametrization` by default, ``z − x_0``.
         clock
-            What it is told of a time; ``ScaledTime()``, the time itself, by default.
+            The number that the network is told of a time; ``ScaledTime()``, the time itself, by default.
         length
-            Whether its second number is how far it goes on that clock, and not where to.
+            Whether the network's second number is the length of the way on that clock, and not its end.
         moments
             As for `models.from_network`.
 
         Raises
         ------
         TypeError
-            If the network takes a state and one time.
+            If the network takes a state and only one time.
         ValueError
             If the parametrisation is singular on the process.
 
@@ -194,19 +198,21 @@ class FlowMap(Model):
         return made
 
     def pieces(self) -> Pieces:
-        """Return what forms the coefficients of jumps."""
+        """Return the object that forms the coefficients of jumps."""
         return recall(partial(plan_pieces, self.sde, self, self.reference, angle), "jumps", *self.planned_by())
 
     def level(self, t: Tensor) -> Tensor:
-        """Return what the network is told of a time, as float64, of the shape of `t`."""
+        """Return the noise level that the network is told for times, as float64, of the shape of `t`."""
         return self.parametrization.level(self.sde, self.sde.marginal(t)).expand(t.shape)
 
     def level_at(self, phi: Tensor) -> Tensor:
-        """Return what the network is told of an angle of a scalar process, ``(B,)``, differentiable by the angle."""
+        """Return the noise level that the network is told for angles of a scalar process, ``(B,)``, differentiable by the
+        angles.
+        """
         return self.parametrization.c_noise(Marginal(Scale(phi.cos()), Scale(phi.sin()), phi))
 
     def jump(self, x: Tensor, t: Tensor | float, s: Tensor | float, /, **cond: Any) -> Tensor:
-        """Return the states at `s` of states at `t`, in one evaluation.
+        """Return the states at `s` to which the map takes the states `x` at `t`, in one evaluation.
 
         Parameters
         ----------
@@ -232,9 +238,9 @@ class FlowMap(Model):
     def jump_with_log_det(
         self, x: Tensor, t: Tensor | float, s: Tensor | float, /, **cond: Any
     ) -> tuple[Tensor, Tensor]:
-        """Return the states at `s` of states at `t`, and the logarithm of the determinant of the map's derivative, ``(B,)``.
+        """Return what `jump` does, and ``log |det|`` of the derivative of the map by the state, ``(B,)``.
 
-        As many derivatives as a state has numbers: for states of few.
+        It takes as many directional derivatives as a state has numbers, and is meant for states of few.
 
         Parameters
         ----------
@@ -253,16 +259,16 @@ class FlowMap(Model):
         return ends, slopes.flatten(2).movedim(0, 2).slogdet().logabsdet
 
     def mean_velocity(self, x: Tensor, at: Marginal, until: Tensor, /, **cond: Any) -> Tensor:
-        """Return what stands for the velocity on the whole way from a state to a noise level.
+        """Return the velocity that the network gives for the whole way from a state to a noise level.
 
         Parameters
         ----------
         x
             States, ``(B, *)``.
         at
-            The marginal at their times.
+            The marginal at the times of the states.
         until
-            What the network is told of the times that they go to (`level`), ``(B,)`` or ``(1,)``.
+            The noise levels of the times that the states go to (`level`), ``(B,)`` or ``(1,)``.
         cond
             Conditions of the network.
         """
@@ -283,19 +289,21 @@ class FlowMap(Model):
         return super().answer(x, question, **cond)
 
     def _network(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Tensor:
-        """Return the network's answer for the way to the level ``until``, by default a state's own: there it is the velocity."""
+        """Return the network's answer for the way to the level ``until``; by default to the state's own, for the velocity
+        there.
+        """
         until = cond.get(UNTIL, c.c_noise[0] if len(c.c_noise) == 1 else c.c_noise)
         dtype = torch.promote_types(x.dtype if c.dtype is None else c.dtype, torch.float32)  # that of the first level
         return super()._network(x, c, **cond | {UNTIL: until.to(x.device, dtype)})
 
 
 def land(pieces: Pieces, c: Jump, x: Tensor, v: Tensor) -> Tensor:
-    """Return where a jump ends, from the state that it begins in and the velocity on the whole way.
+    """Return the state at the end of a jump, given the state at its start and the velocity for the whole way.
 
     Parameters
     ----------
     pieces, c
-        What forms coefficients, and those of the jump.
+        The object that forms coefficients, and the coefficients of the jump.
     x, v
         State and velocity, ``(B, *)``.
     """

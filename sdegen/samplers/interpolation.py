@@ -40,8 +40,8 @@ def interpolate(
 ) -> Tensor:
     """Return data between `x` and `y`: their latents are interpolated along the great arc, and decoded.
 
-    The arc (`slerp`) is about the mean of the prior: points on it are as far from there as its ends are, where the points of
-    a straight line come too close to be noise. All of them are decoded in one run, `batch` at a time.
+    The centre of the arc (`slerp`) is the mean of the prior: points on it are as far from the mean as its ends are, while points
+    of a straight line come too close to be noise. All points are decoded in one run, `batch` at a time.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def interpolate(
     x, y
         Data, ``(B, *)`` both.
     weights
-        Where between them, ``(K,)``: 0 is `x`, 1 is `y`.
+        Places between `x` and `y`, ``(K,)``: 0 is `x`, 1 is `y`.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def interpolate(
 
 
 def _prior_mean(model: ScoreModel, z: Tensor) -> Tensor:
-    """Return the mean of the state at T, where it has a closed form and the data's is known; 0 otherwise."""
+    """Return the mean of the state at T if it has a closed form and the mean of the data is known; 0 otherwise."""
     if not is_linear(model.sde) or model.moments is None:
         return torch.zeros_like(z[:1])
     return model.sde.marginal(model.sde.T).Phi(model.sde.embed(model.state_moments().mean[None].double()).to(z))

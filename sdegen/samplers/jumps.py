@@ -1,4 +1,4 @@
-"""Sampling by flow maps: `Jumps`, one evaluation each, with fresh noise between them or without."""
+"""Sampling by flow maps: `Jumps`, of one evaluation each, with or without fresh noise between them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .moves import Jump
 
 
 class JumpStep(NamedTuple):
-    """Coefficients of a jump, the question that it asks, and what noises its end: a map and a root; None without noise."""
+    """Coefficients of a jump, its question to the model, and the map and root that add noise to its end; None without noise."""
 
     pieces: Pieces
     jump: Jump
@@ -34,11 +34,11 @@ class JumpStep(NamedTuple):
 class Jumps(Sampler[JumpStep, None]):
     """The sampler of flow maps: a few jumps from noise to data, of one evaluation each.
 
-    Without noise a run ends where the probability flow does, as far as the map is right, and fewer jumps differ by the errors of
-    the map alone. With `back`, every jump but the last goes further than the grid says, and the process itself takes the state
-    back to the grid's time: whatever the map, the law of its errors is then partly forgotten, and if the map is right, the law
-    of the states is the same. To the data and back (``back=1``) is the sampler of Y. Song, P. Dhariwal, M. Chen, I. Sutskever,
-    *Consistency models*, 2023, arXiv:2303.01469; part of the way that of D. Kim et al., *Consistency trajectory models*, 2023,
+    Without noise a run ends where the probability flow does, as far as the map is right; runs of more and fewer jumps differ only
+    by the errors of the map. With `back`, every jump but the last goes further than the grid says, and the process itself takes
+    the state back to the grid's time. Then the errors of the map are partly forgotten; if the map is right, the law of the states
+    is the same. To the data and back (``back=1``) is the sampler of Y. Song, P. Dhariwal, M. Chen, I. Sutskever, *Consistency
+    models*, 2023, arXiv:2303.01469; part of the way and back is that of D. Kim et al., *Consistency trajectory models*, 2023,
     arXiv:2310.02279.
 
     Parameters
@@ -46,14 +46,14 @@ class Jumps(Sampler[JumpStep, None]):
     steps, grid
         As for every `Sampler`; by default even in the angle, down to 0.
     back
-        How much of the angle that is left a jump goes further, from 0 to 1. Runs to noise, such as `encode`, do without.
+        The share of the remaining angle, from 0 to 1, by which a jump goes further. Runs to noise, such as `encode`, ignore it.
 
     Raises
     ------
     ValueError
         If `back` is not in [0, 1].
     TypeError
-        In a run, if the model is no flow map, or one that was changed by something else than its conditions.
+        In a run, if the model is not a flow map, or is one inside a wrapper that does more than fix conditions.
     """
 
     reaches_data = True
@@ -64,7 +64,7 @@ class Jumps(Sampler[JumpStep, None]):
         self.back = check_number("back", back, at_least=0, at_most=1)
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """Return the times of a run, one more than its jumps: the last of them is to clean data."""
+        """Return the times of a run, one more than its jumps, the last of which is to clean data."""
         return self._grid(sde)(sde, self.steps + 1)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[JumpStep]:
@@ -85,7 +85,7 @@ class Jumps(Sampler[JumpStep, None]):
         return steps
 
     def step(self, model: ScoreModel, x: Tensor, c: JumpStep, noise: Noise, state: None) -> tuple[Tensor, None]:
-        """Take one jump, and noise its end."""
+        """Take one jump, and add noise to its end."""
         x = land(c.pieces, c.jump, x, model.answer(x, c.question))
         if c.noised is None:
             return x, None
@@ -94,12 +94,12 @@ class Jumps(Sampler[JumpStep, None]):
 
 
 def as_flow_map(model: ScoreModel) -> FlowMap:
-    """Return the flow map of a model whose conditions may be fixed.
+    """Return the flow map that a model is, perhaps under fixed conditions.
 
     Raises
     ------
     TypeError
-        If it is none.
+        If the model is not a flow map.
     """
     inside = model
     while type(inside) is Conditioned:

@@ -1,8 +1,8 @@
 """Langevin dynamics: at one time, annealed over decreasing noise levels, or as a corrector after another sampler's steps.
 
-``x ← x + h (R Rᵀ score + ∇·(R Rᵀ)) + √(2h) R z`` with the root `R` of the noise at that time, ``= x − h R eps + √(2h) R z``
-where it does not depend on the state: steps are measured in the noise's own scale and direction, per sample, never by a batch
-mean. Unadjusted: its law is off by O(h).
+``x ← x + h (R Rᵀ score + ∇·(R Rᵀ)) + √(2h) R z`` with the root `R` of the noise at that time; ``x − h R eps + √(2h) R z`` if `R`
+does not depend on the state. Steps are measured in the noise's own scale and direction, for each sample, never by a mean over the
+batch. There is no Metropolis correction: the law is off by O(h).
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from .step_noise import StepNoise
 
 
 class LangevinStep(NamedTuple):
-    """Coefficients of a Langevin step: the time of its target law, and a matrix root of the noise's covariance; on processes that
-    are not linear, whose diffusion may ask for states of the right shape, the divergence of that covariance instead.
+    """Coefficients of a Langevin step: the time of its target law, and a matrix root of the noise's covariance.
+
+    On nonlinear processes, whose root may depend on the state, `R` is None, and the divergence of the covariance is there
+    instead.
     """
 
     t: Tensor
@@ -40,9 +42,10 @@ class LangevinStep(NamedTuple):
 
 
 class Langevin(Sampler[LangevinStep, None]):
-    """Unadjusted Langevin dynamics at one time (G. Parisi, *Correlation functions and computer simulations*, 1981), with the
-    divergence that noise which depends on the state asks for (M. Girolami and B. Calderhead, *Riemann manifold Langevin and
-    Hamiltonian Monte Carlo methods*, 2011).
+    """Unadjusted Langevin dynamics at one time (G. Parisi, *Correlation functions and computer simulations*, 1981).
+
+    If the noise depends on the state, steps have the divergence term of M. Girolami and B. Calderhead, *Riemann manifold Langevin
+    and Hamiltonian Monte Carlo methods*, 2011.
 
     Parameters
     ----------
@@ -67,7 +70,7 @@ class Langevin(Sampler[LangevinStep, None]):
         self.h, self.t = h, t
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """Return the one time, ``steps + 1`` times over."""
+        """Return the time `t`, ``steps + 1`` times over."""
         t = sde.t_min if self.t is None else self.t
         return torch.full((self.steps + 1,), t, dtype=torch.float64)
 
@@ -97,8 +100,9 @@ class Langevin(Sampler[LangevinStep, None]):
 
 
 def _root_at(sde: SDE, x: Tensor, t: Tensor) -> Operator:
-    """Return a root of the covariance of noise at states and times; in coordinates without bounds, where noise has no limit
-    towards an end of the domain, what ``R / √(1 + R Rᵀ)`` leaves of it.
+    """Return a root `R` of the covariance of the noise at states and times.
+
+    In coordinates without bounds, where the noise grows without limit towards an end of the domain, it is ``R / √(1 + R Rᵀ)``.
     """
     R = sde.root(t, x)
     return R if sde.coordinates is None else Transition(R.one(), R).S
@@ -149,7 +153,7 @@ class PredictorCorrector(Sampler[tuple[C, LangevinStep], S]):
     predictor
         Any sampler; its steps and grid are used.
     corrector
-        Its ``h``, and as many of its ``steps`` after every predictor step; one step of ``h = 0.05`` by default.
+        Langevin dynamics, whose ``steps`` follow every predictor step, with its ``h``; one step of ``h = 0.05`` by default.
     """
 
     @check_arguments

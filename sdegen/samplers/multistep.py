@@ -29,15 +29,15 @@ class MultistepStep(NamedTuple):
     Attributes
     ----------
     pieces
-        What changes between states and the coordinates in which coefficients act.
+        The object that changes between states and the coordinates in which coefficients act.
     node, move
         The evaluation, and the update by it and earlier ones.
     restart, again
         Whether the update begins at the first state, and whether that of the next step does.
     correct
-        The update that corrects the state with its own evaluation, until it is `Updates.merged`; None for none.
+        The update that corrects the state with its own evaluation; None if there is none, or it is merged (`Updates.merged`).
     repair
-        The update to the second state by later evaluations too, and the evaluation that is made again there; None for none.
+        An update to the second state that takes later evaluations too, and the evaluation that is repeated there; None for none.
     fresh
         The noise that is added; None for none.
     """
@@ -53,8 +53,17 @@ class MultistepStep(NamedTuple):
 
 
 class MultistepMemory(NamedTuple):
-    """The memory of a multistep method: the first state, past evaluations, newest first, and while updates begin at that state,
-    where the last of them went without noise. What the state has beyond it is the noise since the first.
+    """The memory of a multistep method.
+
+    Attributes
+    ----------
+    first
+        The first state.
+    history
+        Past evaluations, newest first.
+    bare
+        While updates begin at the first state, where the last of them ended without noise: the present state differs from it by
+        the noise since the first. None afterwards.
     """
 
     first: Tensor
@@ -70,9 +79,9 @@ class Updates(NamedTuple):
     evaluations
         The model evaluation of every step.
     moves
-        The update of every step, and what corrections add to the states that these lead to, until they are `merged`.
+        The update of every step, and until they are `merged` what corrections add to the states at the ends of the updates.
     repair
-        The update that repairs the second evaluation, in the third step; None for none.
+        The update to the state at which the second evaluation is repeated, in the third step; None for none.
     restarts
         Whether the update of a step begins at the first state.
     fresh
@@ -87,10 +96,10 @@ class Updates(NamedTuple):
     fresh: Sequence[FreshNoise | None]
 
     def merged(self) -> Updates:
-        """Put the correction of every state, and the constants of evaluations, into the updates that follow, and return them.
+        """Return updates into which the corrections of states, and the constants of evaluations, are merged.
 
-        A corrected state is never evaluated, it is only where the next update begins. What a correction adds to it is carried
-        along by that; so it costs one weight more.
+        The model is never evaluated at a corrected state; the next update only begins there, and carries along what the
+        correction adds. So a correction costs one weight more in that update.
         """
         moves = self._corrected() if self.moves.corrections else self.moves
         repair = None if self.repair is None else self.repair.of(self.evaluations)
@@ -98,7 +107,7 @@ class Updates(NamedTuple):
         return self._replace(evaluations=evaluations, moves=moves.of(self.evaluations), repair=repair)
 
     def _corrected(self) -> Moves[Any]:
-        """Return the updates from corrected states, but for those that begin at the first."""
+        """Return the updates from corrected states; updates from the first state stay as they are."""
         moves, n = self.moves, len(self.restarts)
         last = torch.arange(-1, n - 1).clamp_min(0)
         after = moves.carry * torch.tensor([float(k > 0 and not restart) for k, restart in enumerate(self.restarts)])
@@ -124,7 +133,7 @@ class Updates(NamedTuple):
         return [MultistepStep(self.pieces, *c) for c in each]
 
     def _to_corrected(self) -> Moves[Any]:
-        """Return the updates to corrected states, from where the step before began."""
+        """Return the updates to corrected states, each from the state where the step before began."""
         moves = self.moves.rows(slice(len(self.restarts) - 1))
         seen = [(k + 1, *own) for k, own in enumerate(moves.seen)]
         return moves._replace(weights=moves.corrected(), corrections=[], seen=seen)
@@ -133,13 +142,13 @@ class Updates(NamedTuple):
 class Multistep(Sampler[MultistepStep, MultistepMemory]):
     """Exponential Adams (multistep) methods of order 1 to 4, such as DPM-Solver++ and UniPC: one evaluation a step.
 
-    With `reference` `PointMass()` data-prediction multistep (DPM-Solver++: C. Lu et al., 2022, arXiv:2211.01095, with exact
-    integrals of the polynomials, diffusers' solver type "heun"), with `Unbounded()` noise prediction (DEIS: Q. Zhang and
-    Y. Chen, 2022, arXiv:2204.13902), with `corrector` a predictor–corrector (UniPC: W. Zhao et al., 2023,
-    arXiv:2302.04867, the same from order 3 on; below it rounds the coefficients). Order 1 with either limit is DDIM.
+    The reference `PointMass()` gives data prediction (DPM-Solver++: C. Lu et al., 2022, arXiv:2211.01095, with exact integrals of
+    the polynomials, diffusers' solver type "heun"), and `Unbounded()` noise prediction (DEIS: Q. Zhang and Y. Chen, 2022,
+    arXiv:2204.13902). With `corrector` it is a predictor–corrector (UniPC: W. Zhao et al., 2023, arXiv:2302.04867, the same from
+    order 3 on; below it rounds the coefficients). Order 1 with either reference is DDIM.
 
-    The start is true to the order: early steps go again from the first state with all evaluations made so far, so the
-    error of the first, first-order step is not carried on. Order 4 repairs its second evaluation, at the price of one more.
+    The start keeps the order: early steps go again from the first state with all evaluations made so far, so that the error of
+    the first step, of order 1, is not carried on. Order 4 repeats its second evaluation, at the price of one more.
 
     Parameters
     ----------
@@ -148,18 +157,18 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
     order
         Order of the method, 1 to 4.
     reference
-        The law whose flow is exact; by default the data's own moments. On processes that are not scalar it is a point mass where
-        these are not known, or would take matrices over more than 32 numbers.
+        The law whose flow is exact; by default the Gaussian of the data's moments. On processes that are not scalar it is a point
+        mass if these are not known, or would take matrices over more than 32 numbers.
     clock
         The variable of the interpolating polynomials: `angle`, `share`, `log_ratio`, or a function of the angle.
     corrector
-        Correct every state with the evaluation made there: one order more for the same evaluations.
+        Whether to correct every state with the evaluation made there, for one order more with the same evaluations.
 
     Raises
     ------
     ValueError
-        If `order` is not 1, 2, 3 or 4; in a run, if a step starts at ``alpha = 0`` with the reference `Unbounded`, or
-        the reference is `Matched` and the model does not know its data's moments, or it takes too large matrices.
+        If `order` is not 1, 2, 3 or 4; in a run, if a step starts at ``alpha = 0`` with the reference `Unbounded`, or if with the
+        reference `Matched` the moments of the data are not known or the matrices would be too large.
     TypeError
         In a run, if the process is not linear.
     """
@@ -183,7 +192,7 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         self.convergence_order = order + 1 if corrector else order
 
     def pieces(self, model: ScoreModel) -> Pieces:
-        """Return what forms the coefficients for a model."""
+        """Return the object that forms the coefficients for a model."""
         return plan_pieces(require_linear(self, model.sde), model, self.reference, self.clock, self.eta)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[MultistepStep]:
@@ -230,6 +239,6 @@ class Multistep(Sampler[MultistepStep, MultistepMemory]):
         return c.pieces.leave(out, x), MultistepMemory(first, history[: self.order], here if c.again else None)
 
     def step_noise(self, model: ScoreModel, x: Tensor, c: MultistepStep) -> StepNoise:
-        """Return the law of the noise of a step; what is carried along of noise before is part of the mean."""
+        """Return the law of the noise of a step; earlier noise that is carried along is part of the mean."""
         root = require_noise(self, c.fresh).root
         return StepNoise(Diagonal(root[None]) if isinstance(root, Tensor) else root, c.pieces.enter)

@@ -6,7 +6,7 @@ part of a run alone. It is drawn on the CPU and moved, so it is the same on ever
 float64 noise is drawn in float64 and all other in float32, so those two differ. Equality across versions of torch is not
 promised.
 
-A draw has a price of its own, which small ones share: samples of few numbers have several calls in one (`together`).
+A draw has a cost of its own, which small draws share: for samples of few numbers, several calls are drawn at once (`together`).
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from ..arguments import check_arguments
 from ..checks import check_count
 from ..show import show_call
 
-NUMBERS = 16384  # in a block, about: fewer, and reseeding costs; more, and so does a chunk that starts within one
+NUMBERS = 16384  # in a block, about: with fewer, reseeding is costly; with more, a chunk that starts within a block
 # Numbers that are drawn ahead, about: after a network, which has filled the caches, a draw takes half as long again.
 AHEAD = 2**18
-TOGETHER = 8  # calls in a draw, at most: what a run ends within is drawn in vain
-_ROW = 4096  # numbers of one sample in a draw of several calls, at most: more are worth a draw of their own
+TOGETHER = 8  # calls in a draw, at most: those after the end of the run are drawn in vain
+_ROW = 4096  # numbers of one sample in a draw of several calls, at most: more numbers are worth a draw of their own
 _LANES = 16  # torch fills normals 16 at a time: the first 16 k of a draw are the same however long it is
 _32 = 2**32 - 1
 
@@ -51,9 +51,9 @@ _32 = 2**32 - 1
 class SampleNoise:
     """A source of standard normal noise for a chunk of samples, with fresh noise at each call.
 
-    The noise of a sample depends on the seed, its place in the run, the number of calls before and the size of a sample;
-    not on how many samples are asked for, at this call or another. Seeds of blocks do not collide within a run of fewer
-    than 1.9e9 of them.
+    The noise of a sample depends on the seed, its place in the run, the number of calls before and the size of a sample. It does
+    not depend on how many samples are asked for, at this call or another. Seeds of blocks do not collide within a run of fewer
+    than 1.9e9 blocks.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class SampleNoise:
     first
         Place in the run of the chunk's first sample.
     times
-        Where the run stops. The noise is the same wherever that is; the calls of its steps are drawn ahead, if they are small.
+        The times at which the run stops. The noise does not depend on them; they tell how many calls can be drawn ahead.
 
     Raises
     ------
@@ -106,7 +106,7 @@ class SampleNoise:
     def draw(self, call: int, m: int, like: Tensor) -> Tensor:
         """Draw the noise of `m` calls, starting with the call of the given number, ``(m or more, B, *)``.
 
-        For all of them `together` has to be the same.
+        `together` has to be the same for all these calls.
         """
         width = together(numbers_in(like), call)
         start = call & -width
@@ -132,9 +132,9 @@ def numbers_in(like: Tensor) -> int:
 
 
 def together(d: int, call: int) -> int:
-    """Return the number of calls whose noise is drawn at once with this one, a power of two.
+    """Return the number of calls whose noise is drawn at once with that of this call, a power of two.
 
-    At most a quarter of the calls before, so that short runs draw little in vain, whatever the size of the batch.
+    It is at most half the number of calls before, so that short runs draw little in vain, whatever the size of the batch.
     """
     return power_of_two(min(TOGETHER, _ROW // d, call // 2))
 
@@ -150,13 +150,13 @@ class Layout(NamedTuple):
     Attributes
     ----------
     k, block
-        The chunk's first block, and numbers in a block.
+        The chunk's first block, and the number of numbers in a block.
     end
-        Numbers to be drawn, from the start of the first block to the end of the chunk.
+        The number of numbers to be drawn, from the start of the first block to the end of the chunk.
     rows
         Sizes ``(calls, rows, numbers)``, strides and offset of the rows that the chunk is in; None for a single call.
     strides, offset
-        Of the noise ``(calls, B, *)``, in the rows with the calls first.
+        Strides and offset of the noise ``(calls, B, *)`` in these rows, with the calls first.
     """
 
     k: int
@@ -171,8 +171,9 @@ class Layout(NamedTuple):
 def layout(shape: torch.Size, first: int, width: int) -> Layout:
     """Lay out a chunk ``(B, *)`` from the place `first` on, in draws of `width` calls.
 
-    A block is a list of rows; a row is the first call of a few samples, their second call, and so on. Few, because the
-    numbers of a row are drawn for one sample too; not one, because it is slow to gather two numbers here and two there.
+    A block is a list of rows; a row is the first call of a few samples, their second call, and so on. The samples are few,
+    because all numbers of a row are drawn even if one sample is asked for. There are several, because it is slow to gather two
+    numbers here and two there.
     """
     d = max(1, shape[1:].numel())
     few = max(1, _LANES // d)
@@ -247,7 +248,7 @@ def _check_room(n: int, d: int) -> None:
     Raises
     ------
     MemoryError
-        If there are.
+        If there is no room for `n` draws of `d` numbers.
     """
     try:
         torch.empty(n, d, dtype=torch.float64, device="cpu")
@@ -266,13 +267,13 @@ def draw(law: Any, n: int, seed: int, d: int, first: int = 0) -> Tensor:
     law
         Anything with ``sample(n, generator)``.
     n
-        How many.
+        The number of samples.
     seed
-        Of the run; these draws are independent of the run's `SampleNoise`.
+        The seed of the run; these draws are independent of the run's `SampleNoise`.
     d
-        Numbers in a draw.
+        The number of numbers in a draw.
     first
-        Place in the run of the first.
+        The place of the first sample in the run.
     """
     _check_room(n, d)
     seeds, size = BlockSeeds(scramble(seed)), max(16, NUMBERS // d)

@@ -19,8 +19,8 @@ from .moves import Move, apply_move
 
 
 class RungeKutta(NamedTuple):
-    """Coefficients of one Runge–Kutta step: what the flow needs for each slope, and the updates after it, the last to the
-    end of the step.
+    """Coefficients of one Runge–Kutta step: the question of the flow for each slope, and the update after each slope, of which
+    the last goes to the end of the step.
     """
 
     flow: Flow
@@ -29,8 +29,8 @@ class RungeKutta(NamedTuple):
 
     @classmethod
     def plan(cls, model: ScoreModel, times: Tensor, tableau: Tableau) -> list[RungeKutta]:
-        """Plan a method in the chart ``y = x / r``: its moves are ``x' = r' / r x + r' h Σ_i a_i k_i`` from the step's
-        start.
+        """Plan all steps of a method in the chart ``y = x / r``: moves are ``x' = r' / r x + r' h Σ_i a_i k_i`` from the start of
+        a step.
         """
         flow = model.sde.flow(model)
         tau = flow.clock(times)
@@ -67,8 +67,8 @@ class RungeKutta(NamedTuple):
 class Heun(Sampler[RungeKutta, None]):
     """Heun's method on the probability flow: order 2, two evaluations a step.
 
-    T. Karras et al., 2022, arXiv:2206.00364, use it in the noise level; here the clock is the angle
-    ``atan2(sigma, alpha)`` for scalar processes, `t` for others.
+    T. Karras et al., 2022, arXiv:2206.00364, take steps in the noise level. Here the clock is the angle ``atan2(sigma, alpha)``
+    for scalar processes, and `t` for others.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class Heun(Sampler[RungeKutta, None]):
 
 
 class FlowStep(NamedTuple):
-    """Coefficients of a step of an ODE solver: its two times, in `t` and on the flow's clock."""
+    """Coefficients of a step of an ODE solver: both its times, in `t` and on the flow's clock, and the flow."""
 
     t: Tensor
     s: Tensor
@@ -109,17 +109,17 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
     Parameters
     ----------
     steps, grid
-        With a method of fixed steps its steps; with an adaptive one the stops between which it chooses its own, one by
+        The steps of a method of fixed steps; for an adaptive method the intervals in which it chooses its own steps, one by
         default.
     method
-        A method of torchdiffeq: of `laws.odes.ADAPTIVE`, or of fixed steps of `laws.odes.TABLEAUS`.
+        A method of torchdiffeq: an adaptive one of `laws.odes.ADAPTIVE`, or one of fixed steps of `laws.odes.TABLEAUS`.
     rtol, atol
-        Tolerances of adaptive methods, held by the worst row of the batch.
+        Tolerances of adaptive methods, which the worst row of the batch has to meet.
 
     Raises
     ------
     ValueError
-        If the method is none of these, or is of fixed steps and their number is not given.
+        If the method is none of these, or has fixed steps and `steps` is not given.
     """
 
     @check_arguments
@@ -138,7 +138,7 @@ class ProbabilityFlow(Sampler[FlowStep | RungeKutta, None]):
         self.convergence_order = TABLEAUS[method].order if method in TABLEAUS else None
 
     def times(self, sde: SDE, denoise: bool) -> Tensor:
-        """Return the grid's times, at least both ends; a last step to the posterior mean is not the integrator's."""
+        """Return the grid's times, at least both ends; a last move to the posterior mean comes after them."""
         return self._grid(sde)(sde, self.steps + 1)
 
     def plan(self, model: ScoreModel, times: Tensor) -> list[FlowStep | RungeKutta]:
@@ -177,11 +177,11 @@ def refuse_flow(flow: Flow, tau: Tensor, x: Tensor, failure: ArithmeticError) ->
     flow
         The probability flow.
     tau
-        Where, on the flow's clock.
+        The time on the flow's clock.
     x
         States of the run, for their shape.
     failure
-        What the integrator says of it.
+        The integrator's error.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the second fit of a solver changes, all at once: its times, and the factors on its weights, as one vector of numbers."""
+"""The times of a fitted solver and the factors on its weights as one vector, which the second fit changes as a whole."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .multistep import MultistepStep
 
 
 class Parameters:
-    """The parameters of a fitted solver as one vector: logarithms of the gaps between the times, on the clock, and factors on
-    weights and noise.
+    """The parameters of a fitted solver as one vector: logarithms of the gaps between its times on the clock `share`, and factors
+    on weights and noise.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Parameters:
         return Fitted(stops, factors, kept.order, kept.denoise, kept.reference, kept.eta, own)
 
     def plan(self, sampler: Fitted) -> list[MultistepStep]:
-        """Plan the solver with the parameters `p`; weights before the factors are cached by their times."""
+        """Plan a solver that `sampler` made; the weights without the factors are kept as long as the times stay the same."""
         if not torch.equal(self.known[0], sampler.stops):
             self.known = (sampler.stops, sampler.updates(self.model, sampler.stops))
         return multiplied(self.known[1], sampler.factors, sampler.noises).merged().steps()

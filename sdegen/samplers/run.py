@@ -1,4 +1,4 @@
-"""`sample`: what a run is asked for, its start, and the samples, with the path or the log-probabilities of its steps."""
+"""`sample`, which draws samples from a score model, on request with their path or the log-probabilities of their steps."""
 
 from __future__ import annotations
 
@@ -98,36 +98,36 @@ def sample(
     model
         Any score model.
     n
-        How many; or give `x_T`.
+        Number of samples; give either `n` or `x_T`.
     x_T
         States to start from, ``(n, *)``; drawn from the prior by default.
     steps
-        Steps of the `default` sampler; give it, or a `sampler`, such as ``samplers.default(model, steps, eta=0)``.
+        Steps of the `default` sampler; give either `steps` or a `sampler`, such as ``samplers.default(model, steps, eta=0)``.
     sampler
         Any of `samplers`.
     seed, generator
-        Randomness, of which one number is taken: a seed reproduces a run bit for bit on one machine, and gives sample `i`
-        the same start and noise whatever `n`, `batch` and device (see `samplers.noise`).
+        Randomness: a seed, or a generator from which one number is drawn. A seed reproduces a run bit for bit on one machine, and
+        gives sample `i` the same start and noise whatever `n`, `batch` and device (see `samplers.noise`).
     final
         ``"denoise"``: the posterior mean of the clean data at the grid's last time, the default for linear processes;
         ``"sample"``: the state at that time.
     noise
-        Makes the noise of the steps: called as ``noise(seed, first, times)`` for the samples from place `first` on of a run that
-        stops at these times, it returns what gives `Sampler.step` its noise. `SampleNoise` by default; `BrownianNoise` has
+        Makes the noise of the steps. It is called as ``noise(seed, first, times)`` for the samples from place `first` on of a run
+        that stops at `times`, and returns the argument `noise` of `Sampler.step`. `SampleNoise` by default; `BrownianNoise` has
         paths that finer grids refine.
     batch
-        Most samples that go through the model at a time; all by default. The samples do not depend on it, but for
-        rounding and what an adaptive integrator's tolerance allows.
+        The largest number of samples that go through the model at a time; all by default. The samples do not depend on it, but
+        for rounding and what an adaptive integrator's tolerance allows.
     part
-        ``(rank, number)``: draw only the part of the run that falls to process `rank` of `number`, counted from 0. Parts are
-        neighbours, as equal as can be, and put together in order they are the whole run, but for rounding as with `batch`.
-        `n`, `x_T` and conditions are those of the whole. Give all processes the same seed.
+        ``(rank, number)``: draw only the part of the run that falls to process `rank` of `number`, counted from 0. Parts follow
+        one another and are as equal as can be; put together in order they are the whole run, but for rounding as with `batch`.
+        `n`, `x_T` and conditions are those of the whole run. Give all processes the same seed.
     parallel
-        Take so many steps together: what the model says at them is guessed, it is asked about all of them in one call, and the
-        guesses are put right, round after round, until they are what it says (`Picard`, which also tells the rounds). The samples
-        are the same, to a few millionths or to what rounding becomes in the run; so is the noise. For accelerators: a run of
-        hundreds of steps waits for 10 to 40 calls, but the model is asked about several times as many states, up to
-        ``parallel × batch`` a call. For samplers that ask all they need in `plan`.
+        Take this many steps together (`Picard`, which also counts its rounds). The model's answers in these steps are guessed,
+        the model is asked about all their states in one call, and the guesses are corrected, round after round, until they are
+        its answers. The noise is the same, and so are the samples, to a few millionths or to what rounding grows to in the run.
+        For accelerators: a run of hundreds of steps waits for 10 to 40 calls, but the model is asked about several times as many
+        states, up to ``parallel × batch`` a call. For samplers that ask all they need in `plan`.
     return_path
         Return every state, ``(times, n, *)``, the last move included.
     return_log_prob
@@ -135,35 +135,36 @@ def sample(
         steps are Gaussian given the states before: `EulerMaruyama`, `Ancestral`, `ReverseDiffusion`, `ExponentialSDE`,
         `Langevin`, and `DDIM` with ``eta > 0``. `log_prob_of_steps` finds them again under other weights.
     grad
-        Record the run for derivatives of the samples by `x_T`, conditions and parameters. All evaluations of the network are held
-        in memory then; one that calls itself by ``torch.utils.checkpoint.checkpoint`` holds its inputs alone. What is chosen
-        counts as constant: adaptive steps, the default sampler, and the times of a grid, which follow from the process.
+        Record the run for derivatives of the samples by `x_T`, conditions and parameters. All evaluations of the network are then
+        held in memory; a network that calls itself by ``torch.utils.checkpoint.checkpoint`` holds only its inputs. Choices count
+        as constants: the lengths of adaptive steps, the default sampler, and the times of a grid, which follow from the process.
     progress
         Show a bar; by default where standard error is a terminal.
     callback
         Called as ``callback(i, t, x)`` after step `i`, counted from 0, with the time arrived at and a copy of the states there,
-        ``(B, *)`` in float32 at least, those of the clean data at time 0 after the last move of ``"denoise"``; in coordinates or
-        units of the process they are such here, too, and ``model.sde.project(x)`` are the data. With `batch`, once for every
-        chunk in turn. What it returns is ignored; an exception ends the run.
+        ``(B, *)`` in float32 at least. After the last move of ``"denoise"`` these are the clean data, at time 0. States are in
+        the coordinates and units of the process; ``model.sde.project(x)`` turns them into data. With `batch` it is called for
+        every chunk in turn. What it returns is ignored; an exception ends the run.
     cond
-        Conditions for the network: tensors with `n` rows, which `batch` cuts with the samples, or one value for all. What a row
-        is, a network says that declares them (`nets.Vector` and the like); of others tensors whose first side is `n` have rows.
+        Conditions for the network: tensors with `n` rows, which `batch` cuts with the samples, or one value for all. A network
+        that declares its conditions (`nets.Vector` and the like) says what a row is; otherwise tensors whose first side is `n`
+        have rows.
 
     Returns
     -------
     Tensor or Rollout
-        ``(n, *)`` samples of the data, on the model's device and in the dtype of `x_T`, or without it in the model's; with `part`
-        its rows of them. Of half precision, they are carried in float32 all the way, and rounded in the end; where rounding would
-        cost more than a hundredth of the data's spread, so far are they from zero, they stay in a finer dtype (`Units.telling`).
+        ``(n, *)`` samples of the data, on the model's device and in the dtype of `x_T`, or without `x_T` in that of the model;
+        with `part` only its rows. Samples of half precision are computed in float32 and rounded at the end. They stay in a finer
+        dtype (`Units.telling`) if they are so far from zero that rounding would cost more than a hundredth of the data's spread.
 
     Raises
     ------
     ValueError
-        If arguments contradict each other, nothing is known of the prior, the grid begins far from it without `x_T`, or a state
-        turns non-finite.
+        If arguments contradict each other, nothing is known of the prior, the grid begins far from the prior and no `x_T` is
+        given, or a state turns non-finite.
     TypeError
-        If the sampler is none, does not suit the process or `parallel`, or has no density of its steps; or the model takes no
-        condition of a name.
+        If `sampler` is not a sampler, it does not suit the process or `parallel`, its steps have no density that
+        `return_log_prob` could return, or the model takes no condition of a given name.
 
     Examples
     --------
@@ -214,7 +215,7 @@ def sample(
 
 
 def _check_seeded(part: tuple[int, int] | None, seed: int | None, generator: torch.Generator | None) -> None:
-    """Refuse a part of a run that no other process could draw the rest of."""
+    """Refuse a part without a seed: no other process could draw the rest of the same run."""
     if part is not None and seed is None and generator is None:
         raise ValueError(
             f"part = {part} without a seed; give all processes the same seed, or they draw parts of different runs."
@@ -222,9 +223,9 @@ def _check_seeded(part: tuple[int, int] | None, seed: int | None, generator: tor
 
 
 def _as_data(sde: SDE, states: Tensor, dtype: torch.dtype, path: bool) -> Tensor:
-    """Return states, ``(B, *)`` or a path ``(times, B, *)``, as data, rounded to a dtype or a finer one."""
+    """Return states, ``(B, *)`` or a path ``(times, B, *)``, as data, rounded to `dtype` or to a finer one."""
     samples = torch.stack([sde.project(x) for x in states]) if path else sde.project(states)
-    if sde.coordinates is not None and not samples.isfinite().all():  # of states that were
+    if sde.coordinates is not None and not samples.isfinite().all():  # the states themselves were finite
         raise ValueError(
             f"samples are too large for {samples.dtype} in the data's own coordinates, {sde.coordinates!r} undone; look at the "
             "model, or take a finer dtype."
@@ -233,18 +234,19 @@ def _as_data(sde: SDE, states: Tensor, dtype: torch.dtype, path: bool) -> Tensor
 
 
 def _weigher(sde: SDE, return_path: bool, parallel: int | Picard | None) -> Weigher:
-    """Return what keeps the log-probabilities of a run."""
+    """Return the `Weigher` that keeps the log-probabilities of a run; refuse arguments that exclude one."""
     if return_path or parallel is not None:
         name = "return_path" if return_path else "parallel"
         raise ValueError(
-            f"return_log_prob and {name} were both given; a Rollout has its path, made in turn: leave {name} out."
+            f"return_log_prob and {name} were both given; a Rollout has the path already, and takes one step after the other: "
+            f"leave {name} out."
         )
     check_no_ends(sde)
     return Weigher()
 
 
 def _check_end(sampler: Sampler, times: Tensor, denoise: bool, parallel: int | Picard | None) -> None:
-    """Refuse a sampler whose last step leads to the data, where its grid ends before them, or its steps are to be guessed."""
+    """Refuse a sampler whose last step leads to the data, if its grid ends before them or its steps are to be guessed."""
     name = type(sampler).__name__
     if parallel is not None:
         raise TypeError(f"{name} takes few steps in turn, which parallel cannot guess; leave it out.")
@@ -268,9 +270,10 @@ def _ends_denoised(sde: SDE, final: str | None) -> bool:
 def _choose(
     model: ScoreModel, sampler: Sampler | None, steps: int | None, cond: dict[str, Any], denoise: bool
 ) -> tuple[Sampler, Tensor, float | None, float | None]:
-    """Return the sampler given, or the default under the conditions; the times at which it stops; the spread of the data beside
-    the noise at the last, None where the grid has another end than the process; and the noise at the first, None where the run
-    stays there.
+    """Return the sampler, its times, and what warnings need to know of both ends of the run.
+
+    The sampler is the one given, or the default under the conditions. The spread of the data over the noise at the last time is
+    None if the grid ends elsewhere than the process; the noise at the first time is None if the run stays there.
     """
     whole = Conditioned(model, **cond) if cond and sampler is None else model
 

@@ -23,16 +23,18 @@ from .picard import GuessingModel, Picard, as_picard
 from .reach import Reach, reach_of, warn_of_escape
 from .steps import take_steps
 
-MANY = 2**14
-# States that a run looks at, or up to twice as many; fewer large ones, of which a look costs a sixth of a step of the default
-# sampler.
+MANY = 2**14  # numbers in states, above which only their extremes are kept
+# How many of its states a run checks, or up to twice as many; fewer if states are large, since a check of these costs a sixth of
+# a step of the default sampler.
 LOOKS, FEWER = 8, 4
 Callback = Callable[[int, Tensor, Tensor], object]
 TakeSteps = Callable[[Sampler, list[Any], ScoreModel, Tensor, Noise], Iterator[tuple[Tensor, Any]]]
 
 
 class Course(NamedTuple):
-    """What is known of a run before its states: the steps, the question for clean data after the last, and how far states go."""
+    """What is known of a run before it starts: the coefficients of its steps, the question for clean data after the last step,
+    and how far from zero its states may be.
+    """
 
     steps: list[Any]
     question: Any
@@ -45,9 +47,9 @@ class Runner(NamedTuple):
     Attributes
     ----------
     sampler
-        It makes the steps.
+        The sampler that makes the steps.
     times
-        Where they stop, in the order of the run.
+        The times at which the steps stop, in the order of the run.
     denoise
         Whether a move to clean data follows the last step.
     noise
@@ -116,7 +118,7 @@ class Runner(NamedTuple):
         return torch.cat(ends, 1 if self.return_path else 0)
 
     def _plan(self, plan: Callable[[ScoreModel, Tensor], list[Any]], asked: ScoreModel, model: ScoreModel) -> Course:
-        """Plan all that follows from the times alone: steps that ask one model, and an end that asks another."""
+        """Plan what follows from the times alone: the steps, which ask the model `asked`, and the end, which asks `model`."""
         steps, times, question = plan(asked, self.times), self.times, None
         stops = times[: len(steps) + 1]
         if self.denoise:
@@ -127,7 +129,7 @@ class Runner(NamedTuple):
     def _run_chunk(
         self, model: ScoreModel, course: Course, moves: Iterator[tuple[Tensor, Any]], x: Tensor, bar: Any
     ) -> Tensor:
-        """Run the states `x` through their moves, and return those they end in."""
+        """Run the states `x` through their moves, and return the last states, or the whole path."""
         steps, path = course.steps, [x]
         looks = LOOKS if x.numel() <= MANY else FEWER
         every = 1 if self.return_path else max(1, len(steps) // looks)
@@ -153,12 +155,12 @@ class Runner(NamedTuple):
 
     @staticmethod
     def _tell(callback: Callback, i: int, t: Tensor, x: Tensor) -> None:
-        """Call a callback with copies of the time and the states; refuse that it changes the states in place.
+        """Call a callback with copies of the time and the states.
 
         Raises
         ------
         ValueError
-            If it does.
+            If the callback changes the states in place.
         """
         seen = x.clone()  # compared below by its numbers: what is written by x.data is in no count of changes
         callback(i, t.clone(), seen)
@@ -169,11 +171,11 @@ class Runner(NamedTuple):
             )
 
     def _check(self, course: Course, looked: list[int], ends: list[float]) -> None:
-        """Refuse a run with a state that was not finite, and warn of one that was out of reach: `ends` has the least and the
-        largest number of the states that were looked at, the start and those after some moves.
+        """Refuse a run in which a state was not finite, and warn of one in which a state was out of reach.
 
-        A number that is not finite stays so in all states after it. A sum of finite numbers may overflow; these are NaN or
-        infinite only if a number is.
+        `ends` holds the least and the largest number of the states that were checked: the start and those after some moves. A
+        number that is not finite stays so in all later states, so none is missed. Extremes, unlike a sum, which may overflow, are
+        NaN or infinite only if a number is.
         """
         largest = [max(abs(low), abs(high)) for low, high in zip(ends[::2], ends[1::2], strict=True)]
         bad = [i for i, most in enumerate(largest) if not math.isfinite(most)]
@@ -192,14 +194,15 @@ class Runner(NamedTuple):
 
 
 def _shown(x: Tensor) -> Tensor:
-    """Return few states as they are, and of many the least and the largest number. Both are read from it after the run, since a
-    look between two calls of a network, with cold caches, takes many times as long.
+    """Return small states as they are, and of large ones the least and the largest number.
+
+    They are read after the run: between two calls of a network, with cold caches, reading takes many times as long.
     """
     return x if x.numel() <= MANY else torch.stack(_ends(x))
 
 
 def _ends(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the least and the largest number of states, NaN where one is none."""
+    """Return the least and the largest number of states; NaN if there is a NaN."""
     x = x.detach() if x.requires_grad else x
     if x.is_cpu and x.numel() > MANY:  # two passes of PyTorch over many numbers take two thirds of the time of its one
         return x.amin(), x.amax()
