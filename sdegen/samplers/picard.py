@@ -1,9 +1,10 @@
-"""Steps of a run taken together: guessed, asked about in one call of the model, and put right, round after round (`Picard`).
+"""Parallel sampling (`Picard`): the model's answers in many steps are guessed, asked for in one call, and corrected, round after
+round.
 
-A plan knows every coefficient, and the noise of a step belongs to the sample and the step; so a step waits for nothing but what
-the model says at the state before. Here that is guessed for a window of steps. Their states follow from the guesses by the
-sampler's own steps; the model says at all of them at once what it would have said there; and so on, until the states that it was
-asked about are those that follow. These are then the states of the run that takes its steps in turn.
+A plan knows every coefficient, and the noise of a step belongs to the sample and the step. So a step waits for nothing but the
+model's answer at the state before, and here this answer is guessed for a window of steps. The states follow from the guesses by
+the sampler's own steps, and the model answers at all of them in one call. These answers are the next guesses, until the states
+that follow are those that the model was asked about. Then they are the states of the run that takes its steps in turn.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from .base import Noise, Sampler
 from .steps import take_steps
 
 T = TypeVar("T")
-NOISE = 6.0  # times the rounding of a number, for each guess that a state follows from: no round takes it away
-SHOWS = 1000  # times that a change has to be to show a slope
+NOISE = 6.0  # times the rounding of a number, times the root of how many guesses come before: no round removes it
+SHOWS = 1000  # times the rounding of a number: smaller changes show no slope
 IN_TURN = "sample without parallel, or by a sampler that asks all it needs in its plan, such as DDIM or Multistep"
 
 
@@ -42,31 +43,33 @@ IN_TURN = "sample without parallel, or by a sampler that asks all it needs in it
 class Picard:
     """The iteration that takes `window` steps of a run together, and the number of its rounds.
 
-    Let the model have said ``a_k`` to the question of step `k` at the states ``x_k``, and let ``G_k`` be the linear map that
-    answers it for Gaussian data of the data's spread. A round takes the steps with the guesses
+    Let ``a_k`` be the model's answer to the question of step `k` at the states ``x_k``, and let ``G_k`` be the linear map that
+    answers this question for Gaussian data of the data's spread. A round takes the steps with the guesses
 
         answer_k(x) = a_k + G_k (x − x_k) + (δa_k − G_k δx_k) ⟨δx_k, x − x_k⟩ / |δx_k|²,
 
-    where ``δ`` is the change since the round before, and then asks the model at the states found. This is E. Picard's iteration
-    in what a Gaussian leaves to be said, along with the slope that two rounds show. A step is done when its states have not moved
-    since the model was asked and the steps before it are done; each round does one at least, and the window moves on. A. Shih
-    et al., *Parallel sampling of diffusion models*, 2023, arXiv:2305.16317, iterate without the Gaussian and the slope; Z. Tang
-    et al., *Accelerating parallel sampling of diffusion models*, 2024, arXiv:2402.09970, with the changes of several rounds.
+    where ``δ`` is the change since the round before, and then asks the model at the states that it has found. This is E. Picard's
+    iteration for what the model says beyond the Gaussian, with the slope that two rounds show. A step is done when the steps
+    before are done and its states have not moved since the model was asked. Each round completes one step at least, and the
+    window moves on. A. Shih et al., *Parallel sampling of diffusion models*, 2023, arXiv:2305.16317, iterate without the Gaussian
+    and the slope; Z. Tang et al., *Accelerating parallel sampling of diffusion models*, 2024, arXiv:2402.09970, with the changes
+    of several rounds.
 
     Parameters
     ----------
     window
-        Most questions of a sample that the model is asked together; most samplers have one a step. With 1 the run is as without.
+        The largest number of questions about a sample in one call of the model; most samplers have one question a step. With 1
+        the run is an ordinary one.
     tolerance
-        Change of a number, in root mean squares of the states, up to which it has not moved; at least what rounding becomes in so
-        many steps. Samples differ by a few of it.
+        The largest change of a number, in root mean squares of the states, that does not count as a move; at least what rounding
+        grows to in so many steps. Samples differ by a few times the tolerance.
 
     Attributes
     ----------
     rounds
         Calls of the model in the last run, all chunks together, without the last move to clean data.
     evaluations
-        States that it was asked about in these calls, all samples together.
+        States that the model was asked about in these calls, all samples together.
 
     Raises
     ------
@@ -91,7 +94,7 @@ class Picard:
 
 
 def as_picard(way: int | Picard | None) -> Picard | None:
-    """Return the iteration of a new run, its counts at 0, that has this window; the one given, or None."""
+    """Return the iteration for a new run, with its counts at 0: the given one, or a new one with this window; None for None."""
     picard = way if way is None or isinstance(way, Picard) else Picard(check_count("parallel", way))
     if picard is not None:
         picard.rounds = picard.evaluations = 0
@@ -117,12 +120,12 @@ class Guess:
     def __init__(self, asked: Expected) -> None:
         self.asked = asked
         self.x = torch.empty(0)  # the states that follow from the guesses before
-        self.seen: tuple[Tensor, Tensor] | None = None  # those that the model was asked about, and its answer
+        self.seen: tuple[Tensor, Tensor] | None = None  # the states that the model was asked about, and its answer
         # A direction, and what the answer does along it beyond the Gaussian's.
         self.slope: tuple[Tensor, Tensor] | None = None
 
     def answer(self, x: Tensor) -> Tensor:
-        """Return the guess at the states `x`, and keep these."""
+        """Return the guess at the states `x`, and keep `x`."""
         self.x, gaussian = x, self.asked.gaussian
         if self.seen is None:
             return gaussian(x)
@@ -135,9 +138,9 @@ class Guess:
         return said
 
     def holds(self, tolerance: float, after: int) -> bool:
-        """Tell whether the states are those that the model was asked about, to what rounding becomes `after` so many guesses.
+        """Tell whether the states are those that the model was asked about, up to what rounding grows to `after` so many guesses.
 
-        So are those that are not finite, for which a run is refused.
+        States that are not finite count as such, since a run with them is refused.
         """
         if self.seen is None:
             return False
@@ -147,14 +150,14 @@ class Guess:
 
 
 class Tape(Generic[T]):
-    """Things of a run in the order in which they are made, which each round goes through again."""
+    """A list of things in the order in which a run makes them, through which each round goes again."""
 
     def __init__(self) -> None:
         self.made: list[T] = []
         self.place = 0
 
     def next(self, make: Callable[[], T]) -> T:
-        """Return the next thing, which is made where there is none yet."""
+        """Return the next thing, made by `make` if there is none yet."""
         if self.place == len(self.made):
             self.made.append(make())
         self.place += 1
@@ -169,12 +172,12 @@ class GuessingModel(Wrapper):
     model
         A score model of a linear process.
     picard
-        How far ahead, and what counts the rounds.
+        The iteration, which has the window and counts the rounds.
 
     Raises
     ------
     TypeError
-        In a run, if the sampler asks for anything else, or at times that depend on the states.
+        In a run, if the sampler asks for more than its plan does, or at times that depend on the states.
     """
 
     def __init__(self, model: ScoreModel, picard: Picard) -> None:
@@ -216,7 +219,7 @@ class GuessingModel(Wrapper):
             del guesses.made[: done[0]], draws.made[: done[1]]
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
-        """Prepare the model's questions, and the answers to them for Gaussian data."""
+        """Prepare the model's questions, each with the map that answers it for Gaussian data."""
         sde = as_linear(self.sde, f", and guesses are those of a Gaussian; {IN_TURN}.")
         std = 1.0 if self.moments is None else float(self.state_moments().variance()) ** 0.5
         at = sde.marginal(t)
@@ -225,7 +228,7 @@ class GuessingModel(Wrapper):
         return [Expected(question, gaussian[i]) for i, question in enumerate(self.model.ask(t, **weights))]
 
     def gain(self, at: Marginal) -> Operator | None:
-        """Return the gain of the model inside, whose questions these are."""
+        """Return the gain of the model inside, which answers the questions."""
         return self.model.gain(at)
 
     def answer(self, x: Tensor, question: Expected, /, **cond: Any) -> Tensor:
@@ -249,11 +252,13 @@ class GuessingModel(Wrapper):
 
     @property
     def reversal(self) -> LearnedReversal | None:
-        """Refused: a learned variance is more than the answer to a question."""
+        """Raise an error: a learned variance is more than the answer to a question."""
         self._refuse()
 
     def _count_known(self, known: int) -> int:
-        """Return how many guesses of this round hold, one after another from the first; `known` of them are known to."""
+        """Return how many guesses of this round hold, one after another from the first; `known` of them were found to hold
+        before.
+        """
         made, tolerance = self.guesses.made[: self.guesses.place], self.picard.tolerance
         while known < len(made) and made[known].holds(tolerance, known + 1):
             known += 1
@@ -280,12 +285,12 @@ class GuessingModel(Wrapper):
 
 
 def learn(guesses: list[Guess], x: Tensor, said: Tensor) -> None:
-    """Keep in guesses what the model said, and the slopes that this shows.
+    """Keep the model's answers in the guesses, and the slopes that the changes of the answers show.
 
     Parameters
     ----------
     guesses
-        In the order of the run.
+        The guesses, in the order of the run.
     x, said
         States and answers, ``(guesses, B, *)``.
     """

@@ -1,4 +1,6 @@
-"""Polynomials through what a model said at the times of a grid, of which exponential integrators take the integrals."""
+"""Polynomials through a model's evaluations at the times of a grid, whose integrals are the weights of exponential
+integrators.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,8 @@ class Polynomials:
 
     @cached_property
     def groups(self) -> list[tuple[bool, list[int], Tensor]]:
-        """Groups of updates with as many evaluations: whether they are corrected, which they are, and their nodes ``(n, p)``, of
-        those that are corrected the end too.
+        """Groups of updates with equally many evaluations: whether the updates are corrected, their indices, and their nodes
+        ``(n, p)``, which include the end of an update if it is corrected.
         """
         groups: dict[tuple[int, bool], list[int]] = {}
         for i, v in enumerate(self.asked):
@@ -47,7 +49,7 @@ class Polynomials:
 
     @cached_property
     def at_ends(self) -> Tensor:
-        """The polynomials of corrected updates at their ends, ``(most, moves)``; 0 of other updates."""
+        """The polynomials of corrected updates at the ends of these, ``(most, moves)``; 0 for other updates."""
         l = self.clock.new_zeros(self.most, len(self.asked))
         for corrected, i, nodes in self.groups:
             if corrected:
@@ -55,13 +57,14 @@ class Polynomials:
         return l
 
     def __call__(self, z: Tensor, values: Callable[[Tensor, Tensor], Tensor] = lagrange) -> Tensor:
-        """Evaluate the polynomials at the points `z` ``(moves, *)``, or their slopes by `lagrange_slopes`: ``(most, moves, *)``.
-        Where updates are corrected, one more follows: 1 at the end, 0 at the evaluations.
+        """Return the polynomials at the points `z` ``(moves, *)``, or with `lagrange_slopes` their slopes: ``(most, moves, *)``.
+
+        If updates are corrected, a further polynomial is the last, which is 1 at the end of an update and 0 at the evaluations.
 
         Raises
         ------
         ValueError
-            If the clock is infinite at one of them, or two evaluations are at one noise level.
+            If the clock is infinite at one of the times, or two evaluations are at one noise level.
         """
         l = z.new_zeros(self.most + self.corrected, *z.shape)
         for corrected, i, nodes in self.groups:
@@ -82,26 +85,26 @@ class Polynomials:
         return l
 
     def corrections(self, newest: A) -> list[A]:
-        """Return the weights of what the corrections of updates add to their states, by the weight of the evaluation there.
+        """Return the weights of corrections, given the weight `newest` of the evaluation at the end of an update.
 
-        The polynomial through one evaluation more differs by the one that is 0 at all others, times what the newest says beyond
-        the polynomial without it: so a correction adds ``W (q_s − Σ_j l_j(s) q_j)``.
+        With this evaluation the polynomial changes by the polynomial that is 0 at all others, times the difference of the newest
+        evaluation from the polynomial without it. So a correction adds ``W (q_s − Σ_j l_j(s) q_j)``.
         """
         return [newest, *(newest * -v for v in self.at_ends)]
 
 
 def check_distinct(nodes: Tensor) -> None:
-    """Refuse evaluations at one noise level, through which there is no polynomial.
+    """Refuse two evaluations at one noise level, through which there is no polynomial.
 
     Parameters
     ----------
     nodes
-        Of each polynomial, in any clock, ``(N, p)``.
+        The nodes of each polynomial, in any clock, ``(N, p)``.
 
     Raises
     ------
     ValueError
-        If two of a row coincide.
+        If two nodes of a row coincide.
     """
     if (nodes.sort(-1).values.diff() == 0).any():
         raise ValueError(

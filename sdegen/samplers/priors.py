@@ -1,10 +1,11 @@
-"""Whether a process's prior may stand for its law at T, by bounds of what the difference costs.
+"""Checks that the prior of a process may stand for its law at T, by bounds on what the difference costs.
 
-Samples by the true score, and densities of its flow, are wrong by at most ``KL(p_T ‖ prior)``, for the way back makes no two laws
-more different. Of a Gaussian prior this is, exactly, the divergence of `p_T` from the Gaussian `N` of the same moments, and that
-of `N` from the prior. The first depends on the shape of the data, but is what their mutual information with the state lacks of
-that of Gaussian data, so at most ``½ log(1 + s²)`` nats for a coordinate that spreads by `s` times the noise at T: data that
-are one point but for a few, far away, come as near to it as one likes. The second is known.
+Samples by the true score, and densities of its flow, are wrong by at most ``KL(p_T ‖ prior)``, since the way back makes no two
+laws more different. For a Gaussian prior this is exactly the sum of two divergences: that of `p_T` from the Gaussian `N` of the
+same moments, and that of `N` from the prior. The second is known. The first depends on the shape of the data: it is by how much
+their mutual information with the state falls short of that of Gaussian data. So it is at most ``½ log(1 + s²)`` nats for a
+coordinate that spreads by `s` times the noise at T, a bound that data come near of which nearly all are one point and the rest
+are far away.
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ from ..processes.base import SDE
 from ..processes.linear import LinearSDE, gaussian, is_linear
 from ..warning import warn_caller
 
-HARDLY = 1.0  # the spread of the data beside the noise at T from where on a Gaussian may cost half a bit a coordinate
-# As much, beyond which a Gaussian of the moments is not near the law of the states any more, whatever the data are.
+HARDLY = 1.0  # spread of the data over the noise at T, from which on a Gaussian prior may cost half a bit a coordinate
+# The same ratio, above which a Gaussian of the moments need not be near the law of the states any more.
 REMEMBERED = 3.0
-NUMBERS = 8192  # that the moments of a prior of its own are measured by
+NUMBERS = 8192  # drawn numbers, by which the moments of a process's own prior are measured
 LEAST = 16  # draws, at least
 
 
 def prior_of(sde: SDE, moments: Moments, instead: str) -> Any:
-    """Return the prior of a process; warn of one that may cost more than ``½ log 2`` nats a coordinate, and refuse one that may
-    cost more than ``½ log 10``.
+    """Return the prior of a process; warn if it may cost more than ``½ log 2`` nats a coordinate, and refuse it if it may cost
+    more than ``½ log 10``.
 
-    Nonlinear processes, whose law at T is not known, are left.
+    Priors of nonlinear processes, whose law at T is not known, are not checked.
 
     Parameters
     ----------
     sde
         A process.
     moments
-        Of the data, in the units of the process.
+        The moments of the data, in the units of the process.
     instead
-        What else can be passed, as the end of the sentence.
+        What else the user can pass, as the end of the error's sentence.
 
     Raises
     ------
     TypeError
-        If the process answers with no law.
+        If the process does not return a law.
     ValueError
         If the data spread at T by more than `REMEMBERED` times the noise, or the prior is as far from the moments of the states.
     """
@@ -63,15 +64,15 @@ def prior_of(sde: SDE, moments: Moments, instead: str) -> Any:
 
 
 def cost(spread: float) -> float:
-    """Return ``½ log(1 + spread²)`` nats a coordinate: a bound of how far the law of data and noise is from its own Gaussian.
+    """Return ``½ log(1 + spread²)``, a bound in nats a coordinate on how far the law of data and noise is from a Gaussian.
 
-    `spread` is the standard deviation of the data over that of the noise.
+    The Gaussian has the moments of that law, and `spread` is the standard deviation of the data over that of the noise.
     """
     return 0.5 * math.log1p(spread**2)
 
 
 def _check_forgotten(sde: LinearSDE, moments: Moments, instead: str) -> None:
-    """Warn, or refuse, where the states at T are still those of the data."""
+    """Warn, or refuse, if the states at T still depend much on the data."""
     spread = (sde.snr(sde.T).detach() * moments.variance()).sqrt().item()
     if spread <= HARDLY:
         return
@@ -89,12 +90,12 @@ def _check_forgotten(sde: LinearSDE, moments: Moments, instead: str) -> None:
 
 
 def _check_moments(sde: LinearSDE, prior: Any, moments: Moments, instead: str) -> None:
-    """Warn, or refuse, where a prior of the process's own has other moments than the states at T."""
+    """Warn, or refuse, if the process defines a prior that has other moments than the states at T."""
     law = LinearSDE.prior(sde, moments)
     n = max(LEAST, NUMBERS // law.means[0].numel())
     drawn = ask_draws(prior, n, torch.Generator().manual_seed(0)).double().cpu()
     if drawn.shape[1:] != law.means.shape[1:]:
-        return  # which is refused where states are drawn
+        return  # this is refused where states are drawn
     channels = law.means[0].numel() // moments.mean.numel()
     nats = _apart(law.means[0], _variances(law), drawn.mean(0), drawn.var(0), channels)
     if nats <= cost(HARDLY):
@@ -111,11 +112,11 @@ def _check_moments(sde: LinearSDE, prior: Any, moments: Moments, instead: str) -
 
 
 def check_start(sde: SDE, moments: Moments, t: float) -> None:
-    """Refuse a run that begins before T with states of the prior, or warn of it, where the law of states at its first time is far
-    from that at T: such a run needs states of its first time.
+    """Warn of a run that begins with states of the prior at a time before T, or refuse it, if the law of states at its first time
+    is far from that at T: such a run needs states of its first time.
 
-    The two laws are compared as Gaussians of the data's moments, and what the shape of the data may cost at the first time
-    (`cost`) is added.
+    The two laws are compared as Gaussians of the data's moments. What the shape of the data may cost at the first time (`cost`)
+    is added.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ def check_start(sde: SDE, moments: Moments, t: float) -> None:
     Raises
     ------
     ValueError
-        If that may cost more nats a coordinate than data that spread by `REMEMBERED` times the noise.
+        If the run may be off by more nats a coordinate than with data that spread by `REMEMBERED` times the noise.
     """
     if not is_linear(sde) or t >= sde.T * (1 - 1e-9):
         return
@@ -154,6 +155,8 @@ def _variances(law: Any) -> Tensor:
 
 
 def _apart(m: Tensor, v: Tensor, mean: Tensor, variances: Tensor, channels: int) -> float:
-    """Return ``KL(N(m, v) ‖ N(mean, variances))`` of Gaussians a coordinate, those of a channel taken to have one spread."""
+    """Return ``KL(N(m, v) ‖ N(mean, variances))`` of Gaussians a coordinate, as if all coordinates of a channel had one
+    spread.
+    """
     v, V, off = (part.reshape(channels, -1).mean(1) for part in (v, variances, (mean - m).square()))
     return (0.5 * (v / V - 1 - (v / V).log() + off / V)).sum().item()

@@ -1,5 +1,5 @@
-"""The default's measurement: at which noise levels a law is decided, and which solvers are nearest to its flow
-(`measure_profile`).
+"""The measurement by which the default sampler is chosen (`measure_profile`): at which noise levels samples are decided, and
+which solvers come nearest to the flow of a model.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from .trials import CONTESTANTS, LAST, MOST, follow_flow, summarise_law, trial_c
 LEVELS = 32
 DRAWS, FEWEST = 16, 4  # data at each level
 FEW = 8  # data, from which on solvers are tried
-NOISES = 4  # paths from each, in trials
-APART = 0.05  # of log(sigma / alpha), between the two evaluations of a derivative along the flow
-FARTHEST = 9.0  # from the logarithm of the spread: beyond, a law is one Gaussian or one point
+NOISES = 4  # paths from each datum, in trials
+APART = 0.05  # difference of log(sigma / alpha) between the two evaluations of a derivative along the flow
+FARTHEST = 9.0  # distance of levels from the logarithm of the spread: beyond, a law is one Gaussian or one point
 ROWS = 128  # states that are evaluated at a time
-TINY = 1e-30  # a variance that is none
-TRIED = (1, 2, 3, 4, 5, 6, 8, 10)  # steps; in between, what was nearest in fewer
-NOISE_SEED = 5_070_141  # one that nobody takes, nor any other draw of the library
+TINY = 1e-30  # the variance that data without spread count as
+TRIED = (1, 2, 3, 4, 5, 6, 8, 10)  # steps; between these, the solver that was nearest in fewer is taken
+NOISE_SEED = 5_070_141  # a seed that no user is likely to take, and no other draw of the library takes
 
 
 @check_arguments
@@ -52,14 +52,15 @@ def measure_profile(
     **cond: Any,
 ) -> Profile:
     """Measure at which noise levels the samples of a model are decided, and which solvers are nearest to its flow in a few
-    steps, and return that as a `Profile`.
+    steps, and return the results as a `Profile`.
 
-    Each datum is noised to 32 levels with one and the same noise, and the model is asked twice, there and a short way along its
-    flow: 64 evaluations a datum. From each begin four paths at the first time, and solvers follow them to the last in each of the
-    numbers of steps, one in three to ten ways, and what comes nearest to a run of many steps is remembered: about 370
-    evaluations a path. Then the stops of each are moved to where both its endings, the sample and its posterior mean, come
-    nearer on half of the paths, and kept so where they do on the others: about 820 evaluations a path more. `fit` does so with
-    16 of the data, and keeps the result as ``model.profile``.
+    Each datum is noised to 32 levels with one and the same noise, and the model is asked twice at each, there and a short way
+    along its flow: 64 evaluations a datum. Four paths begin from each datum, noised to the first time. In each number of steps
+    one to ten solvers follow them to the last time, and the solver whose ends come nearest to those of a run of many steps is
+    remembered: about 370 evaluations a path. Then the stops of each of these solvers are moved so that both its endings, the
+    sample and its posterior mean, come nearer on half of the paths. The moved stops are kept if the endings come nearer on the
+    other half too: about 820 more evaluations a path. `fit` measures 16 of the data in this way, and keeps the result as
+    ``model.profile``.
 
     Parameters
     ----------
@@ -68,9 +69,9 @@ def measure_profile(
     data
         Data of the model's law, ``(M, *)``; a dozen are enough.
     end
-        The last time that is looked at; the process's ``t_min`` by default.
+        The last time of the measurement; the process's ``t_min`` by default.
     steps
-        Numbers of steps in which solvers are tried, from 1 to 12; none where it is empty.
+        Numbers of steps in which solvers are tried, from 1 to 12; if empty, no solvers are tried.
     stops
         Whether the stops of these solvers are moved.
     cond
@@ -79,10 +80,10 @@ def measure_profile(
     Raises
     ------
     TypeError
-        If the process is not scalar, or data are no floating-point numbers.
+        If the process is not scalar, or data are not floating-point numbers.
     ValueError
-        If the moments are not known, data are none that the model could take, it says something that is not finite, or steps are
-        not from 1 to 12.
+        If the moments are not known, the model cannot take the data, it returns something that is not finite, or steps are not
+        from 1 to 12.
 
     Examples
     --------
@@ -114,7 +115,7 @@ def measure_profile(
 
 
 def profile_cost(steps: Sequence[int] = TRIED, stops: bool = True) -> int:
-    """Return how often a model is asked for each datum of a profile.
+    """Return the number of evaluations of a model for each datum of a profile.
 
     Parameters
     ----------
@@ -127,13 +128,13 @@ def profile_cost(steps: Sequence[int] = TRIED, stops: bool = True) -> int:
 
 
 def affordable(evaluations: int) -> tuple[int, Sequence[int], bool]:
-    """Return how many data a profile can be measured on with so many evaluations, 0 for too few, the numbers of steps in which
-    solvers can be tried, and whether their stops can be moved.
+    """Return what a profile can be measured on with so many evaluations: the number of data, 0 if the evaluations are too few;
+    the numbers of steps in which solvers can be tried; and whether the stops of these can be moved.
 
     Parameters
     ----------
     evaluations
-        Of the model, each of one state.
+        The number of evaluations of the model, each at one state.
     """
     steps = TRIED if evaluations >= FEW * profile_cost(TRIED, stops=False) else ()
     stops = evaluations >= DRAWS * profile_cost()
@@ -151,8 +152,9 @@ def _try(
     stops: bool,
     cond: dict[str, Any],
 ) -> list[tuple[int, Tensor]]:
-    """Return for each number of steps the place of the solver that is nearest to the flow, on paths from data noised to the first
-    time, and its moved stops; none, ``(0,)``, where it keeps those of its grid.
+    """Return for each number of steps the place of the solver that is nearest to the flow, and its moved stops.
+
+    Paths begin at data noised to the first time. Stops are empty, ``(0,)``, if the solver keeps those of its grid.
     """
     sde, n = as_scalar(model.sde, "; solvers are tried on those."), len(x_0)
     rows = torch.arange(n, device=x_0.device).repeat(NOISES)
@@ -176,7 +178,7 @@ def _draw_noise(x_0: Tensor) -> Tensor:
 
 
 def _measure(model: ScoreModel, x_0: Tensor, noise: Tensor, end: float | None, cond: dict[str, Any]) -> Profile:
-    """Return the profile of a model of a scalar process, measured at data that are states."""
+    """Return the profile of a model of a scalar process, measured at clean states."""
     sde, law = as_scalar(model.sde, "; profiles are measured on those."), gaussian(model.state_moments())
     levels = _levels(sde, end, law.moments().variance().clamp_min(TINY))
     low = float(levels[0])
@@ -192,7 +194,7 @@ def _measure(model: ScoreModel, x_0: Tensor, noise: Tensor, end: float | None, c
 
 
 def _levels(sde: LinearSDE, end: float | None, variance: Tensor) -> Tensor:
-    """Return the levels that are looked at: those of the process that are near enough to the spread of the data."""
+    """Return the levels of the measurement: those of the process that are near enough to the spread of the data."""
     ends = torch.tensor([sde.t_min if end is None else end, sde.T], dtype=torch.float64)
     low, high = (-0.5 * sde.log_snr(ends).detach()).tolist()
     middle = 0.5 * variance.log().item()
@@ -211,7 +213,7 @@ def _look(
     lowest = sde.log_snr(sde.T)
 
     def beyond(u: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return velocity and denoised state, and by how much the velocity is another than that of the Gaussian."""
+        """Return velocity and denoised state, and the difference of the velocity from that of the Gaussian."""
         phi, t = level.exp().atan().to(u), sde.time_of_log_snr((-2 * level).clamp_min(lowest))
         at = sde.marginal(t)
         x = model.cast_states(u * at.r.matrix()[..., 0, 0].to(u)[over])
@@ -235,23 +237,24 @@ def _look(
 
 
 def known_profile(model: ScoreModel, end: float | None, steps: int | None) -> Profile | None:
-    """Return the profile that a model has been given, or of a true score measure it once, as long as it stays the same, and try
-    solvers once in each number of steps; None where there is none.
+    """Return the profile that a model has been given, or that of a true score, measured at the first call; None if there is none.
+
+    The profile of a true score is kept as long as the model stays the same; solvers are tried once in each number of steps.
 
     Parameters
     ----------
     model
         Any score model of a scalar process.
     end
-        The last time that is looked at.
+        The last time of the measurement.
     steps
-        In which solvers of the flow are tried; None: in none.
+        The number of steps in which solvers of the flow are tried; None to try none.
     """
     about, profile = _about(model, end), model.profile
     of, measured = vars(model).get("_measured", (about, profile))
     if measured is profile and of != about:
-        profile = None  # it was of the same model before that changed
-    few = steps if steps is not None and steps <= LAST else None  # of more steps the profile says enough
+        profile = None  # measured on this model before it was changed
+    few = steps if steps is not None and steps <= LAST else None  # for more steps the profile says enough
     told = profile is not None and (few is None or _was_tried(profile, few))
     if told or model.moments is None or model.conditions.names:
         return profile
@@ -280,6 +283,6 @@ def _was_tried(profile: Profile, steps: int) -> bool:
 
 
 def _about(model: ScoreModel, end: float | None) -> Any:
-    """Return what the profile of a true score depends on and that may change."""
+    """Return what the profile of a true score depends on, as far as it may change."""
     moments = [] if model.moments is None else [bytes_of(v) for v in model.moments]
     return weights_of(model.sde), moments, end

@@ -1,8 +1,8 @@
-"""Whether the states of a run stay where the process can bring data: `warn_of_escape`, which a run asks once, at its end.
+"""A check that the states of a run stayed where the process can bring data (`warn_of_escape`), made once at the end of a run.
 
-A state is data and noise, so that its root mean square follows from the moments of the data. No number of a million data of
-whatever law is farther from 0 than a thousand root mean squares: what is farther has been carried there by steps that are too
-long for the model.
+A state is data and noise, so its root mean square follows from the moments of the data. Of a million data, whatever their law,
+one at most is expected beyond a thousand root mean squares: a state that is farther from 0 has been carried there by steps that
+are too long for the model.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ..processes.linear import is_linear
 from ..warning import warn_caller
 
 FARTHEST = 1e3  # root mean squares
-OWN = 10.0  # of them, from which on a start is one that the user has put there
+OWN = 10.0  # root mean squares, beyond which a start has been chosen by the user
 
 
 class Reach(NamedTuple):
-    """How far the states of a run are from 0 where they are data and noise.
+    """How far from 0 the states of a run are as long as they are data and noise.
 
     Attributes
     ----------
     times
-        Where the run begins and stops; 0 for clean data.
+        The times at which the run begins and stops; 0 for clean data.
     usual
-        The root mean squares there, of the coordinate and channel where they are largest.
+        The root mean squares of states at these times, of the coordinate and channel where they are largest.
     linear
-        Whether they are known at all times, as on linear processes, or those of the data alone.
+        Whether `usual` is known at all times, as on linear processes; otherwise it is that of the data at every time.
     """
 
     times: list[float]
@@ -41,20 +41,20 @@ class Reach(NamedTuple):
     linear: bool
 
     def at(self, stops: list[int]) -> Reach:
-        """Return how far states are from 0 at some of the times."""
+        """Return the reach at some of the times."""
         return Reach([self.times[i] for i in stops], [self.usual[i] for i in stops], self.linear)
 
 
 def reach_of(model: ScoreModel, times: Tensor) -> Reach | None:
-    """Return how far states go at the times of a run, float64; None where the moments of the data are not known, or those of the
-    states do not follow from them.
+    """Return how far from 0 states are at the times of a run; None if the moments of the data are not known, or the moments of
+    the states do not follow from them.
 
     Parameters
     ----------
     model
         A score model.
     times
-        Where the run begins and stops; 0 for clean data.
+        The times at which the run begins and stops, float64; 0 for clean data.
     """
     sde = model.sde
     if model.moments is None or (not is_linear(sde) and sde.coordinates is not None):
@@ -77,9 +77,9 @@ def warn_of_escape(reach: Reach, largest: list[float]) -> None:
     Parameters
     ----------
     reach
-        What is known of the model.
+        How far from 0 states of the model are.
     largest
-        The largest numbers in size of the states, at the first of its times and on, and of clean data the last.
+        The largest absolute value in the states at each of the times, that of clean data last.
     """
     times, usual, linear = reach
     usual = usual if linear else [max(u, largest[0]) for u in usual]
@@ -95,6 +95,6 @@ def warn_of_escape(reach: Reach, largest: list[float]) -> None:
 
 
 def _largest(A: Operator) -> Tensor:
-    """Return how much a map enlarges numbers at most, one for each of the times."""
+    """Return the largest factor by which a map enlarges numbers, one for each of the times."""
     numbers = A.along(A.axes)
     return A.matrix().abs().sum(-1).amax(-1) if numbers is None else numbers.abs().amax(1)

@@ -2,9 +2,9 @@
 closed form.
 
 An integrator follows the flow of its reference in closed form and interpolates only what the model says beyond it. The
-reference is the whole difference between named families: a point mass gives data prediction (DPM-Solver++), a law
-without bound noise prediction (DPM-Solver, DEIS), the standard normal the velocity, and the model's own moments the
-default, for which a Gaussian of any covariance is no work at all.
+reference is the whole difference between named families. A point mass gives data prediction (DPM-Solver++), a law of infinite
+variance noise prediction (DPM-Solver, DEIS), and the standard normal the velocity. The Gaussian of the model's own moments is the
+default; with it nothing is left to interpolate for Gaussian data of any covariance.
 
 In direction `i` the reference has signal variance ``c_i`` and noise variance `n`. With the angle ``phi`` of a scalar
 process, ``u = x / r`` and ``P² = c cos² phi + n sin² phi``, its flow keeps ``(u − cos(phi) m) / P``, and the model's flow obeys
@@ -13,10 +13,10 @@ process, ``u = x / r`` and ``P² = c cos² phi + n sin² phi``, its flow keeps `
 
 where `v` is the model's velocity: the integrand is bounded at both ends wherever ``c`` and ``n`` are not zero there.
 
-The reversed process at the noise level `eta`, ``dx = [f x − ½ (1 + eta²) g² score] dt + eta g dw``, differs in one factor. As
-the reference gives ``y = x / alpha`` the variance ``S = (P / cos phi)²``, and ``d(tan² phi)`` is that of the noise, its own
-score ``−n (y − m) / S`` makes ``(y − m) / S^{½ (1 + eta²)}`` a martingale, of variance ``S^{−eta²} / n``. So with
-``k(phi) = S(s) / S(phi)``, between the angles of `t` and `s`,
+The reversed process at the noise level `eta`, ``dx = [f x − ½ (1 + eta²) g² score] dt + eta g dw``, differs in one factor. Under
+the reference ``y = x / alpha`` has the variance ``S = (P / cos phi)²``, and the noise has the variance ``d(tan² phi)``. So the
+reference's score ``−n (y − m) / S`` makes ``(y − m) / S^{½ (1 + eta²)}`` a martingale, of variance ``S^{−eta²} / n``. Between the
+angles of `t` and `s`, with ``k(phi) = S(s) / S(phi)``,
 
     u_s − cos_s m = P_s / P_t k(t)^{½ eta²} (u_t − cos_t m) + (1 + eta²) P_s ∫ k^{½ eta²} q / P² dphi
                     + P_s √((1 − k(t)^{eta²}) / n) z
@@ -24,8 +24,8 @@ score ``−n (y − m) / S`` makes ``(y − m) / S^{½ (1 + eta²)}`` a martinga
 in law, if `q` is a function of time. Gaussian data have ``q = 0``: every step has their law. At ``eta = 1`` around a point
 mass the step without its integral is the bridge of the forward process.
 
-With noise, what is interpolated is ``q (P / sin phi)^a``: at ``eta = 1`` a martingale of the reversed process for ``a = 1``.
-In between, at ``a = eta / (1 + eta)``, modes narrower than the data keep their width (docs/design.md).
+With noise, ``q (P / sin phi)^a`` is interpolated. At ``eta = 1`` it is a martingale of the reversed process for ``a = 1``. At
+``a = eta / (1 + eta)``, between this and 0, modes narrower than the data keep their width (docs/design.md).
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class ReferenceLaw(NamedTuple):
     Attributes
     ----------
     mean
-        Of the shape of a datum, with a row for each sample where they differ; ``()`` for zero.
+        The mean, of the shape of a datum, with a row for each sample if these have means of their own; ``()`` for zero.
     covariance
-        ``(d, d)`` over the flattened datum, the variances of its coordinates ``(d,)``, or one for all ``()``.
+        ``(d, d)`` over the flattened datum, the variances of its coordinates ``(d,)``, or one variance for all ``()``.
     noise
-        Variance of the noise that the process adds to it; 0 in the limit of infinite variances, which are then in units of it.
+        Variance of the process's noise in units of `covariance`: 1, or 0 in the limit of infinite variances.
     """
 
     mean: Tensor
@@ -64,7 +64,7 @@ class ReferenceLaw(NamedTuple):
 
     @property
     def event_shape(self) -> torch.Size:
-        """The shape of a datum; ``()`` where mean and variance are those of all coordinates."""
+        """The shape of a datum; ``()`` if all coordinates have one mean and variance."""
         return Moments(self.mean, self.covariance).event_shape if self.covariance.ndim else self.mean.shape
 
     def __repr__(self) -> str:
@@ -72,7 +72,7 @@ class ReferenceLaw(NamedTuple):
 
 
 class Reference(Overridable, ABC):
-    """The base class of reference distributions: Gaussian laws of the data, or limits of them, whose flow is followed in
+    """The base class of reference distributions: Gaussian laws of the data, or limits of such laws, whose flow is followed in
     closed form.
     """
 
@@ -105,7 +105,7 @@ class Unbounded(Reference):
     """
 
     def law(self, model: ScoreModel) -> ReferenceLaw:
-        """Return a law beside whose variance the noise is nothing."""
+        """Return the limit of laws whose variance is infinite compared with that of the noise."""
         return ReferenceLaw(_ZERO, _ONE, 0.0)
 
 
@@ -137,9 +137,9 @@ class Normal(Reference):
 class Matched(Normal):
     """The Gaussian reference with the mean and covariance of the data, full or diagonal as the model has them.
 
-    Gaussian data then cost one evaluation; on others the high-noise half of the run, where every law looks Gaussian, is
-    almost free. That scores are close to those of the matched Gaussian at high noise: B. Wang and J. Vastola, *The hidden
-    linear structure in score-based models and its application*, 2023, arXiv:2311.10892.
+    Gaussian data then cost one evaluation; on other data the high-noise half of the run, where every law looks Gaussian, takes
+    few steps. B. Wang and J. Vastola, *The hidden linear structure in score-based models and its application*, 2023,
+    arXiv:2311.10892, show that scores are close to those of the matched Gaussian at high noise.
 
     Raises
     ------
@@ -156,11 +156,11 @@ class Matched(Normal):
 
 
 class MatchedConditional(Normal):
-    """The Gaussian reference with the mean and covariance of the law under the conditions of the run, where a model knows them
-    (`ScoreModel.conditional_moments`), and a point mass where it does not.
+    """The Gaussian reference with the mean and covariance of the law under the conditions of the run, if a model knows them
+    (`ScoreModel.conditional_moments`), and otherwise a point mass.
 
-    Of a linear measurement they follow from the moments of the data, as if these were Gaussian; of such data a posterior then
-    costs one evaluation. Each sample has the mean of its own conditions.
+    Under a linear measurement the moments follow from those of the data, as if the data were Gaussian; for Gaussian data a
+    posterior then costs one evaluation. Each sample has the mean of its own conditions.
     """
 
     def __init__(self) -> None:

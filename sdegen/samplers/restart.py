@@ -51,15 +51,15 @@ class Restart(Sampler[RestartStep, Any]):
     Parameters
     ----------
     sampler
-        Any sampler; its steps and grid make the run from T, to which the lower ends of the intervals are added.
+        Any sampler; its steps and grid make the run from T, to whose times the lower ends of the intervals are added.
     intervals
-        `Interval`s, each gone through when the run reaches its lower end; levels of returns are those of `Karras`.
+        The intervals, each of which is repeated when the run reaches its lower end; the times of a repeat are those of `Karras`.
 
     Raises
     ------
     ValueError
-        If an interval is not ``0 < low < high`` with at least one repeat and step; in a run, if a level lies outside
-        those of the sampler's times.
+        If an interval is not ``0 < low < high`` with at least one repeat and step; in a run, if a level lies outside the levels
+        of the sampler's times.
     TypeError
         In a run, if the process is not linear.
     """

@@ -28,8 +28,8 @@ class ReverseDiffusion(Sampler[ReverseDiffusionStep, None]):
     N(Phi x_s, Q)``.
 
     The predictor of Y. Song et al., *Score-based generative modeling through stochastic differential equations*, 2021,
-    arXiv:2011.13456 (appendix E), with the forward process's own transition as its discretisation: no coefficient is
-    evaluated at a time, so it needs none to be finite. Weak order 1; steps over which ``Phi`` is far from 1 are crude.
+    arXiv:2011.13456 (appendix E), with the forward process's own transition as its discretisation. No coefficient is evaluated at
+    a single time, so none has to be finite. Weak order 1; steps over which ``Phi`` is far from 1 are crude.
 
     Parameters
     ----------

@@ -1,11 +1,11 @@
 """The reversed process of a Gaussian law of the data on a process whose matrices do not commute: `ReversedGaussian`.
 
-It is linear. With the covariance `C` of the data, what is left of a deviation from its mean is ``Psi_s Psi_t⁻¹`` of it, with
+The reversed process is linear: it takes a deviation from the mean at `t` to ``Psi_s Psi_t⁻¹`` times that deviation at `s`, with
 
     dPsi/dt = (F + ½ (1 + eta²) G Gᵀ V⁻¹) Psi,    V = Phi C Phiᵀ + Sigma,
 
-`V` the covariance of its states. `Psi` is ``V Phi⁻ᵀ`` at ``eta = 1``; elsewhere it is a table (`quadrature.RootTable`), but for a
-point mass at ``eta = 0``, where it is the root of the marginal.
+where `C` is the covariance of the data and `V` that of the states. At ``eta = 1`` `Psi` is ``V Phi⁻ᵀ``. For a point mass at
+``eta = 0`` it is the root of the marginal. Otherwise it is a table (`quadrature.RootTable`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..processes.linear import LinearSDE
 from ..processes.quadrature import RootTable
 from .references import ReferenceLaw
 
-LARGEST = 256  # numbers of a state, whose squares a table holds some hundred times
+LARGEST = 256  # numbers of a state: a table holds some hundred matrices over them
 PANELS = 16  # of a table, to begin with: an e-fold of time each
 FIRST = 1e-8  # of T: where a table begins
 
@@ -33,8 +33,8 @@ FIRST = 1e-8  # of T: where a table begins
 class ReversedGaussian(Fixed):
     """The reversed process, at a noise level, of a Gaussian law of the data or a point mass.
 
-    A law of one variance in all coordinates takes maps as the process has them; any other takes them as matrices over all numbers
-    of a state.
+    For a law of one variance in all coordinates maps are as the process has them; for any other they are matrices over all
+    numbers of a state.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class ReversedGaussian(Fixed):
     Attributes
     ----------
     numbers
-        Of a state, where maps are over all of them; 0 elsewhere.
+        The number of numbers in a state if maps are matrices over all of them, and else 0.
     point
         Whether the law is a point mass.
     C
@@ -75,16 +75,16 @@ class ReversedGaussian(Fixed):
         self.C: Operator = Matrix(E @ C @ E.T) if self.numbers else sde.datum * law.covariance
 
     def whole(self, A: Operator) -> Operator:
-        """Return a map of states in the form that this law takes."""
+        """Return a map of states in the form that this law needs."""
         return Matrix(full_matrix(A, self.numbers).reshape(-1, self.numbers, self.numbers)) if self.numbers else A
 
     def covariance(self, at: Marginal) -> Operator:
-        """Return `V` at the times of laws."""
+        """Return `V` at the times of marginals."""
         Phi, Sigma = self.whole(at.Phi), self.whole(at.covariance)
         return Sigma if self.point else Phi @ self.C @ Phi.T + Sigma
 
     def Psi(self, at: Marginal) -> Operator:
-        """Return `Psi` at the times of laws."""
+        """Return `Psi` at the times of marginals."""
         if self.eta == 1:
             return self.covariance(at) @ self.whole(at.Phi).T.inv()
         return at.R if self.point and not self.eta else Matrix(self._table(at.t))

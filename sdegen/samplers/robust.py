@@ -1,4 +1,4 @@
-"""Distances and least squares in which samples that have gone to another mode do not count for all."""
+"""Distances and least squares in which a few samples that have gone to another mode do not decide the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ __all__ = ["CUT", "average_distances", "cut_weights", "normal_equations", "typic
 import torch
 from torch import Tensor
 
-CUT = 10.0  # medians, beyond which a distance counts no further
+CUT = 10.0  # medians: a larger distance counts as one of this size
 
 
 def average_distances(distance: Tensor) -> Tensor:
@@ -16,14 +16,16 @@ def average_distances(distance: Tensor) -> Tensor:
     Parameters
     ----------
     distance
-        Of every sample, ``(B,)``.
+        The distance of every sample, ``(B,)``.
     """
     return distance.minimum(CUT * distance.median()).square().mean().sqrt()
 
 
 def typical_distances(distance: Tensor) -> Tensor:
-    """Return the median of distances and their average, ``(2,)``: what most samples are off by, and what those are that have gone
-    elsewhere. Both are above 0, so that ratios of them are numbers.
+    """Return the median of distances, which most samples decide, and `average_distances`, which samples in another mode raise:
+    ``(2,)``.
+
+    Both are above 0, so that their ratios are finite.
 
     Parameters
     ----------
@@ -34,7 +36,8 @@ def typical_distances(distance: Tensor) -> Tensor:
 
 
 def cut_weights(size: Tensor, cut: float) -> Tensor:
-    """Return the weights of squares, ``(B,)``, with which a residual beyond so many medians counts as one of that size.
+    """Return the weights of squared residuals, ``(B,)``, with which a residual beyond `cut` medians counts as one of `cut`
+    medians.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
-"""Log-probabilities of the steps of stochastic runs: kept while a run is made, and computed again for a path that is known.
+"""Log-probabilities of the steps of stochastic runs, kept while a run is made (`Weigher`) or computed for a path that is known
+(`log_prob_of_steps`).
 
 A step of these samplers is ``x_s = mean(x_t) + Q R z``, so ``log p(x_s | x_t)`` is a Gaussian log-density (`StepNoise`). In a
-run it follows from the noise that was drawn, for a path from the mean, which is the sampler's own step without noise.
+run it follows from the noise that was drawn; for a path it follows from the mean, which is the sampler's own step without noise.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ class Rollout(NamedTuple):
     Attributes
     ----------
     samples
-        As `sample` returns them, ``(n, *)``.
+        The samples as `sample` returns them, ``(n, *)``.
     path
-        States before the first step and after each, ``(steps + 1, n, *)``: those of the process, in its units, and on a bounded
-        domain in the coordinates without bounds that runs take.
+        States before the first step and after each, ``(steps + 1, n, *)``. They are in the units of the process, and on a bounded
+        domain in the coordinates without bounds in which runs are made.
     times
-        Where these states stand, ``(steps + 1,)``.
+        The times of these states, ``(steps + 1,)``.
     log_prob
-        ``log p(x_s | x_t)`` of each step in nats, ``(steps, n)``, densities of the states of `path`. The last move to clean data
-        adds no noise, and is not among them.
+        ``log p(x_s | x_t)`` of each step in nats, ``(steps, n)``: log-densities of the states of `path`. The last move to clean
+        data adds no noise, and is not among the steps.
     """
 
     samples: Tensor
@@ -57,7 +58,7 @@ class Rollout(NamedTuple):
 
 
 class Weigher:
-    """A taker of steps that keeps the log-probability of each.
+    """A loop over the steps of a plan that keeps the log-probability of each step.
 
     Attributes
     ----------
@@ -76,7 +77,7 @@ class Weigher:
         Parameters
         ----------
         sampler, plan, model, x, noise
-            As there.
+            As for `steps.take_steps`.
         """
         drawn: list[Tensor] = []
         kept: list[Tensor] = []
@@ -103,11 +104,11 @@ class Weigher:
 def log_prob_of_steps(model: ScoreModel, path: Tensor, times: Tensor, *, sampler: Sampler, **cond: Any) -> Tensor:
     """Return the log-probabilities ``log p(x_s | x_t)`` that a model gives to the steps of a path, ``(steps, n)`` in nats.
 
-    With the model that made the path they are those of its `Rollout`, to rounding. They are differentiable by the model's
-    parameters, as gradients of an expected reward need, ``∇ E r = E r ∇ Σ log p(x_s | x_t)``, and ratios of a new model to an old
-    one (K. Black et al., *Training diffusion models with reinforcement learning*, 2023, arXiv:2305.13301). A step is one
-    evaluation of the network, which is in evaluation mode, as in a run; one more where it has learned the variance. Rows may be
-    any of the run's. So may steps, of a sampler whose steps remember nothing:
+    For the model that made the path they are those of its `Rollout`, to rounding. They are differentiable by the model's
+    parameters, as is needed for gradients of an expected reward, ``∇ E r = E r ∇ Σ log p(x_s | x_t)``, and of ratios of a new
+    model to an old one (K. Black et al., *Training diffusion models with reinforcement learning*, 2023, arXiv:2305.13301). A step
+    takes one evaluation of the network, in evaluation mode as in a run, and one more if the variance is learned. The rows may be
+    any of the rows of a run. If the sampler's steps remember nothing, the steps may be any of its steps:
     ``log_prob_of_steps(model, path[k : k + 2], times[k : k + 2], sampler=sampler)``.
 
     Parameters
@@ -117,9 +118,9 @@ def log_prob_of_steps(model: ScoreModel, path: Tensor, times: Tensor, *, sampler
     path
         States of the process, ``(steps + 1, n, *)``, such as ``Rollout.path``.
     times
-        Where they stand, ``(steps + 1,)``, such as ``Rollout.times``.
+        The times of these states, ``(steps + 1,)``, such as ``Rollout.times``.
     sampler
-        The sampler whose steps they are.
+        The sampler that took the steps.
     cond
         Conditions for the network: tensors with `n` rows, or one value for all.
 
@@ -131,7 +132,7 @@ def log_prob_of_steps(model: ScoreModel, path: Tensor, times: Tensor, *, sampler
     Raises
     ------
     TypeError
-        If the sampler's steps have no density that is known, or the model takes no condition of a name.
+        If the density of the sampler's steps is not known, or the model takes no condition of a given name.
     ValueError
         If shapes do not fit, the sampler draws no noise, a step has no noise in some direction, or the process brings states back
         over the ends of its domain.
@@ -165,12 +166,12 @@ def log_prob_of_steps(model: ScoreModel, path: Tensor, times: Tensor, *, sampler
 
 
 def check_no_ends(sde: SDE) -> None:
-    """Refuse a process that brings states back over the ends of its domain: one state then has many ways to it.
+    """Refuse a process that brings states back over the ends of its domain, since then many ways lead to one state.
 
     Raises
     ------
     ValueError
-        Naming the process.
+        If the process does so.
     """
     if sde.domain is not constraints.real:
         raise ValueError(
@@ -180,12 +181,12 @@ def check_no_ends(sde: SDE) -> None:
 
 
 def check_densities(log_prob: Tensor, times: Tensor) -> Tensor:
-    """Return log-densities of steps, ``(steps, n)``; refuse those of a step without noise in some direction.
+    """Return log-densities of steps, ``(steps, n)``; refuse them if a step has no noise in some direction.
 
     Raises
     ------
     ValueError
-        Naming the step.
+        If a log-density is not finite; the message names the step.
     """
     bad = ~log_prob.isfinite().all(1)
     if bad.any():

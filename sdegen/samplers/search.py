@@ -1,10 +1,10 @@
 """The search for a solver fitted to a model's own trajectories.
 
-An accurate solver draws paths, and then two things are moved: the times at which a `Multistep` sampler stops, and the factors
-that multiply its weights. First move by move, by least squares on the states the student itself has reached, for
-grids of several shapes; then all at once, by Gauss–Newton steps on where the paths end. No gradient passes through the
-network, so the memory is that of sampling. What is returned is judged on paths that nothing was fitted to; where that is no
-better than the default, the default comes back, with a warning.
+An accurate solver, the teacher, draws paths. Then the times at which a `Multistep` sampler, the student, stops, and the factors
+on its weights, are fitted to them. The first fit goes move by move, by least squares on the states that the student itself has
+reached, for grids of several shapes. The second fit changes everything at once, by Gauss–Newton steps on the ends of the paths.
+No gradient passes through the network, so the memory is that of sampling. The result is judged on paths that nothing was fitted
+to; if it is no better there than the default, the default is returned, with a warning.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ from .student import Student
 from .subsequence import nearest_places
 from .trials import WIDER, level
 
-TRIES = 20  # dampings of a round, each four times the last: near the border of a basin only short ways lead down
-PATIENCE = 8  # rounds that may gain less than 1 % before the fit ends: a gain of a third came after six
+TRIES = 20  # dampings of a round, each four times the last: near the border of a basin only short steps lead down
+PATIENCE = 8  # rounds in turn that gain less than 1 %, after which the fit ends: a gain of a third came after six
 
 
 class TeacherPaths(NamedTuple):
     """Trajectories of the teacher, from some of the starting states."""
 
-    model: ScoreModel  # bound to their conditions
+    model: ScoreModel  # under the conditions of these trajectories
     states: Tensor  # (times, B, *)
     ends: Tensor  # (B, *), where the student should arrive
-    noise: CoarsenedNoise | None = None  # of the steps; None for none
+    noise: CoarsenedNoise | None = None  # the noise of the steps; None for none
 
 
 class Search:
     """The search for a fitted solver: trajectories of an accurate teacher, and the steps that fit a student to them."""
 
-    FINE = 160  # times of the teacher, which the student starts its search from
+    FINE = 160  # steps of the teacher, among whose times the search begins
 
     def __init__(
         self,
@@ -105,8 +105,8 @@ class Search:
         return bind_rows(model, cond, which, x_T[:1], len(x_T))
 
     def run(self, rounds: int, bar: Any) -> Sampler:
-        """Return the best of the first solvers on several grids and of several orders, refined, or the default with a warning,
-        where that is no worse.
+        """Return the best of the first solvers on several grids and of several orders, refined; or the default, with a warning,
+        if the fitted solver is no better.
         """
         shapes = [(m, p, order) for m in (0.35, 0.6, 1.0, 1.7) for p in (0.5, 0.75, 1.0) for order in (1, 2, 3)]
         bar.total = len(shapes) + rounds
@@ -128,8 +128,9 @@ class Search:
         return fitted
 
     def first_solver(self, grid: Angle, order: int) -> Fitted:
-        """Return the solver to begin with, at times of the teacher near those of a grid: the factors of each update are fitted by
-        least squares, one update after another.
+        """Return the solver to begin with, at the times of the teacher nearest to those of a grid.
+
+        The factors of its updates are fitted by least squares, one update after another.
         """
         places = self.places(grid)
         times, model = self.fine[places], self.train.model
@@ -144,10 +145,10 @@ class Search:
         return nearest_places(grid(self.sde, self.steps + (not self.denoise)), self.fine)
 
     def refine(self, fitted: Fitted, rounds: int, bar: Any) -> Fitted:
-        """Fit all times and factors of a solver together, by Levenberg–Marquardt on the end points with finite-difference
-        derivatives, and return the solver of the round that was nearest on the paths to choose by.
+        """Fit all times and factors of a solver together, and return the best solver on the paths to choose by.
 
-        A state may leave the teacher's path where that brings the end nearer; few steps gain most from it.
+        The method is Levenberg–Marquardt on the ends of the paths, with derivatives by finite differences. States may leave the
+        teacher's path if that brings the ends nearer; solvers of few steps gain most from this.
         """
         parameters = Parameters(self.sde, fitted, self.train.model)
         p, damping, idle = parameters.start, 1e-2, 0
@@ -176,8 +177,9 @@ class Search:
         return best
 
     def jacobian(self, parameters: Parameters, p: Tensor, r: Tensor, trail: list[Any]) -> Tensor:
-        """Return the derivatives of the residuals `r` by `p`, ``(B, d, len(p))``; a run with another parameter begins where that
-        first acts, from the states of the run that was made.
+        """Return the derivatives of the residuals `r` by `p`, ``(B, d, len(p))``.
+
+        The run with a changed parameter begins in the step in which this first acts, from the states `trail` of the run with `p`.
         """
         h = torch.finfo(self.train.ends.dtype).eps ** 0.4
         columns = []
@@ -190,8 +192,9 @@ class Search:
     def residuals(
         self, parameters: Parameters, p: Tensor, first: int = 0, trail: list[Any] | None = None
     ) -> tuple[Tensor, list[Any]]:
-        """Return the `differences` between a run's ends and the teacher's, with the states of the run; it may begin at step
-        `first` of another.
+        """Return the `differences` of a run's ends from the teacher's, with the states of the run.
+
+        The run may begin in step `first`, from the states `trail` of another run.
         """
         model, sampler, noise = self.train.model, parameters.sampler(p), self.train.noise
         x, state = (self.train.states[0], None) if trail is None else trail[first]
@@ -207,9 +210,9 @@ class Search:
         ).item()
 
     def differences(self, x: Tensor, ends: Tensor) -> Tensor:
-        """Return the residuals whose squares are made least, ``(B, d)``: from one end to the other, path by path."""
+        """Return the residuals of the fit, ``(B, d)``: the differences of ends, path by path."""
         return as_vectors(x - ends).double()
 
     def distance(self, x: Tensor, ends: Tensor) -> Tensor:
-        """Return the root-mean-square distance of ends, large ones cut."""
+        """Return the root-mean-square distance of ends, in which large distances are cut."""
         return average_distances(as_vectors(x - ends).norm(dim=1))

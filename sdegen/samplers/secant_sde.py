@@ -1,4 +1,4 @@
-"""The reversed SDE with noise as wide as each sample's own surroundings: `SecantSDE`."""
+"""A sampler of the reversed SDE whose noise is as wide as the law of the data near each sample: `SecantSDE`."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .clocks import angle
 from .directions import Scalar
 from .references import Matched
 
-# Of Newton's method, whose first is exact where all variances are equal. Where these fall like 1 / k³ over a thousand directions
-# the last is found to a fiftieth.
+# Rounds of Newton's method. The first is exact if all variances are equal; if they fall like 1 / k³ over a thousand directions,
+# six find the smallest to a fiftieth.
 ROUNDS = 6
-FAINTEST = 1e-9  # of the data's variances: no mode is taken for narrower
+FAINTEST = 1e-9  # of the variances of the data: no mode counts as narrower
 
 
 class SecantStep(NamedTuple):
     """Coefficients of a step: variances of the data, the question to the model, the angles and roots ``r = √(alpha² + sigma²)``
-    at both ends, and half of its length over that of the step before, in angle, 0 in the first.
+    at both ends, and half the ratio of its length, in angle, to that of the step before (0 in the first step).
     """
 
     pieces: Scalar
@@ -40,37 +40,37 @@ class SecantStep(NamedTuple):
 
 
 class SecantMemory(NamedTuple):
-    """What the step before was told: the posterior mean of the data, and the score of ``x / alpha``."""
+    """The evaluation of the step before: the posterior mean of the data, and the score of ``x / alpha``."""
 
     clean: Tensor
     pull: Tensor
 
 
 class SecantSDE(Sampler[SecantStep, SecantMemory]):
-    """The reversed SDE, each step that of a Gaussian as wide as what two evaluations tell of the sample's surroundings: one
-    evaluation a step.
+    """A sampler of the reversed SDE whose steps are exact for a Gaussian fitted to the data near each sample: one evaluation a
+    step.
 
     Near a sample, let the data be a Gaussian of covariance `W`. Its mean is ``E[x_0 | x] + W s`` at every noise level, with the
     score `s` of ``y = x / alpha``. So `W` follows from two evaluations, as the secant of the posterior mean. It is sought among
-    the covariances that are left of the data's, `C`, by a measurement of precision `p` in all directions,
+    the covariances that a measurement of precision `p` in all directions leaves of `C`, that of the data,
 
         W = (C⁻¹ + p)⁻¹,    p ≥ 0 with ⟨ΔE[x_0 | x] + W Δs, Δs⟩ = 0,
 
-    and is `C` where no `p` is positive, and in the first step. The reversed process at the noise level `eta` is solved in law
-    around it, with ``S = W + sigma² / alpha²`` and the mean `m`, extrapolated over half of a step from where the evaluation
-    before has it:
+    and is `C` if no `p` is positive, and in the first step. Around this Gaussian the reversed process at the noise level `eta` is
+    solved in law, with ``S = W + sigma² / alpha²``. The mean `m` is extrapolated over half of a step, from the means by the last
+    two evaluations:
 
         y_s = m + (S_s / S_t)^((1 + eta²) / 2) (y_t − m) + √(S_s (1 − (S_s / S_t)^(eta²))) z.
 
-    On Gaussian data every step is exact in law. So is one in a mode far from others, of one of these covariances, if the
-    evaluation before was in it too; and a mode that is narrow beside the data, and as wide in all directions, has nearly one.
-    At ``eta = 1`` the mean of a step does not depend on `W` but for the extrapolation: it is that of `Ancestral`, and its
-    variance what F. Bao et al., *Analytic-DPM: an analytic estimate of the optimal reverse variance in diffusion probabilistic
-    models*, 2022, arXiv:2201.06503, have in the mean over all states. Covariances from evaluations on the way are those of
-    S. Rissanen et al., *Free Hunch: denoiser covariance estimation for diffusion models without extra costs*, 2024,
-    arXiv:2410.11149, who guide by them.
+    On Gaussian data every step is exact in law. So is a step in a mode far from others whose covariance is such a `W`, if the
+    evaluation before was in this mode too; and a mode that is narrow compared with the data, and equally wide in all directions,
+    nearly has such a covariance. At ``eta = 1`` the mean of a step depends on `W` by the extrapolation alone, and is otherwise
+    that of `Ancestral`. F. Bao et al., *Analytic-DPM: an analytic estimate of the optimal reverse variance in diffusion
+    probabilistic models*, 2022, arXiv:2201.06503, have the mean of this variance over all states. S. Rissanen et al., *Free
+    Hunch: denoiser covariance estimation for diffusion models without extra costs*, 2024, arXiv:2410.11149, guide by covariances
+    from the evaluations of a run.
 
-    The width of a step depends on the state and on the step before, so it has no known density (`ExponentialSDE` has).
+    The width of a step depends on the state and on the step before, so its density is not known (that of `ExponentialSDE` is).
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class SecantSDE(Sampler[SecantStep, SecantMemory]):
     def step(
         self, model: ScoreModel, x: Tensor, c: SecantStep, noise: Noise, state: SecantMemory | None
     ) -> tuple[Tensor, SecantMemory]:
-        """Evaluate the model once, find the width of the surroundings, and take the step that is exact for a Gaussian of it."""
+        """Evaluate the model once, find the Gaussian near each sample, and take the step that is exact for it."""
         (start, end), (cos, cos_s), (sin, sin_s) = c.angles, c.angles.cos(), c.angles.sin()
         u, v = c.pieces.enter(x) / c.roots[0], c.pieces.enter(model.answer(x, c.question))
         seen = SecantMemory(cos * u - sin * v, -(cos / sin) * (sin * u + cos * v))
@@ -116,7 +116,7 @@ class SecantSDE(Sampler[SecantStep, SecantMemory]):
         if state is not None:
             mean = mean + c.ahead * (mean - state.clean - W * state.pull)
         P, P_s = W * cos**2 + sin**2, W * cos_s**2 + sin_s**2
-        # log(S_t / S_s), by the difference of both: where data are wide beside the noise, their ratio is 1 but for rounding.
+        # log(S_t / S_s) from the difference S_t − S_s: where data are wide compared with the noise, S_t / S_s rounds to 1.
         fall = ((start - end).sin() * (start + end).sin() / (cos**2 * P_s)).log1p()
         carry = (P_s / P).sqrt() * (-0.5 * self.eta**2 * fall).exp()
         root = (P_s * -torch.expm1(-(self.eta**2) * fall)).sqrt()
@@ -125,18 +125,23 @@ class SecantSDE(Sampler[SecantStep, SecantMemory]):
 
 
 def secant_variances(C: Tensor, clean: Tensor, pull: Tensor) -> Tensor:
-    """Return the variances ``W = (1 / C + p)⁻¹``, ``p ≥ 0``, of a Gaussian for each row: the one whose mean is the same by both
-    evaluations, along the difference of their scores, ``⟨clean + W pull, pull⟩ = 0``; ``(B, *)``.
+    """Return the variances ``W = (1 / C + p)⁻¹``, ``p ≥ 0``, of a Gaussian for each row, whose mean both evaluations agree on.
 
-    The reciprocal of ``⟨W pull, pull⟩`` is a concave function of `p`, so Newton's method comes up to the precision from 0; there
-    it stays where not even `C` is wide enough.
+    They agree along the difference of their scores, ``⟨clean + W pull, pull⟩ = 0``. The reciprocal of ``⟨W pull, pull⟩`` is a
+    concave function of `p`, so Newton's method approaches the solution from ``p = 0``; it stays at 0 if not even `C` is wide
+    enough.
 
     Parameters
     ----------
     C
         Variances of the data in each direction, ``(*)``.
     clean, pull
-        By how much the posterior mean and the score of ``x / alpha`` differ, ``(B, *)``.
+        The differences of the posterior mean and of the score of ``x / alpha`` between two evaluations, ``(B, *)``.
+
+    Returns
+    -------
+    Tensor
+        ``(B, *)``.
     """
     shape, C, clean, pull = pull.shape, C.flatten(), as_vectors(clean), as_vectors(pull)
     squares = pull.square()

@@ -20,7 +20,9 @@ from .references import Reference
 
 
 class SinglestepStep(NamedTuple):
-    """Coefficients of a single-step method: the evaluation at each stage, and the updates to each later stage and to the end."""
+    """Coefficients of a step of a single-step method: the evaluation at each stage, and the updates to the later stages and the
+    end.
+    """
 
     pieces: Pieces
     nodes: list[Node]
@@ -30,8 +32,8 @@ class SinglestepStep(NamedTuple):
 class Singlestep(Sampler[SinglestepStep, None]):
     """Exponential Runge–Kutta methods of order 2 and 3, such as DPM-Solver: as many evaluations a step as the order.
 
-    Stages at one half, or at one and two thirds, of the clock. With `Unbounded()` and the clock `log_ratio` order 3 is
-    DPM-Solver-3 (C. Lu et al., 2022, arXiv:2206.00927); its order 2 has the midpoint rule where this has the exact integral.
+    Stages are at one half, or at one and two thirds, of a step on the clock. With `Unbounded()` and the clock `log_ratio` order 3
+    is DPM-Solver-3 (C. Lu et al., 2022, arXiv:2206.00927). DPM-Solver-2 has the midpoint rule instead of the exact integral here.
 
     Parameters
     ----------
@@ -103,7 +105,7 @@ class Singlestep(Sampler[SinglestepStep, None]):
 
 
 def _between(pieces: Pieces, t: Tensor, s: Tensor, fraction: float) -> Tensor:
-    """Return the time at a fraction of the clock between two, by bisection on the angle."""
+    """Return the time at a fraction of the way from `t` to `s` on the clock, by bisection on the angle."""
     low, high = pieces.phi(s), pieces.phi(t)
     first, last = pieces.clock(high), pieces.clock(low)
     target = first + fraction * (last - first)

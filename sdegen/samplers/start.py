@@ -39,9 +39,9 @@ from .base import Sampler
 from .noise import draw
 from .priors import check_start, prior_of
 
-ENOUGH = 16  # numbers, of fewer of which a root mean square is not compared with that of noise
-SMALLER = 4.0  # times smaller than that of noise: of noise a root mean square is so small less than once in ten million
-KNOWN = 4.0  # below it posterior means at 0 have less than 0.97 of the spread of the data
+ENOUGH = 16  # numbers in a start, at least, for its root mean square to be compared with that of noise
+SMALLER = 4.0  # times smaller than expected, which the root mean square of noise is less than once in ten million times
+KNOWN = 4.0  # spread of the data over the noise at 0, below which posterior means have less than 0.97 of that spread
 
 
 def check_sampler_given(steps: int | None, sampler: Sampler | None) -> None:
@@ -68,8 +68,8 @@ def chunks(
     """Yield the rows from `begin` on, of `n`, in chunks of at most `batch`: the index of the first row, the rows, and the
     model under their conditions.
 
-    It is the same model for all where neither a condition nor the model itself has a row for each sample. Where the rows are no
-    states, `like` is one.
+    All chunks have the same model if neither a condition nor the model itself has a row for each sample. If the rows are not
+    states, `like` is a state.
     """
     whole = Conditioned(model, **cond) if cond else model
     batch = n if batch is None else batch
@@ -90,13 +90,14 @@ def _held_by(thing: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _choose_chunk_size(model: ScoreModel, batch: int, n: int) -> int:
-    """Return the most rows of a chunk, `batch` or fewer, so that no condition which all `n` samples share has as many: a
-    network would take it for one with a row for each, where it refuses it of the whole.
+    """Return the size of chunks, `batch` or fewer rows, so that no condition that all `n` samples share has as many rows.
+
+    A network would take such a condition for one with a row for each sample of the chunk.
 
     Raises
     ------
     TypeError
-        If a condition has a value for each sample, and is no tensor that could be cut.
+        If a condition has a value for each sample, and is not a tensor, which could be cut.
     """
     shared: set[int] = set()
     for name, value in _held_by(model):
@@ -114,8 +115,9 @@ def _choose_chunk_size(model: ScoreModel, batch: int, n: int) -> int:
 
 
 def start(model: ScoreModel, n: int, seed: int, first: int = 0, times: Tensor | None = None) -> Tensor:
-    """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as states of the model for a run through some
-    times; by default from T.
+    """Return `n` draws from the prior, from the place `first` on (`noise.draw`), as the model's states at the beginning of a run.
+
+    The run goes through `times`, and by default begins at T.
     """
     moments = model.state_moments(" for the prior to be matched to, or pass x_T")
     if model.like is not None:
@@ -130,7 +132,7 @@ def start(model: ScoreModel, n: int, seed: int, first: int = 0, times: Tensor | 
 
 
 def check_known(model: ScoreModel) -> None:
-    """Refuse a run to clean data where the noise at 0 is so large that posterior means there are narrower than the data; a model
+    """Refuse a run to clean data if the noise at 0 is so large that posterior means there are narrower than the data; a model
     with unknown moments passes.
 
     Parameters
@@ -141,7 +143,7 @@ def check_known(model: ScoreModel) -> None:
     Raises
     ------
     ValueError
-        If the data spread by less than `KNOWN` times the noise at 0; data that are one point are known whatever the noise.
+        If the data spread by less than `KNOWN` times the noise at 0; data that are one point pass.
     """
     spread, name = spread_at(model, 0.0), type(model.sde).__name__
     if spread is not None and 0 < spread < KNOWN:
@@ -153,15 +155,15 @@ def check_known(model: ScoreModel) -> None:
 
 
 def warn_of_narrow_data(sde: SDE, spread: float | None, end: Tensor) -> None:
-    """Warn that samples have another spread than the data, where the noise at the end of a grid is not small beside them:
-    posterior means there are narrower, and states wider.
+    """Warn that samples have another spread than the data, if the noise at the end of a grid is not small compared with the data:
+    posterior means are narrower then, and states wider.
 
     Parameters
     ----------
     sde
         The process.
     spread
-        Of the data beside that noise; None where nothing is to be said of it.
+        The spread of the data over that noise; None to warn of nothing.
     end
         The last time of the grid.
     """
@@ -174,17 +176,17 @@ def warn_of_narrow_data(sde: SDE, spread: float | None, end: Tensor) -> None:
 
 
 def warn_of_small_start(x: Tensor, noise: float | None, t: Tensor) -> None:
-    """Warn of states to start from that are smaller than the noise alone is at their time, such as noise of unit size where that
+    """Warn of states to start from that are smaller than the noise alone is at their time, such as standard normal noise if that
     of the process is larger.
 
-    Nothing is said of fewer than `ENOUGH` numbers, nor of zeros.
+    There is no warning of fewer than `ENOUGH` numbers, nor of zeros.
 
     Parameters
     ----------
     x
         States, ``(B, *)``.
     noise
-        The standard deviation of noise at the time; None where nothing is to be said of it.
+        The standard deviation of the noise at that time; None to warn of nothing.
     t
         The time at which the run begins.
     """
@@ -200,18 +202,18 @@ def warn_of_small_start(x: Tensor, noise: float | None, t: Tensor) -> None:
 
 
 def noise_at(sde: SDE, t: Tensor) -> float | None:
-    """Return the standard deviation of the noise of a scalar process at a time; None of others."""
+    """Return the standard deviation of the noise of a scalar process at a time; None for other processes."""
     return sde.marginal(t).R.matrix().item() if is_scalar(sde) else None
 
 
 def spread_at(model: ScoreModel, t: Tensor | float) -> float | None:
-    """Return the spread of the data over the noise at a time; None where the data's moments or the noise are not known."""
+    """Return the spread of the data over the noise at a time; None if the moments of the data or the noise are not known."""
     sde = model.sde
     if model.moments is None:
         return None
     if is_linear(sde):
         return (sde.snr(t).detach() * model.state_moments().variance()).sqrt().item()
-    if not sde.rescalable or sde.coordinates is not None:  # what has bounds has times of its own
+    if not sde.rescalable or sde.coordinates is not None:  # a process with bounds has times of its own
         return None
     mean, variance = model.state_moments().mean[None], model.state_moments().variance()
     noise = sde.root(t, mean)(torch.ones_like(mean)).square().mean()
@@ -219,12 +221,12 @@ def spread_at(model: ScoreModel, t: Tensor | float) -> float | None:
 
 
 def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:
-    """Return the rows of part `part` of `n`, for sampling on several processes; all rows if it is None.
+    """Return the rows, of `n`, that part `part` of a run has; all rows if it is None.
 
     Raises
     ------
     ValueError
-        If it is no part of so many.
+        If `part` is not a rank and a number of processes, or there are more processes than rows.
     """
     if part is None:
         return slice(0, n)
@@ -237,14 +239,15 @@ def rows_of_part(part: tuple[int, int] | None, n: int) -> slice:
 
 
 def check_states(name: str, x: Tensor, model: ScoreModel) -> Tensor:
-    """Return states that the model can take, those of half precision in float32; refuse others, calling them `name`.
+    """Return states that the model can take, those of half precision in float32; refuse others, in a sentence that calls them
+    `name`.
 
     Raises
     ------
     TypeError
-        If they are not floating point.
+        If the states are not floating point.
     ValueError
-        If they are not finite, outside of the domain, coarser than the model's weights, or on another device.
+        If the states are not finite, outside of the domain, coarser than the model's weights, or on another device.
     """
     check_tensor(name, x, finite=False)
     if x.ndim == 0 or x.numel() == 0:
@@ -259,12 +262,12 @@ def check_states(name: str, x: Tensor, model: ScoreModel) -> Tensor:
 
 
 def _check_shape(name: str, x: Tensor, model: ScoreModel, moments: Moments) -> None:
-    """Refuse rows that are neither shaped like the data nor like their states; a network may take images of other sides.
+    """Refuse rows that have neither the shape of the data nor that of their states; networks may take images of other sides.
 
     Raises
     ------
     ValueError
-        Naming both shapes.
+        If the shape fits neither.
     """
     data, given = moments.mean.shape, x.shape[1:]
     if given == data:

@@ -1,4 +1,6 @@
-"""The Gaussian noise that a step of a sampler adds to its mean, which is the density of the step (`StepNoise`)."""
+"""The law of the Gaussian noise that a step of a sampler adds to its mean, from which the density of the step follows
+(`StepNoise`).
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,14 @@ from ..show import show_call
 
 
 class StepNoise(NamedTuple):
-    """The law of what a step adds to its mean, given all states before: ``Q R z`` of a standard normal `z`.
+    """The law of the noise that a step adds to its mean, given all states before: that of ``Q R z`` with a standard normal `z`.
 
     Attributes
     ----------
     R
         The map of the noise, in the coordinates of `enter`.
     enter
-        ``Qᵀ``, which returns the orthonormal coordinates of states; None where they are the states' own.
+        ``Qᵀ``, which returns the orthonormal coordinates of states; None if these are the numbers of the states.
     """
 
     R: Operator
@@ -33,11 +35,11 @@ class StepNoise(NamedTuple):
         return show_call(self)
 
     def log_prob(self, e: Tensor) -> Tensor:
-        """Return the log-density in nats, ``(B,)``, of what has been added to the mean, ``(B, *)``."""
+        """Return the log-density in nats, ``(B,)``, of the noise `e` that has been added to the mean, ``(B, *)``."""
         return self._kernel(e).log_prob(self._entered(e))
 
     def log_prob_of(self, z: Tensor) -> Tensor:
-        """Return the log-density in nats, ``(B,)``, of what the noise `z`, ``(B, *)``, becomes."""
+        """Return the log-density in nats, ``(B,)``, of the noise ``Q R z``, given `z`, ``(B, *)``."""
         return self._kernel(z).log_prob_of(self._entered(z))
 
     def _entered(self, e: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""The steps of a plan in turn (`take_steps`), which runs, fits of solvers and rounds of guesses have in common; with what is
-remembered on the way (`run_plan`), or where they lead (`arrive`).
+"""The loop over the steps of a plan (`take_steps`), which runs, fits of solvers and rounds of guesses share; with it all states
+of a run (`run_plan`), or its end (`arrive`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def take_steps(
     model
         A score model.
     x, state
-        The states to begin from, ``(B, *)``, and what is remembered there.
+        The states to begin from, ``(B, *)``, and what the sampler remembers there.
     noise
         Gives the steps their noise.
     """
@@ -61,7 +61,7 @@ def run_plan(
 def arrive(
     model: ScoreModel, sampler: Sampler, x: Tensor, denoise: bool, noise: Callable[[Tensor], Noise] | None = None
 ) -> Tensor:
-    """Return where a sampler brings states of the first of its times: the states at the last, or the posterior mean there.
+    """Return the states at the last of a sampler's times, or the posterior mean there, for states at the first.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
-"""The stops of the default: a grid with stops of its own (`Moved`), and those that bring a solver nearest to the flow of a model
-(`move_stops`).
+"""The times at which the default sampler stops: a grid with stops of its own (`Moved`), and the search for the stops that bring a
+solver nearest to the flow of a model (`move_stops`).
 
-A profile tells where steps are to be short in the limit of many. Of a few, the error of one can take back that of another. So the
-stops of the solver that was nearest are moved to where the errors at the end, on paths of the model itself, are least.
+A profile tells where steps should be short in the limit of many steps. If steps are few, the error of one can cancel that of
+another. So the stops of the solver that was nearest are moved to where the errors at the end, on paths of the model itself, are
+least.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from .steps import arrive
 
 ROUNDS = 2
 STEP = 1e-2  # of the room that a stop has, in finite differences
-ROOM = 0.45  # of the shorter gap beside a stop: how far it moves in a round, so that stops keep their order
+ROOM = 0.45  # of the shorter gap beside a stop: the most that it moves in a round, so that stops keep their order
 DAMPINGS = (1e-3, 1e-1, 1.0)
-FAR = 2.0  # median residuals, beyond which a path pulls no harder
+FAR = 2.0  # median residuals: a larger residual of a path counts as one of this size
 
 
 class Moved(Grid):
-    """A time grid that stops at given fractions of the way of another, in between evenly; at both ends it is as the other.
+    """A time grid that stops at given fractions of the way of another grid, and between these evenly; both have the same ends.
 
     Parameters
     ----------
     grid
-        The other.
+        The other grid.
     stops
-        The fractions, rising from 0, where it ends, to 1, where it starts, ``(n + 1,)``.
+        The fractions, rising from 0 at the end of the grid to 1 at its start, ``(n + 1,)``.
     """
 
     def __init__(self, grid: Grid, stops: Tensor) -> None:
@@ -53,12 +54,12 @@ class Moved(Grid):
 
 
 def moved(solver: Multistep, stops: Tensor) -> Multistep:
-    """Return a solver with other stops, at fractions of the way of its own grid.
+    """Return a copy of a solver with other stops, at fractions of the way of its own grid.
 
     Parameters
     ----------
     solver
-        With a grid.
+        A solver that has a grid.
     stops
         As for `Moved`.
     """
@@ -69,7 +70,9 @@ def moved(solver: Multistep, stops: Tensor) -> Multistep:
 
 
 class _Paths:
-    """Paths of a model, and how far from their ends a solver arrives: at the last time, and at the posterior mean there."""
+    """Paths of a model, and the distances of a solver from both their endings: the state at the last time, and the posterior mean
+    there.
+    """
 
     def __init__(self, model: ScoreModel, x_T: Tensor, flow: Tensor, solver: Multistep) -> None:
         self.model, self.x_T, self.solver = model, x_T, solver
@@ -88,20 +91,20 @@ class _Paths:
 def move_stops(
     fit: tuple[ScoreModel, Tensor, Tensor], held: tuple[ScoreModel, Tensor, Tensor], solver: Multistep
 ) -> Tensor:
-    """Return the stops that bring both endings of a solver nearest to the flow; none, ``(0,)``, where they do not on paths held
-    back.
+    """Return the stops that bring both endings of a solver nearest to the flow, or none, ``(0,)``, if they do not help on paths
+    held back.
 
-    Two rounds of Gauss–Newton with finite differences, on the sample at the last time and on the posterior mean there, each in
-    units of its own median error. They are taken where, on the paths held back, the median and the root-mean-square distance of
-    both endings are all smaller than those with the solver's own stops.
+    The search takes two rounds of Gauss–Newton with finite differences, on the state at the last time and on the posterior mean
+    there, each in units of its own median error. The stops are returned if, on the paths held back, the median and the
+    root-mean-square distance of both endings are all smaller than with the solver's own stops.
 
     Parameters
     ----------
     fit, held
-        A model with its conditions bound, states at the first time, ``(B, *)``, and where the flow takes them: to fit the stops
-        by, and to judge them by.
+        The paths that the stops are fitted to, and those that they are judged by: a model with its conditions bound, states at
+        the first time, ``(B, *)``, and the states to which the flow takes them.
     solver
-        Whose stops are moved.
+        The solver whose stops are moved.
     """
     none = torch.empty(0, dtype=torch.float64)
     if solver.steps < 2:
@@ -114,7 +117,7 @@ def move_stops(
 
 
 def _fit(paths: _Paths, solver: Multistep) -> Tensor:
-    """Return stops by rounds of Gauss–Newton from those of the solver."""
+    """Return the stops that rounds of Gauss–Newton find, from those of the solver."""
     stops = torch.linspace(0, 1, solver.steps + 1, dtype=torch.float64)
     units = paths.miss(solver).norm(dim=2).median(1).values.clamp_min(1e-300)[:, None, None]
 
@@ -146,17 +149,18 @@ def _fit(paths: _Paths, solver: Multistep) -> Tensor:
 
 
 def _loss(w: Tensor, r: Tensor) -> float:
-    """Return the weighted sum of squares; infinite where that is NaN."""
+    """Return the weighted sum of squares; infinity if it is NaN."""
     return (w * r.square().sum(1)).sum().nan_to_num(torch.inf).item()
 
 
 def move_cost(steps: int) -> int:
-    """Return how often a model is asked on each path, of which one half fits the stops and the other judges them.
+    """Return the number of evaluations of a model on each path in `move_stops`, if half of the paths fit the stops and half judge
+    them.
 
     Parameters
     ----------
     steps
-        Of the solver.
+        The number of steps of the solver.
     """
     if steps < 2:
         return 0

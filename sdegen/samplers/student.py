@@ -1,4 +1,4 @@
-"""The first fit of a solver: every update by itself, by least squares, on the states the solver has reached so far."""
+"""The first fit of a solver: every update by itself, by least squares, on the states that the solver has reached so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .multistep import Multistep, MultistepMemory, MultistepStep
 from .references import Reference
 from .robust import normal_equations
 
-RIDGE = 1e-3  # of the features' own size: what the data do not tell stays at the analytic weight
+RIDGE = 1e-3  # of the features' own size: factors that the paths do not determine stay near 1
 
 
 class Student(Multistep):
@@ -30,14 +30,14 @@ class Student(Multistep):
     stops, order, reference
         As for `Fitted`.
     teacher
-        The teacher's states by their times, in the coordinates in which coefficients act.
+        The teacher's states, by their times, in the coordinates in which coefficients act.
 
     Attributes
     ----------
     found
         The factors of every update so far, ``(order + 1,)`` each.
     base
-        The states that the last update began with, from where a correction begins too.
+        The states from which the last update began; the correction of its end begins there too.
     """
 
     def __init__(self, stops: Tensor, order: int, reference: Reference, teacher: dict[float, Tensor]) -> None:
@@ -69,7 +69,7 @@ class Student(Multistep):
 
 
 def robust_least_squares(features: Tensor, target: Tensor) -> Tensor:
-    """Find ``theta`` near 0 with ``features theta = target`` by least squares in which rows with large errors weigh less."""
+    """Return a small ``theta`` with ``features theta ≈ target``, by least squares in which rows with large errors weigh less."""
     features, target = features.double(), target.double()
     theta = features.new_zeros(features.shape[-1])
     for _ in range(4):

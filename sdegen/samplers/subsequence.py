@@ -1,9 +1,9 @@
 """Choice of the time steps of a discrete chain: fewer sampling steps for a trained model (DDPM-ES).
 
-A model trained at N times, the steps ``k / N`` of a `DDPM` or any others, is sampled at K < N of them. The K are spread
-evenly, quadratically, or chosen so that the variational bound of the K-step chain is the best there is. Every function
-returns a `grids.Given`, for `Ancestral(steps, grid)`, `DDIM(steps, grid)` or any other sampler; none of them trains.
-The first and the last trained time are always stops: the last move, to clean data, is then the same for every chain.
+A model trained at N times, the steps ``k / N`` of a `DDPM` or any others, is sampled at K < N of these times. The K times are
+spread evenly, quadratically, or chosen so that the variational bound of the K-step chain is the best possible. Every function
+returns a `grids.Given`, for `Ancestral(steps, grid)`, `DDIM(steps, grid)` or any other sampler; none trains the model. The first
+and the last trained time are always stops, so that the last move, to clean data, is the same for every chain.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def trained_times(sde: SDE) -> Tensor:
 
 @check_arguments
 def subsequence(sde: SDE, steps: int, grid: Grid, times: Tensor | None = None) -> Given:
-    """Move the times of a grid to the nearest training steps, none used twice, and return the grid of these.
+    """Move the times of a grid to the nearest trained times, none used twice, and return the grid of these.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def subsequence(sde: SDE, steps: int, grid: Grid, times: Tensor | None = None) -
 
 
 def nearest_places(times: Tensor, fine: Tensor) -> Tensor:
-    """Return the indices of the `fine` times that are nearest to some times, all different."""
+    """Return the indices of the `fine` times that are nearest to `times`, all different."""
     i = torch.arange(len(times))
     k = (times[:, None] - fine).abs().argmin(1)
     k = (k - i).cummax(0).values + i  # each at least one after the one before
@@ -133,19 +133,19 @@ class StepCosts:
     """The cost of each possible step of an ancestral chain, in nats of the variational bound.
 
     ``L(s, t) = E KL(q(x_s | x_t, x_0) ‖ q(x_s | x_t, x_0 = x̂_0(x_t))) = ½ tr[(J_s − J_t) E e eᵀ]`` with the error
-    ``e = x_0 − x̂_0(x_t)`` of the denoiser at `t` and the information ``J = Phiᵀ Sigma⁻¹ Phi`` that a state holds on its
-    datum, the signal-to-noise ratio for numbers. (``x_0 → x_s → x_t`` is a Markov chain, so what ``x_s`` adds to ``x_t`` is the
-    difference.) The sum over a chain is a Riemann sum of ``½ ∫ tr[E e eᵀ dJ]``, taken at the noisy end of each step; the
-    bound on ``−log p(x_0)`` adds two terms that no choice of steps changes. D. Watson, J. Ho, M. Norouzi, W. Chan, *Learning
-    to efficiently sample from diffusion probabilistic models*, 2021, arXiv:2106.03802. The variance is the posterior's;
-    those of other variances cost more or less than this.
+    ``e = x_0 − x̂_0(x_t)`` of the denoiser at `t` and the information ``J = Phiᵀ Sigma⁻¹ Phi`` that a state holds on its datum,
+    the signal-to-noise ratio for numbers. (``x_0 → x_s → x_t`` is a Markov chain, so ``J_s − J_t`` is the information that
+    ``x_s`` adds to that of ``x_t``.) The sum over a chain is a Riemann sum of ``½ ∫ tr[E e eᵀ dJ]``, taken at the noisy end of
+    each step; the bound on ``−log p(x_0)`` adds two terms that no choice of steps changes. D. Watson, J. Ho, M. Norouzi, W. Chan,
+    *Learning to efficiently sample from diffusion probabilistic models*, 2021, arXiv:2106.03802. The variance of the steps is the
+    posterior's; steps of other variances cost more or less.
 
     Parameters
     ----------
     sde
         A linear process, whose marginals hold the information.
     times, errors
-        Kept as they are, see below; `estimate` measures the errors of a model.
+        As for the attributes; `estimate` measures the errors of a model.
 
     Attributes
     ----------
@@ -186,27 +186,27 @@ class StepCosts:
         batch_size: int = 512,
         seed: int | None = None,
     ) -> StepCosts:
-        """Estimate costs in one pass over the times, with the same data and the same noise at each.
+        """Estimate the costs of a model in one pass over the times, with the same data and noise at each, and return them.
 
         Parameters
         ----------
         model
             A score model of a linear SDE.
         data
-            Anything `data.Source` takes; conditions reach the network.
+            Anything `data.Source` takes; conditions are passed to the network.
         times
             The times to choose from, largest first; `trained_times` by default.
         n, batch_size
-            How many data, and how many of them at once.
+            The number of data, and the number that go through the network at once.
         seed
             Seed of data and noise; a fresh one by default.
 
         Raises
         ------
         TypeError
-            If the process is not linear, or `times` is left out and it has no steps of its own.
+            If the process is not linear, or `times` is left out and the process has no steps of its own.
         ValueError
-            If `n` is below 2 or `batch_size` below 1, or `times` do not decrease or reach where there is no noise.
+            If `n` is below 2 or `batch_size` below 1, or `times` do not decrease or include a time without noise.
         """
         sde = as_linear(model.sde, ": its reversed chain has no closed form to compare with; use a LinearSDE.")
         check_count("n", n, 2), check_count("batch_size", batch_size)
@@ -238,7 +238,7 @@ class StepCosts:
         Raises
         ------
         ValueError
-            If the chain stops at a time that is not one of those here.
+            If the chain stops at a time at which no costs were measured.
         """
         k = (grid.times[:, None] - self.times).abs().argmin(1)
         if not torch.equal(self.times[k], grid.times):
@@ -268,13 +268,13 @@ def optimal_subsequence(
     batch_size: int = 512,
     seed: int | None = None,
 ) -> Given:
-    """Find the `steps` trained times whose chain has the best variational bound on the data.
+    """Find the `steps` trained times whose chain has the best variational bound on the data, and return the grid of these.
 
     D. Watson et al., *Learning to efficiently sample from diffusion probabilistic models*, 2021, arXiv:2106.03802. For
     several numbers of steps measure once: ``costs = StepCosts.estimate(model, data)``, then ``costs.best(steps)``.
 
-    The bound is one on the whole path, not on its end: with few steps the samples of another subsequence can be closer to
-    the data (ten steps on a Gaussian in two dimensions: 0.8 nats off, the quadratic ones 0.2).
+    The bound is on the law of the whole path, not of its end. With few steps the samples of another subsequence can be closer to
+    the data (ten steps on a Gaussian in two dimensions: 0.8 nats off, and 0.2 by quadratic steps).
 
     Parameters
     ----------
@@ -315,12 +315,12 @@ def squared_errors(model: ScoreModel, x_0: Tensor, times: Tensor, z: Tensor, /, 
 
 
 def cheapest(cost: Tensor, steps: int) -> Tensor:
-    """Find the `steps` stops of the cheapest path from the first to the last, by dynamic programming in O(steps N²).
+    """Return the `steps` stops of the cheapest path from the first to the last, by dynamic programming in O(steps N²).
 
     Parameters
     ----------
     cost
-        ``(N, N)``, of a move from stop i (row) to stop j (column), infinite where there is none.
+        The cost of a move from stop i (row) to stop j (column), ``(N, N)``; infinite where there is no move.
     steps
         Number of stops, both ends among them.
     """

@@ -1,9 +1,9 @@
 """The default for the probability flow of a scalar process: made by the moments of the data (`make_by_moments`), by the profile
 of their law (`make_by_profile`), or chosen among some solvers by trials on paths of the model itself (`try_solvers`).
 
-Equal parts of the error are the best steps in the limit of many. Of a few, each as long as the law's own changes or longer, the
-error is not its leading term: where to look, how far to extrapolate and what to follow in closed form depend on more of the law
-than its profile tells. So solvers that differ in these are tried.
+Steps with equal parts of the error are best in the limit of many steps. If steps are few, each as long as the scale on which the
+law changes or longer, the error is not its leading term. Then the best grid, order and reference depend on more of the law than
+its profile tells, so solvers that differ in these are tried.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ from .stops import moved
 
 TURN = 0.4  # times the spread of the data: at about this level of noise samples decide what they become
 WIDER = 1.5  # times the scale, under conditions
-POINTS = 0.5  # of the posterior variance of data that are smooth: below, they are points at that noise
+POINTS = 0.5  # of the posterior variance of smooth data: data with less are points at that noise level
 LEAST = 1e-3  # the level for data that are one point
-MOST = 12  # steps that are tried on a network: of more, the leading term of the error says enough beside the errors of its own
-LAST = 60  # steps that are tried on a true score
-SURE = 0.8  # of the guess's distances: below it, in more steps than `MOST`, another solver is nearer on other paths too
+MOST = 12  # steps in trials on a network: in more, the leading term of the error says enough, given the network's own errors
+LAST = 60  # steps in trials on a true score
+SURE = 0.8  # of the guess's distances: a solver below it, in more steps than `MOST`, is nearer on other paths too
 LONG = 40  # steps, from which on data that are points have the power of the error that high orders want
-FINE = 12  # steps, beside three for each of those tried, of the run that stands for the flow
+FINE = 12  # steps of the run that stands for the flow, besides three for each step that is tried
 
 
 class LawSummary(NamedTuple):
-    """What the solvers of this module are made by: all that they take of the law of the samples.
+    """All that the solvers of this module depend on of the law of the samples.
 
     Attributes
     ----------
     profile
-        Of the law.
+        The profile of the law.
     level
-        The noise level at which, by its moments, it is decided.
+        The noise level at which, judged by the moments, samples are decided.
     end
         The last time.
     around
-        The reference of data that are no points; None for the Gaussian of the moments.
+        The reference for data that are not points; None for the Gaussian of the moments.
     """
 
     profile: Profile
@@ -75,15 +75,16 @@ class LawSummary(NamedTuple):
 
 
 def summarise_law(model: ScoreModel, profile: Profile, end: float | None) -> LawSummary:
-    """Return what solvers are made by for the law of a model's samples: under conditions they are around the Gaussian of the
-    variance there.
+    """Return the summary of the law of a model's samples from which solvers are made.
+
+    Under conditions the reference is the Gaussian of the variance under conditions, which the profile tells.
 
     Parameters
     ----------
     model
         A score model whose data's moments are known.
     profile
-        Of its law.
+        The profile of its law.
     end
         The last time.
     """
@@ -103,15 +104,16 @@ def level(moments: Moments) -> float:
 
 
 def make_by_moments(steps: int, end: float | None, scale: float | None, around: Reference | None = None) -> Multistep:
-    """Return the default for a law of which no more than moments are known, the guess that trials are held against: `Multistep`
-    with its order by the number of steps.
+    """Return the default for a law of which no more than the moments are known: `Multistep` with an order by the number of steps.
+
+    This is the guess that other solvers are compared with in trials.
 
     Parameters
     ----------
     steps, end
-        Of the grid.
+        The number of steps and the last time of the grid.
     scale
-        The noise level around which it takes most steps; None for none.
+        The noise level around which the grid takes most steps; None for none.
     around
         The reference; the Gaussian of the moments by default.
     """
@@ -132,15 +134,15 @@ def make_by_profile(law: LawSummary, steps: int) -> Multistep:
     error.
 
     Around the data's Gaussian the order is one up to two steps, two up to six, three up to twelve, and beyond three with a
-    corrector, which makes it four. Data that are points where the run ends are followed around a point mass, which arrives
-    at them, and in 40 steps and more the power of the error is a third in place of 0.4.
+    corrector, which makes it four. Data that are points where the run ends are followed around a point mass, whose flow arrives
+    at points; from 40 steps on the power of the error is then a third in place of 0.4.
 
     Parameters
     ----------
     law
-        Its profile and more.
+        The summary of the law.
     steps
-        Of the grid.
+        The number of steps.
     """
     profile = law.profile
     last = profile.log_ratios < profile.log_ratios[0] + 1  # less than e times the noise at the end
@@ -173,27 +175,27 @@ def _by_level(
     around: Reference | None = None,
     power: float = 1 / 2,
 ) -> Multistep:
-    """Return a solver whose steps are densest around a multiple of the level that the moments tell; a larger power has fewer at
-    little noise.
+    """Return a solver whose steps are densest around a multiple of the level of the law; a larger power has fewer steps at little
+    noise.
     """
     grid = Angle(end=law.end, scale=factor * law.level, power=power)
     return Multistep(steps, grid, order, around or law.around, share, corrector)
 
 
 def _by_moments(law: LawSummary, steps: int) -> Multistep:
-    """Return the solver for a law of which the moments are known alone."""
+    """Return the solver for a law of which only the moments are known."""
     return make_by_moments(steps, law.end, law.level, law.around)
 
 
 class _Contestant(NamedTuple):
-    """A solver that is tried at the numbers of steps from `fewest` to `most`."""
+    """A solver that is tried in every number of steps from `fewest` to `most`."""
 
     fewest: int
     most: int
     make: Callable[[LawSummary, int], Multistep]
 
 
-# Order three goes far out of a few steps, and order one wastes many. Models keep the places of what was nearest: add at the end.
+# Order three extrapolates too far in few steps, and order one wastes many. Models keep the places of solvers: add at the end.
 CONTESTANTS = (  # the guess is the first of those that are tried at a number
     _Contestant(1, MOST, _by_moments),
     _Contestant(2, 3, partial(_by_error, power=1 / 2, order=1)),
@@ -210,7 +212,7 @@ CONTESTANTS = (  # the guess is the first of those that are tried at a number
     _Contestant(4, MOST, partial(_by_level, factor=2.5, order=2, corrector=True, around=PointMass())),
     _Contestant(4, 6, partial(_by_error, power=1 / 4, order=2, corrector=True, around=PointMass())),
     _Contestant(7, MOST, partial(_by_level, factor=1.0, power=3 / 4, order=2, corrector=True)),
-    _Contestant(MOST + 1, LAST, make_by_profile),  # the guess of so many
+    _Contestant(MOST + 1, LAST, make_by_profile),  # the guess for so many steps
     _Contestant(MOST + 1, LAST, partial(_by_error, power=0.4, order=3, corrector=True)),
     _Contestant(MOST + 1, LAST, partial(_by_error, power=1 / 2, order=3, corrector=True)),
     _Contestant(MOST + 1, LAST, partial(_by_error, power=1 / 3, order=3, corrector=True)),
@@ -222,12 +224,12 @@ CONTESTANTS = (  # the guess is the first of those that are tried at a number
 
 
 def untried() -> Tensor:
-    """Return the choices of a law of which nothing was tried: −1 at each number of steps."""
+    """Return the choices of a law on which no solvers were tried: −1 for each number of steps."""
     return torch.full((MOST + 1,), -1)
 
 
 def follow_flow(model: ScoreModel, x_T: Tensor, law: LawSummary, steps: Sequence[int]) -> Tensor:
-    """Return the end of a run of many steps on paths of a model, which stands for its flow.
+    """Return the ends of a run of many steps on paths of a model, which stand for the ends of its flow.
 
     Parameters
     ----------
@@ -239,12 +241,12 @@ def follow_flow(model: ScoreModel, x_T: Tensor, law: LawSummary, steps: Sequence
 
 
 def try_solvers(model: ScoreModel, x_T: Tensor, flow: Tensor, law: LawSummary, steps: Sequence[int]) -> list[int]:
-    """Run solvers on paths of a model, and return which is the nearest to its flow for each number of steps, by its place in
-    `CONTESTANTS`.
+    """Run solvers on paths of a model, and return for each number of steps the place in `CONTESTANTS` of the one that is nearest
+    to the flow.
 
-    Of each the median and the root-mean-square distance from the end of a run of many steps are held against those of the guess
-    (`robust.typical_distances`). The nearest has the smallest larger of the two ratios, and is behind the guess in neither; in
-    more than twelve steps it is nearer by a fifth in both.
+    For each solver the median and the root-mean-square distance from the ends of a run of many steps are divided by those of the
+    guess (`robust.typical_distances`). The nearest solver is the one whose larger ratio is smallest. It is the guess itself if no
+    other solver is better in both distances, or in more than twelve steps by a fifth in both.
 
     Parameters
     ----------
@@ -253,9 +255,9 @@ def try_solvers(model: ScoreModel, x_T: Tensor, flow: Tensor, law: LawSummary, s
     x_T
         States at the first time, ``(B, *)``.
     flow
-        Where the flow takes them (`follow_flow`).
+        The states to which the flow takes them (`follow_flow`).
     law
-        What solvers are made by.
+        The summary of the law, from which solvers are made.
     steps
         Numbers of steps.
     """
@@ -272,7 +274,7 @@ def try_solvers(model: ScoreModel, x_T: Tensor, flow: Tensor, law: LawSummary, s
 
 
 def trial_cost(steps: Sequence[int]) -> int:
-    """Return how often a model is asked on each path of a trial.
+    """Return the number of evaluations of a model on each path of trials.
 
     Parameters
     ----------
@@ -288,25 +290,27 @@ def _fine(steps: Sequence[int]) -> int:
 
 
 def _tried(steps: int) -> list[int]:
-    """Return the places of the solvers that are tried in a number of steps."""
+    """Return the places in `CONTESTANTS` of the solvers that are tried in a number of steps."""
     return [i for i, one in enumerate(CONTESTANTS) if one.fewest <= steps <= one.most]
 
 
 def _miss(x: Tensor, flow: Tensor) -> Tensor:
-    """Return the median and the root-mean-square distance of states from the end of the flow."""
+    """Return the median and the root-mean-square distance of states from the ends of the flow."""
     return typical_distances(as_vectors(x - flow).double().norm(dim=1).cpu())
 
 
 def choose_solver(law: LawSummary, steps: int) -> Multistep:
-    """Return the default for a law whose profile is known: what was nearest at this number of steps, with its stops as
-    they were moved, or what its profile makes where none was tried.
+    """Return the default for a law whose profile is known.
+
+    It is the solver that was nearest in this number of steps, with its stops moved if that helped, or the solver that the profile
+    makes (`make_by_profile`) if none were tried.
 
     Parameters
     ----------
     law
-        With the choices and the stops in its profile.
+        The summary of the law, whose profile has the choices and the stops.
     steps
-        Of the grid.
+        The number of steps.
     """
     profile = law.profile
     chosen = int(profile.choices[steps]) if steps < len(profile.choices) else -1
