@@ -87,7 +87,7 @@ def check_answer(
     ValueError: net returned shape (5, 1), where (5, 2) was expected; it must return the shape of the state.
     """
     if not isinstance(answer, Tensor):
-        raise TypeError(f"{who} returned {_described(answer)}; it must return one tensor, {must}{_remedy(answer)}.")
+        raise TypeError(f"{who} returned {_describe(answer)}; it must return one tensor, {must}{_remedy(answer)}.")
     if answer.shape != shape:
         asked = f", where {tuple(shape)} was expected" if like is None else f" for a state of shape {tuple(like.shape)}"
         raise ValueError(f"{who} returned shape {tuple(answer.shape)}{asked}; it must return {must}.")
@@ -134,7 +134,7 @@ def check_pair(who: str, answer: Any, what: str) -> tuple[Any, Any]:
         If `answer` is no tuple of two.
     """
     if not isinstance(answer, tuple) or len(answer) != 2:
-        raise TypeError(f"{who} returned {_described(answer)}; it must return a pair, {what}.")
+        raise TypeError(f"{who} returned {_describe(answer)}; it must return a pair, {what}.")
     first, second = answer
     return first, second
 
@@ -261,7 +261,7 @@ def ask_score(scored: Any, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tens
     return check_answer(who, ask(who, scored.score, x, t, **cond), x.shape, x)
 
 
-def _described(answer: Any) -> str:
+def _describe(answer: Any) -> str:
     if answer is None:
         return "None"
     many = f" of {len(answer)}" if isinstance(answer, (tuple, list, dict)) else ""

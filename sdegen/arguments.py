@@ -204,7 +204,7 @@ def _check_of(hint: Any, default: Any = None) -> Check:
     if kind in CHECKS:
         return CHECKS[kind]
     if kind in (dict, Mapping) and parts:
-        example = f"a dict {{{': '.join(map(_named, parts))}}}"
+        example = f"a dict {{{': '.join(map(_name_of, parts))}}}"
         return lambda name, value: check_kind(name, value, kind, example)
     if kind is float:
         infinite = default is inspect.Parameter.empty or (isinstance(default, float) and math.isinf(default))
@@ -216,7 +216,7 @@ def _check_of(hint: Any, default: Any = None) -> Check:
     return lambda name, value: value
 
 
-def _named(hint: Any) -> str:
+def _name_of(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
@@ -224,7 +224,7 @@ def _check_callable(given: Sequence[Any], returned: Any) -> Check:
     """Return the check of a function that is called with the `given` arguments; if the object that it should return is given in
     its place, the error says so.
     """
-    asked = [_named(one) for one in given]
+    asked = [_name_of(one) for one in given]
     makes = isinstance(returned, type) and returned not in (object, Tensor, Any)
     of = f" of ({', '.join(asked)}) that returns a {returned.__name__}" if makes else ""
 

@@ -68,7 +68,7 @@ def check_count(name: str, value: Any, at_least: int | None = 1, hint: str = "")
     if not allowed:
         bound = "" if at_least is None else f", at least {at_least}"
         raise (ValueError if isinstance(plain, Real) else TypeError)(
-            f"{name} = {_shown(value)}; it must be a whole number{bound}{hint}."
+            f"{name} = {_show(value)}; it must be a whole number{bound}{hint}."
         )
     return int(plain)
 
@@ -129,9 +129,9 @@ def check_number(
         and (at_most is None or number <= at_most)
     )
     if not fits:
-        expected = _expected(above, at_least, below, at_most, infinite)
+        expected = _describe_range(above, at_least, below, at_most, infinite)
         raise (ValueError if isinstance(plain, Real) else TypeError)(
-            f"{name} = {_shown(value)}; it must be {expected}{hint}."
+            f"{name} = {_show(value)}; it must be {expected}{hint}."
         )
     return number
 
@@ -152,7 +152,7 @@ def check_interval(
     real = [isinstance(v, Real) and not isinstance(v, bool) for v in ends] == [True, True]
     if not real or not low <= ends[0] < ends[1] <= high:
         within = "" if math.isinf(low) and math.isinf(high) else f" from {low:g} to {high:g}"
-        message = f"{name} = {_shown(value)}; give two numbers{within}, the smaller one first{hint}."
+        message = f"{name} = {_show(value)}; give two numbers{within}, the smaller one first{hint}."
         raise (ValueError if real else TypeError)(message)
     return _as_float(ends[0]), _as_float(ends[1])
 
@@ -167,7 +167,7 @@ def check_flag(name: str, value: Any) -> bool:
     """
     plain = _as_plain(value, name)
     if not isinstance(plain, bool):
-        raise TypeError(f"{name} = {_shown(value)}; give True or False.")
+        raise TypeError(f"{name} = {_show(value)}; give True or False.")
     return plain
 
 
@@ -184,7 +184,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         words = [repr(choice) for choice in choices]
         listed = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-        raise (ValueError if isinstance(value, str) else TypeError)(f"{name} = {_shown(value)}; give {listed}.")
+        raise (ValueError if isinstance(value, str) else TypeError)(f"{name} = {_show(value)}; give {listed}.")
     return value
 
 
@@ -311,7 +311,7 @@ def _as_float(value: Any) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _expected(
+def _describe_range(
     above: float | None, at_least: float | None, below: float | None, at_most: float | None, infinite: bool
 ) -> str:
     bounds = [
@@ -331,7 +331,7 @@ def kind_of(value: Any) -> str:
     return "is None" if value is None else f"is {with_article(type(value).__name__)}"
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     plain = _as_plain(value)

@@ -176,16 +176,16 @@ def _made_of_numbers(place: str) -> str:
 
 def keeps(value: Any, argument: str) -> bool:
     """Tell whether an object keeps an argument of its constructor: as an attribute, or as networks of diffusers do."""
-    return argument in _configured(value) or hasattr(value, argument)
+    return argument in _config_of(value) or hasattr(value, argument)
 
 
 def kept(value: Any, argument: str) -> Any:
     """Return an argument of its constructor that an object keeps."""
-    configured = _configured(value)
+    configured = _config_of(value)
     return configured[argument] if argument in configured else getattr(value, argument)
 
 
-def _configured(value: Any) -> Mapping[str, Any]:
+def _config_of(value: Any) -> Mapping[str, Any]:
     """Return the arguments that a network of diffusers keeps in its `config`; to read them as attributes would raise a
     warning.
     """

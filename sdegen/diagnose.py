@@ -243,7 +243,7 @@ def diagnose(
         return distance(known[places][resample_places(log_ratio[places])], known[places])
 
     terms = {
-        "prior": Term(_jackknifed(reweighted, n), Estimate.of(-log_ratio)),
+        "prior": Term(_jackknife(reweighted, n), Estimate.of(-log_ratio)),
         "truncation": Term(apart(sde.project(exact.denoise(x_end, end)), x_0), _smoothing(sde, law, x_0, end)),
         "discretisation": Term(apart(drawn(exact, x_T, sampler), known), None),
         "score": Term(apart(drawn(model, x_T, fine), known), nats),
@@ -252,7 +252,7 @@ def diagnose(
     return Budget(terms, apart(total, x_0), apart(law.sample(n, generator), x_0), times, curve)
 
 
-def _jackknifed(value: Callable[[Tensor], float], n: int) -> Estimate:
+def _jackknife(value: Callable[[Tensor], float], n: int) -> Estimate:
     """Return what `value` makes of all `n` places, and its standard error by leaving out one block after the other."""
     blocks = torch.arange(n).chunk(BLOCKS)
     less = [value(torch.cat([*blocks[:k], *blocks[k + 1 :]])) for k in range(BLOCKS)]

@@ -75,7 +75,7 @@ def save(model: nn.Module | ScoreModel | Fitted, path: str | Path) -> None:
     OSError
         If the file cannot be written. An earlier file of the same name is still whole.
     """
-    path = _checked(path)
+    path = _check_path(path)
     example = "a model, such as Model(net, VP()), or a fitted solver"
     if isinstance(getattr(model, "model", None), ScoreModel):  # as a posterior, or a density
         example += f": of a {type(model).__name__} x.model, to make it again of that and its other arguments"
@@ -118,7 +118,7 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
     TypeError
         If `classes` holds anything but classes, or `dtype` is no floating-point dtype.
     """
-    path = _checked(path)
+    path = _check_path(path)
     own = _own_classes(classes)
     if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
         raise TypeError(f"dtype = {dtype!r}; give a floating-point dtype, such as torch.float32, or None.")
@@ -145,7 +145,7 @@ def load(path: str | Path, classes: Iterable[type] = (), dtype: torch.dtype | No
     return model
 
 
-def _checked(path: str | Path) -> Path:
+def _check_path(path: str | Path) -> Path:
     """Return a path; refuse anything else."""
     check_kind("path", path, (str, Path), 'the name of a file, such as "model.safetensors"')
     return Path(path)

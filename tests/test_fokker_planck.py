@@ -11,7 +11,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import FokkerPlanck, GaussianMixture
-from sdegen.laws.cells import Axis, Cells, _continued
+from sdegen.laws.cells import Axis, Cells, _continue
 from sdegen.models.gridded import check_mass, log_densities
 from sdegen.processes.simulate import simulate
 
@@ -240,16 +240,16 @@ def test_densities_go_on_by_the_parabola_of_their_last_clear_cells(walls: tuple[
     n = torch.arange(90, dtype=torch.float64)[:, None]
     gauss = 3 - torch.tensor([0.02, 0.005]) * (n - torch.tensor([37.0, 45.0])) ** 2
     clear = (n - 40).abs() < torch.tensor([25.0, 20.0])
-    found, known = _continued(torch.where(clear, gauss, -999.0), clear, Axis(0.0, 1.0, walls))
+    found, known = _continue(torch.where(clear, gauss, -999.0), clear, Axis(0.0, 1.0, walls))
     torch.testing.assert_close(found, gauss)
     assert known.all()
     rising, bent = 0.1 * n, 0.01 * (n - 100) ** 2
     for logs, want in ((rising, torch.full_like(n, 0.1 * 59)), (bent, bent[59] + (n - 59) * (bent[59] - bent[55]) / 4)):
-        found, _ = _continued(logs, n < 60, Axis(0.0, 1.0, (True, False)))
+        found, _ = _continue(logs, n < 60, Axis(0.0, 1.0, (True, False)))
         torch.testing.assert_close(found[60:], want[60:])
         assert torch.equal(found[:60], logs[:60])
     few = (n >= 40) & (n < 48)
-    assert torch.equal(_continued(gauss, few, Axis(0.0, 1.0))[1], few)  # too few for a parabola
+    assert torch.equal(_continue(gauss, few, Axis(0.0, 1.0))[1], few)  # too few for a parabola
 
 
 def test_an_end_is_moved_out_by_a_quarter_of_the_axis() -> None:
@@ -299,8 +299,8 @@ def test_what_continues_a_density_does_not_know_up_from_down(walls: tuple[bool, 
     )
     # Of the first and the last cells some are clear, too.
     clear = torch.rand(60, 40, generator=draws) < 0.9
-    one, known = _continued(logs, clear, Axis(0.0, 1.0, walls))
-    other, also = _continued(logs.flip(0), clear.flip(0), Axis(0.0, 1.0, walls[::-1]))
+    one, known = _continue(logs, clear, Axis(0.0, 1.0, walls))
+    other, also = _continue(logs.flip(0), clear.flip(0), Axis(0.0, 1.0, walls[::-1]))
     torch.testing.assert_close(other.flip(0), one, rtol=1e-12, atol=1e-12)
     assert torch.equal(also.flip(0), known) and not torch.equal(one, logs)
 

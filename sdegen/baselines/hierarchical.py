@@ -182,14 +182,14 @@ class HierarchicalVAE(Standardised):
 
         def read(x: Tensor, noise: Tensor) -> Tensor:
             kl, ratio, out = self.net(x, noise)
-            return torch.cat([kl, ratio, law.log_prob(x, self._shaped(out))[:, None]], 1)
+            return torch.cat([kl, ratio, law.log_prob(x, self._reshape(out))[:, None]], 1)
 
         volume, law, x = self.log_volume(x), self.likelihood.in_units(self.units), self.standardised(x)
         noise, T = noise_like(x.new_empty(len(x), sum(self.latents)), generator), len(self.latents)
         kl, ratio, log_likelihood = in_parts(read, batch, x, noise).split([T, T, 1], 1)
         return kl, ratio, log_likelihood[:, 0] - volume
 
-    def _shaped(self, out: Tensor) -> Tensor:
+    def _reshape(self, out: Tensor) -> Tensor:
         """Return the decoder's vectors in the shape of data, with as many channels as the likelihood asks for."""
         return out.reshape(len(out), self.likelihood.outputs * self.shape[0], *self.shape[1:])
 
@@ -226,7 +226,7 @@ class HierarchicalVAE(Standardised):
     def sample(self, n: int, generator: torch.Generator | None = None, mean: bool = False) -> Tensor:
         """Draw `n` samples; with `mean`, return the means of ``p(x | z)`` instead, as `VAE.sample` does."""
         like = next(self.parameters())
-        out = self._shaped(
+        out = self._reshape(
             self.net.generate(noise_like(like.new_empty(check_count("n", n), sum(self.latents)), generator))
         )
         law = self.likelihood.in_units(self.units)

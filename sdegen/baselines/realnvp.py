@@ -210,7 +210,7 @@ def _of_vectors(dim: int, couplings: int, width: int, depth: int) -> Bijection:
     for i in range(couplings):
         mask = masks[i % len(masks)] if dim > 2 else masks[i % 2]
         m = int(mask.sum())
-        parts.append(Coupling(mask, _zeroed(Perceptron(dim - m, 2 * m, width, depth))))
+        parts.append(Coupling(mask, _zero_last(Perceptron(dim - m, 2 * m, width, depth))))
     return Composition(parts)
 
 
@@ -224,12 +224,12 @@ def _of_images(shape: tuple[int, ...], couplings: int, width: int, depth: int, s
     for channels, _, _ in shapes_of(shape, scales):
         masks = partitions(channels)
         half = channels // 2
-        nets = [_zeroed(Convolutional(half, 2 * half, width, depth)) for _ in range(couplings)]
+        nets = [_zero_last(Convolutional(half, 2 * half, width, depth)) for _ in range(couplings)]
         parts.append(Composition([Coupling(masks[i % len(masks)], net) for i, net in enumerate(nets)]))
     return Scales(parts, shape)
 
 
-def _zeroed(net: Perceptron | Convolutional) -> nn.Module:
+def _zero_last(net: Perceptron | Convolutional) -> nn.Module:
     """Set a network's last layer to zero, so that it answers zeros, and return it."""
     zero(net.last)
     return net

@@ -228,7 +228,7 @@ class Table:
             `PositiveColumn`.
         """
         x = check_tensor("x", x, shape=(None, self.width)).detach().cpu().double()
-        return into({name: _decoded(name, column, x[:, self.places[name]]) for name, column in self.columns.items()})
+        return into({name: _decode(name, column, x[:, self.places[name]]) for name, column in self.columns.items()})
 
     @check_arguments
     def log_prob(self, law: Any, frame: Any, draws: int = 10, generator: torch.Generator | None = None) -> Tensor:
@@ -267,7 +267,7 @@ class Table:
         return torch.stack(found).logsumexp(0) - math.log(draws)
 
 
-def _decoded(name: str, column: Column, x: Tensor) -> np.ndarray:
+def _decode(name: str, column: Column, x: Tensor) -> np.ndarray:
     """Return the entries of the column `name`; an error names the column."""
     try:
         return column.decode(x)

@@ -181,7 +181,7 @@ class Cells:
         logs = p.clamp_min(LEAST).log()
         for i, axis in enumerate(self.axes):
             if not axis.closed:
-                logs, clear = _continued(logs.movedim(1 + i, 0), clear.movedim(1 + i, 0), axis)
+                logs, clear = _continue(logs.movedim(1 + i, 0), clear.movedim(1 + i, 0), axis)
                 logs, clear = logs.movedim(0, 1 + i), clear.movedim(0, 1 + i)
         return logs
 
@@ -194,7 +194,7 @@ def _outer(parts: list[Tensor]) -> Tensor:
     return product
 
 
-def _continued(logs: Tensor, clear: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
+def _continue(logs: Tensor, clear: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
     """Return logarithms along dimension 0, continued from the last clear cells by parabolas that fall and do not bend up, and
     which cells are clear then: all cells of a line with enough clear ones.
     """

@@ -113,13 +113,13 @@ class GridChain:
         if self._rates is None or not self.still:
             self._rates, self._length = rate_matrix(self.cells, self.field(t + 0.5 * h)), math.nan
         if not math.isclose(h, self._length, rel_tol=1e-9):
-            self._solve, self._length = _factorised(self._rates, h), h
+            self._solve, self._length = _factorise(self._rates, h), h
         once = self._solve(p.numpy())
         moved: np.ndarray[Any, Any] = (1 + math.sqrt(2)) * self._solve(once) - math.sqrt(2) * once
         return torch.from_numpy(moved)
 
 
-def _factorised(L: Any, h: float) -> Callable[[Any], Any]:
+def _factorise(L: Any, h: float) -> Callable[[Any], Any]:
     """Return a function that solves the equations of one stage, ``(1 − GAMMA h L) p = q``."""
     from scipy import sparse  # loads on use
     from scipy.sparse import linalg

@@ -32,13 +32,13 @@ def check_domain(domain: constraints.Constraint, x: Tensor, name: str = "x") -> 
         bad = x.reshape(-1)[(~inside).reshape(-1).nonzero()[0, 0]] if inside.shape == x.shape else None
         seen = "" if bad is None else f": {bad.item():.6g} is among them"
         raise ValueError(
-            f"{name} has {int((~inside).sum())} values outside of the domain {_named(domain)}{seen}; remove them, or take a "
+            f"{name} has {int((~inside).sum())} values outside of the domain {_describe(domain)}{seen}; remove them, or take a "
             "process for another domain."
         )
     return x
 
 
-def _named(domain: constraints.Constraint) -> str:
+def _describe(domain: constraints.Constraint) -> str:
     """Return a domain in words that follow "the domain" in a message."""
     low, high = getattr(domain, "lower_bound", None), getattr(domain, "upper_bound", None)
     if any(isinstance(end, Tensor) and end.numel() > 1 for end in (low, high)):

@@ -209,7 +209,7 @@ class GaussianMixture(Distribution):
 
     def component_log_prob(self, x: Tensor) -> Tensor:
         """Return ``log w_k N(x; m_k, C_k)`` for every component, ``(B, K)``."""
-        return self._seen(x, 1.0, 0.0)[0]
+        return self._condition_on(x, 1.0, 0.0)[0]
 
     @check_arguments
     def log_prob(self, x: Tensor) -> Tensor:
@@ -224,15 +224,15 @@ class GaussianMixture(Distribution):
         """Return ``E[x | y]`` and the score ``∇ log p(y)`` for ``y = C x + S z``, with operators `C` and `S` on the data, or
         numbers of shape ``()`` or ``(B,)``.
         """
-        log_joint, pulled, precise = self._seen(y, C, S)
+        log_joint, pulled, precise = self._condition_on(y, C, S)
         mean = self._mix(log_joint, self._flat.to(pulled) + pulled)
         return mean.reshape(y.shape).to(y), -self._mix(log_joint, precise).reshape(y.shape).to(y)
 
     def observed_log_prob(self, y: Tensor, C: Map, S: Map) -> Tensor:
         """Return ``log p(y)`` in nats, ``(B,)``, for ``y = C x + S z``, of operators or numbers as in `observed`."""
-        return self._seen(y, C, S)[0].logsumexp(1)
+        return self._condition_on(y, C, S)[0].logsumexp(1)
 
-    def _seen(self, y: Tensor, C: Map, S: Map) -> tuple[Tensor, Tensor, Tensor]:
+    def _condition_on(self, y: Tensor, C: Map, S: Map) -> tuple[Tensor, Tensor, Tensor]:
         """Return the log-joint ``(B, K)``, and of each component what seeing `y` adds to its mean, and ``V⁻¹ (y − C m)`` with the
         covariance `V` of `y`, both ``(B, K, d)``.
         """

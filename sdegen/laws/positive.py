@@ -43,7 +43,7 @@ class _Exponential:
         """
         u = x.double().log()
         found = self.log.log_prob(u) - sum_rows(u)
-        return _within(x, found)
+        return _mask_outside(x, found)
 
     def score(self, x: Tensor) -> Tensor:
         """Return ``∇ log p(x) = (∇ log p_u(log x) − 1) / x``."""
@@ -65,7 +65,7 @@ class LogNormal(_Exponential):
 
     def sample(self, z: Tensor) -> Tensor:
         """Return ``exp(mean + R z)``, for standard normal noise `z` of the shape of the state."""
-        return _rounded(self.log.sample(z.double()).exp(), z)
+        return _cast_positive(self.log.sample(z.double()).exp(), z)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density in nats, ``(B,)``, in float32 at least; minus infinity where a coordinate is not
@@ -134,7 +134,7 @@ class NoncentralChiSquare:
         s = quantile_of_root(self.df.cpu(), a.cpu(), z.double().cpu()).to(a)
         x = torch.where(a > 1, self.start * (s / a).square(), self.scale * s.square())
         x = torch.where(distance > FARTHEST, self.start * (1 + (s - a) / distance).square(), x)
-        return _rounded(x, z)
+        return _cast_positive(x, z)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density in nats, ``(B,)``, in float32 at least; minus infinity where a coordinate is not
@@ -145,7 +145,7 @@ class NoncentralChiSquare:
         s, a = y.sqrt() / root, self.start.sqrt() / root
         w = (y.sqrt() - self.start.sqrt()) / root
         each = log_density_of_root(self.df, a, s, w) - 0.5 * (4 * self.scale * y).log()
-        return _within(x, sum_rows(each))
+        return _mask_outside(x, sum_rows(each))
 
     def score(self, x: Tensor) -> Tensor:
         """Return ``∇ log p(x) = order / x + (r √(m / x) − 1) / 2c`` with ``r = I_{order + 1} / I_order`` at ``√(m x) /
@@ -187,12 +187,12 @@ class Repeated:
         return self.law.score(x)
 
 
-def _within(x: Tensor, log_density: Tensor) -> Tensor:
+def _mask_outside(x: Tensor, log_density: Tensor) -> Tensor:
     """Return the log-density of positive rows as it is, and minus infinity of others, in float32 at least."""
     positive = (x > 0).reshape(len(x), -1).all(1)
     return torch.where(positive, log_density, -math.inf).to(widened(x))
 
 
-def _rounded(x: Tensor, like: Tensor) -> Tensor:
+def _cast_positive(x: Tensor, like: Tensor) -> Tensor:
     """Return positive numbers in the dtype of `like`, none of which becomes 0."""
     return x.clamp_min(torch.finfo(like.dtype).tiny).to(like)

@@ -265,7 +265,7 @@ class Codec(Fixed):
         """Write a batch of images onto the stack."""
         below, written = self._data(images), _flat(images.double())
         for place, rung in enumerate(ladder):
-            cells = _drawn(stack, rung, below, first)
+            cells = _draw_cells(stack, rung, below, first)
             z = self._state(cells, rung, below)
             law = rung.generate(z)
             if place:
@@ -290,7 +290,7 @@ class Codec(Fixed):
                 found = stack.pop_bytes(*self._in_levels(law), self.scaling.levels)
                 images = torch.from_numpy(found).reshape(like.shape).to(torch.uint8)
                 below = self._data(images)
-            _given_back(stack, rung, below, first, cells)
+            _give_back(stack, rung, below, first, cells)
             cells = found
         return images
 
@@ -304,7 +304,7 @@ class Codec(Fixed):
         return _flat((law.mean - low) / step - self.scaling.noise[0]), _flat(law.stddev / step)
 
 
-def _drawn(stack: BitStack, rung: _Rung, below: Tensor, first: int) -> np.ndarray:
+def _draw_cells(stack: BitStack, rung: _Rung, below: Tensor, first: int) -> np.ndarray:
     """Draw a latent off the stack, given the latent below, and return the cells that its numbers are in.
 
     The bits on top of the stack were pushed last. Noise made of them would be the error of the step before, which would grow from
@@ -323,18 +323,18 @@ def _drawn(stack: BitStack, rung: _Rung, below: Tensor, first: int) -> np.ndarra
         Number of the first image of the batch, by which batches are scrambled differently.
     """
     mean, std = _cut(Normal(rung.ratio * below, rung.std), rung)
-    stack.scramble((first, rung.place), _words(std))
+    stack.scramble((first, rung.place), _count_words(std))
     return stack.pop(mean[::-1], std, rung.limit)[::-1]
 
 
-def _given_back(stack: BitStack, rung: _Rung, below: Tensor, first: int, cells: np.ndarray) -> None:
-    """Write back the bits that a latent was drawn from, onto the stack: the inverse of `_drawn`."""
+def _give_back(stack: BitStack, rung: _Rung, below: Tensor, first: int, cells: np.ndarray) -> None:
+    """Write back the bits that a latent was drawn from, onto the stack: the inverse of `_draw_cells`."""
     mean, std = _cut(Normal(rung.ratio * below, rung.std), rung)
     stack.push(cells[::-1], mean[::-1], std, rung.limit)
-    stack.scramble((first, rung.place), _words(std))
+    stack.scramble((first, rung.place), _count_words(std))
 
 
-def _words(std: np.ndarray) -> int:
+def _count_words(std: np.ndarray) -> int:
     """Return how many words normal numbers take on the stack, given their standard deviations in units of a cell."""
     return int(np.log2(math.sqrt(2 * math.pi * math.e) * std).sum() / WORD)
 

@@ -132,9 +132,9 @@ class Dequantiser(nn.Module):
         ValueError
             If `x` has another shape, or numbers outside all cells.
         """
-        middle, seen = self._cells(self._checked("x", x))
+        middle, seen = self._cells(self._check("x", x))
         start = SIGMOID.inv(uniform_like(seen, generator))
-        end, log_det = self._moved(start, seen)
+        end, log_det = self._move(start, seen)
         log_q = _log_logistic(start) - log_det - _log_logistic(end)
         noise = SIGMOID(end) if self.squeeze is None else self.squeeze.inverse(SIGMOID(end))
         return middle + self._side * (noise.to(middle) - 0.5), log_q - self._log_volume
@@ -148,7 +148,7 @@ class Dequantiser(nn.Module):
         y
             Numbers in the cells of bytes, ``(B, *)``.
         """
-        middle, seen = self._cells(self._checked("y", y))
+        middle, seen = self._cells(self._check("y", y))
         noise = (y.to(middle) - middle) / self._side + 0.5
         # Numbers that were drawn at an edge may have been rounded over it by this much.
         rounded = torch.finfo(y.dtype).eps * (1 + y.to(middle).abs() / self._side)
@@ -156,7 +156,7 @@ class Dequantiser(nn.Module):
         noise = noise.clamp(0, 1).to(seen)
         end = SIGMOID.inv(noise if self.squeeze is None else self.squeeze(noise)[0])
         start = self.net.inverse(torch.cat([end, seen], 1))[:, : self.channels]
-        log_det = self._moved(start, seen)[1]
+        log_det = self._move(start, seen)[1]
         log_q = _log_logistic(start) - log_det - _log_logistic(end) - self._log_volume
         return log_q.masked_fill(outside, -math.inf)
 
@@ -202,11 +202,11 @@ class Dequantiser(nn.Module):
             As for a call, or if the answer of `log_prob` has another shape.
         """
         check_count("draws", draws)
-        y, log_q = self(self._checked("x", x)[repeated(len(x), draws)], generator)
+        y, log_q = self(self._check("x", x)[repeated(len(x), draws)], generator)
         log_weight = ask_numbers("log_prob", log_prob, y) - log_q
         return Bound(*log_mean(log_weight.reshape(-1, draws)))
 
-    def _checked(self, name: str, x: Tensor) -> Tensor:
+    def _check(self, name: str, x: Tensor) -> Tensor:
         """Check that rows have the shape of a datum, and that there is one at least; return them."""
         if len(check_tensor(name, x, shape=(None, *self.shape))) == 0:
             raise ValueError(f"{name} has shape {tuple(x.shape)}; give one row at least.")
@@ -220,7 +220,7 @@ class Dequantiser(nn.Module):
         middle = self.scaling.middles(u).to(torch.promote_types(x.dtype, like.dtype))
         return middle, seen if self.squeeze is None else self.squeeze(seen)[0]
 
-    def _moved(self, z: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def _move(self, z: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-odds of noise after all couplings, and their log-determinant."""
         out, log_det = self.net(torch.cat([z, seen], 1))
         return out[:, : self.channels], log_det

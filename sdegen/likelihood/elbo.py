@@ -142,7 +142,7 @@ def elbo(
     >>> bool(((value - ring.log_prob(x)).abs() < 4 * stderr).all())
     True
     """
-    bound, sde, prior = _checked(model, x, draws, prior, batch, read_conditions(model, cond, elbo))
+    bound, sde, prior = _read_arguments(model, x, draws, prior, batch, read_conditions(model, cond, elbo))
     law = AngleTimes() if times is None else times
     x, n = widened(x), len(x) * draws
     t, factor = law.draw(sde, n, generator)
@@ -218,7 +218,7 @@ def discrete_elbo(
     TypeError, ValueError
         As for `elbo`; ValueError too if times do not decrease.
     """
-    bound, sde, prior = _checked(model, x, draws, prior, batch, read_conditions(model, cond, discrete_elbo))
+    bound, sde, prior = _read_arguments(model, x, draws, prior, batch, read_conditions(model, cond, discrete_elbo))
     t = _times(sde, steps)
     x, n = widened(x), len(x) * draws
     seed, found = as_seed(None, generator), []
@@ -267,7 +267,7 @@ def _times(sde: LinearSDE, steps: int | Tensor) -> Tensor:
     return t
 
 
-def _checked(
+def _read_arguments(
     model: ScoreModel, x: Tensor, draws: int, prior: Any, batch: int | None, cond: dict[str, Any]
 ) -> tuple[ScoreModel, LinearSDE, Any]:
     """Check the arguments, and return the model under its conditions for each draw, its process, and the law at T."""

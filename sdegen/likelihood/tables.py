@@ -118,7 +118,7 @@ class TableDensity:
             If names or lengths do not fit, entries are not of their column's kind, or every entry is given.
         """
         check_count("n", n)
-        columns, told = self._given(n, given)
+        columns, told = self._read_given(n, given)
         known = told if columns else None
         x = sample(self.model, n, sampler=self.sampler, generator=generator, batch=self.batch, known=known)
         x = torch.where(told.isnan(), x.double().cpu(), self.table.coordinates.inverse(told))
@@ -186,7 +186,7 @@ class TableDensity:
             found.append(flat - slopes - spent)
         return torch.stack(found).logsumexp(0) - math.log(draws) + volume
 
-    def _given(self, n: int, given: Any) -> tuple[dict[str, np.ndarray], Tensor]:
+    def _read_given(self, n: int, given: Any) -> tuple[dict[str, np.ndarray], Tensor]:
         """Return the columns that are given, of `n` entries each, and what the network is told of them, ``(n, width)``.
 
         Raises

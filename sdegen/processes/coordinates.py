@@ -68,7 +68,7 @@ class CoordinateSDE(ElementwiseSDE):
     def g(self, t: Tensor) -> Tensor:
         """Return the diffusion coefficients, ``(*t.shape, *event)``."""
 
-    def _given(self, t: Tensor) -> tuple[Any, ...]:
+    def _coefficients_at(self, t: Tensor) -> tuple[Any, ...]:
         """Return the coefficients that the process is given by, at a time."""
         return self.f(t), self.g(t)
 
@@ -76,7 +76,7 @@ class CoordinateSDE(ElementwiseSDE):
     def coefficient_shape(self) -> tuple[int, ...]:
         """The shape of a datum, `event`, as the coefficients say."""
         t = torch.tensor(0.5 * self.T, dtype=torch.float64)
-        shapes = {tuple(torch.as_tensor(c).shape) for c in self._given(t)} - {()}
+        shapes = {tuple(torch.as_tensor(c).shape) for c in self._coefficients_at(t)} - {()}
         if len(shapes) != 1 or () in shapes:
             raise ValueError(
                 f"coefficients of {type(self).__name__} have shapes {sorted(shapes) or [()]} at one time; give a number for each "
@@ -97,7 +97,7 @@ class CoordinateSDE(ElementwiseSDE):
 
     def _map(self, name: str, value: Any, t: Tensor) -> Diagonal:
         shape, who = self.coefficient_shape, f"{type(self).__name__}.{name}"
-        c = coefficient(who, self._taken(name, value), t, () if isinstance(value, (int, float)) else shape)
+        c = coefficient(who, self._accept(name, value), t, () if isinstance(value, (int, float)) else shape)
         return Diagonal(c.expand((*t.shape, *shape)).reshape(-1, *shape), self.basis)
 
     @kept_property
@@ -179,7 +179,7 @@ class CoordinateScheduleSDE(Scheduled, CoordinateSDE):
     by `t`.
     """
 
-    def _given(self, t: Tensor) -> tuple[Any, ...]:
+    def _coefficients_at(self, t: Tensor) -> tuple[Any, ...]:
         return self.alpha(t), self.sigma(t)
 
 

@@ -60,7 +60,7 @@ class ElementwiseSDE(Tabulated):
     def _map(self, name: str, value: Any, t: Tensor) -> Elementwise:
         """Return a coefficient at the times `t` as an operator, checked for its shape."""
 
-    def _taken(self, name: str, value: Any) -> Any:
+    def _accept(self, name: str, value: Any) -> Any:
         """Return the value that the method of a coefficient has returned; `Scheduled` refuses values without derivative."""
         return value
 
@@ -234,7 +234,7 @@ class Scheduled(ElementwiseSDE):
         sigma, slope = self._derivative("sigma", t)
         return (2 * sigma * (slope - self.f(t) * sigma)).sqrt()
 
-    def _taken(self, name: str, value: Any) -> Any:
+    def _accept(self, name: str, value: Any) -> Any:
         """Return the value that a method of the schedule has returned; refuse an array, whose derivative by time is lost."""
         if isinstance(value, np.ndarray) and value.ndim:
             raise TypeError(
@@ -245,7 +245,7 @@ class Scheduled(ElementwiseSDE):
 
     def _derivative(self, name: str, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return a coefficient at times and its derivative by time; refuse a coefficient without derivative."""
-        lifted = partial(self._lifted, name)
+        lifted = partial(self._lift, name)
         t = t.contiguous()  # forward mode writes in place, which expanded times do not allow
         try:
             value, slope = value_and_slope(lifted, t, torch.ones_like(t))
@@ -259,9 +259,9 @@ class Scheduled(ElementwiseSDE):
                 raise self._underivable(name, ": it detaches, or forms a new tensor of numbers")
         return value, slope
 
-    def _lifted(self, name: str, t: Tensor) -> Tensor:
+    def _lift(self, name: str, t: Tensor) -> Tensor:
         """Return a coefficient at times, ``(*t.shape, *coefficient_shape)``."""
-        value = self._taken(name, at_times(self, name, t))
+        value = self._accept(name, at_times(self, name, t))
         return torch.as_tensor(value, dtype=torch.float64).expand((*t.shape, *self.coefficient_shape))
 
     def _underivable(self, name: str, why: str) -> TypeError:

@@ -253,13 +253,13 @@ class Angle(Grid):
         ends = torch.tensor([end, start], dtype=torch.float64)
         best, worst = sde.log_snr(ends)
         if self.time:
-            return self._bisected(sde, ends, u)
+            return self._bisect(sde, ends, u)
         shift = math.log(self.scale)
         low, high = ((-0.5 * v - shift).sigmoid() ** self.power for v in (best, worst))
         share = (low + u * (high - low)) ** (1 / self.power)
         return sde.time_of_log_snr((-2 * (share.logit() + shift)).clamp(worst, best))
 
-    def _bisected(self, sde: SDE, ends: Tensor, u: Tensor) -> Tensor:
+    def _bisect(self, sde: SDE, ends: Tensor, u: Tensor) -> Tensor:
         """Return the times at which ``(…)^power + time t / T`` has gone the fractions `u` of its way between the two `ends`."""
 
         def way(t: Tensor) -> Tensor:

@@ -277,19 +277,19 @@ class MatrixFlow(Flow):
 
     def field(self, tau: Tensor) -> Field:
         """Return ``dy/dt`` at one time, as a function of the state."""
-        R, question = self._asked(tau)
+        R, question = self._root_and_maps(tau)
         return lambda y: self.slope(R(y), question)
 
     def ask(self, tau: Tensor) -> list[Any]:
         """Return, for each of the times, the time and the two maps, of the score and of the state, whose sum is ``dy/dt``."""
-        return [self._asked(t)[1] for t in tau]
+        return [self._root_and_maps(t)[1] for t in tau]
 
     def slope(self, x: Tensor, question: Any) -> Tensor:
         """Return ``dy/dt`` at the state `x`, from the maps that `ask` has prepared."""
         t, pull, back = question
         return pull(ask_score(self.model, x, t)) + back(x)
 
-    def _asked(self, tau: Tensor) -> tuple[Matrix, tuple[Tensor, Matrix, Matrix]]:
+    def _root_and_maps(self, tau: Tensor) -> tuple[Matrix, tuple[Tensor, Matrix, Matrix]]:
         """Return `R`, and the time with the maps of the score and of the state."""
         t = tau.clamp_min(1e-8 * self.sde.T)
         R, G = self.r(t), self.sde.diffusion_operator(t)

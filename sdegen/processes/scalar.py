@@ -56,7 +56,7 @@ class ScalarSDE(ElementwiseSDE):
         return torch.tensor([[self.sigma_0**2]], dtype=torch.float64)
 
     def _map(self, name: str, value: Any, t: Tensor) -> Scale:
-        return Scale(coefficient(f"{type(self).__name__}.{name}", self._taken(name, value), t))
+        return Scale(coefficient(f"{type(self).__name__}.{name}", self._accept(name, value), t))
 
     def _marginal(self, t: Tensor) -> tuple[Operator, Operator]:
         """Return `alpha` and `sigma`."""

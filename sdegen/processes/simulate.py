@@ -98,7 +98,7 @@ class _ClockedFree(_ClockedDiagonal):
         return free(free.inverse(free(state.reshape(x.shape))))  # off an end, where coordinates are infinite
 
 
-def _clocked(dynamics: Dynamics, x: Tensor, t_0: Tensor, t_1: Tensor, method: str) -> _Clocked:
+def _for_torchsde(dynamics: Dynamics, x: Tensor, t_0: Tensor, t_1: Tensor, method: str) -> _Clocked:
     """Return dynamics as torchsde takes them, by how their noise depends on the state.
 
     Raises
@@ -201,7 +201,7 @@ def simulate(
             raise ValueError(f"{name} has shape {tuple(t.shape)}; give one time, or one for each of {len(x)} states.")
     _check_direction(dynamics, t_0, t_1)
     flat = x.reshape(len(x), -1)
-    clocked = _clocked(dynamics, x, t_0, t_1, method)
+    clocked = _for_torchsde(dynamics, x, t_0, t_1, method)
     entropy = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device if generator else None))
     # An explicit dt makes the Brownian interval a plain list of increments: torchsde's default is 90 times slower.
     brownian = torchsde.BrownianInterval(

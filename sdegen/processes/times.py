@@ -48,7 +48,7 @@ class TimeLaw(Fixed, ABC):
     __repr__ = show_call
     _kept: tuple[SDE, Any, Any] | None = None  # a process, its weights, and what was tabulated of it
 
-    def _tabulated(self, sde: SDE, tabulate: Callable[[Any], Table]) -> Table:
+    def _tabulate(self, sde: SDE, tabulate: Callable[[Any], Table]) -> Table:
         """Return what a function finds out about a process; the result is kept until the process or its weights change."""
         weights = weights_of(sde)
         if self._kept is None or self._kept[0] is not sde or self._kept[1] != weights:
@@ -90,7 +90,7 @@ def _uniforms(n: int, generator: torch.Generator | None) -> Tensor:
     return torch.rand(n, dtype=torch.float64, generator=generator, device=device).cpu()
 
 
-def _stratified(n: int, generator: torch.Generator | None) -> Tensor:
+def _draw_stratified(n: int, generator: torch.Generator | None) -> Tensor:
     """Draw one uniform number in each of `n` equal intervals, in random order."""
     device = generator.device if generator is not None else "cpu"
     order = torch.randperm(n, generator=generator, device=device)
@@ -117,7 +117,7 @@ class StratifiedTimes(TimeLaw):
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw one time in each interval, in random order."""
-        return sde.t_min + _stratified(n, generator) * (sde.T - sde.t_min), torch.ones(n, dtype=torch.float64)
+        return sde.t_min + _draw_stratified(n, generator) * (sde.T - sde.t_min), torch.ones(n, dtype=torch.float64)
 
 
 class LogTimes(TimeLaw):
@@ -132,7 +132,7 @@ class LogTimes(TimeLaw):
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw one time in each interval, in random order."""
         first = max(sde.t_min, EARLIEST * sde.T)
-        return first * (sde.T / first) ** _stratified(n, generator), torch.ones(n, dtype=torch.float64)
+        return first * (sde.T / first) ** _draw_stratified(n, generator), torch.ones(n, dtype=torch.float64)
 
 
 class DiscreteTimes(TimeLaw):
@@ -193,8 +193,8 @@ class LogNormalTimes(TimeLaw):
 
     def sample(self, sde: SDE, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw stratified quantiles of the truncated normal law."""
-        best, worst, low, high = self._tabulated(sde, self._ends)
-        quantile = low + (high - low) * _stratified(n, generator).clamp(1e-12, 1 - 1e-12)
+        best, worst, low, high = self._tabulate(sde, self._ends)
+        quantile = low + (high - low) * _draw_stratified(n, generator).clamp(1e-12, 1 - 1e-12)
         level = self.mean + self.std * torch.special.ndtri(quantile)
         return sde.time_near_log_snr((-2 * level).clamp(worst, best)), torch.ones(n, dtype=torch.float64)
 
@@ -245,9 +245,9 @@ class ImportanceTimes(TimeLaw):
         """Draw stratified quantiles, and return them with the importance weights ``1 / density``."""
         if not sde.is_linear and self.density is None:  # no noise level to be uniform in
             return StratifiedTimes().sample(sde, n, generator)
-        edges, mass = self._tabulated(sde, self._build)
+        edges, mass = self._tabulate(sde, self._build)
         cdf = torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0)])
-        u = _stratified(n, generator)
+        u = _draw_stratified(n, generator)
         i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, len(mass) - 1)
         width = edges[i + 1] - edges[i]
         t = edges[i] + (u - cdf[i]) / mass[i] * width
@@ -270,7 +270,7 @@ class ImportanceTimes(TimeLaw):
             density = self.density(sde, middle)
             if not isinstance(density, Tensor) or density.shape != middle.shape or not (density > 0).all():
                 raise ValueError(
-                    f"density(sde, t) gave {_described(density)} for t of shape {tuple(middle.shape)}; expected as many "
+                    f"density(sde, t) gave {_describe(density)} for t of shape {tuple(middle.shape)}; expected as many "
                     "positive numbers. (A weighting is an operator, not a density.)"
                 )
             mass = density * (edges[1:] - edges[:-1])
@@ -283,7 +283,7 @@ class ImportanceTimes(TimeLaw):
         return sde.time_of_log_snr(levels.clamp(worst, best))
 
 
-def _described(density: Any) -> str:
+def _describe(density: Any) -> str:
     if not isinstance(density, Tensor):
         return f"a {type(density).__name__}"
     return f"a tensor of shape {tuple(density.shape)}, smallest value {density.min():.3g}"
