@@ -270,14 +270,14 @@ def test_a_condition_that_is_fixed_is_not_given_again() -> None:
     fixed = Conditioned(ExactConditional(VP(), laws, laws[0]), label=1)
     both = guidance.Mixed([(fixed, 0.5), (fixed.model, 0.5)])
     for model in (fixed, both):
-        for read in (model.score, model.denoise, model.noise):
+        for read in (model.score, model.denoise, model.noise, model.log_density):
             with pytest.raises(TypeError, match=r"^label is fixed in this model and was given again; leave it out"):
                 read(torch.zeros(2, 2), 0.3, label=0)
 
 
 def test_readings_of_a_model_without_conditions_say_that_it_takes_none() -> None:
     exact = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
-    for read in (exact.score, exact.denoise, exact.noise, exact.velocity):
+    for read in (exact.score, exact.denoise, exact.noise, exact.velocity, exact.estimate, exact.log_density):
         with pytest.raises(TypeError, match=r"takes no condition of that name: it takes none\.$"):
             read(torch.zeros(2, 2), 0.3, mood=1)
 

@@ -16,7 +16,10 @@ import sdegen
 from sdegen import grids, samplers
 from sdegen.laws import bases
 from sdegen.samplers import ExponentialSDE, Matched, MatchedConditional, Multistep, Normal, PointMass, Singlestep
+from sdegen.samplers.clocks import angle
 from sdegen.samplers.directions import Scalar
+from sdegen.samplers.exponential import plan_pieces
+from sdegen.samplers.moves import add_multiple, multiply
 from sdegen.samplers.steps import run_plan
 from sdegen.testing.affine import affine_moments, response
 from sdegen.testing.samplers import observed_order
@@ -67,6 +70,28 @@ def test_stages_lead_to_data_without_noise_where_the_model_is_not_asked() -> Non
     want = model.sde.diffused(SKEW, 0.0).moments()
     for found, known in zip(affine_moments(sampler, model), want, strict=True):
         assert (found - known.reshape(found.shape)).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("make", "law"),
+    [(sdegen.VP, SKEW), (sdegen.VP, ROUND), (sdegen.EDM, STRAIGHT), (Uneven, STRAIGHT)],
+)
+def test_an_update_by_the_velocity_of_the_reference_is_its_flow(
+    make: Callable[[], sdegen.LinearSDE], law: sdegen.GaussianMixture
+) -> None:
+    """``x_s = m_s + √C_s √C_t⁻¹ (x − m_t)``, whatever the mean."""
+    model = sdegen.Exact(make(), law)
+    pieces = plan_pieces(model.sde, model, Matched(), angle)
+    assert isinstance(pieces, Scalar)
+    t, s = model.sde.T * torch.tensor([[0.6], [0.25]], dtype=torch.float64)
+    (m_t, C_t), (m_s, C_s) = (model.sde.diffused(law, v[0]).moments() for v in (t, s))
+    x = m_t + torch.tensor([[0.7, -1.0], [2.0, 0.3]], dtype=torch.float64)
+    carry, shift, weight = pieces.jump(t, s)
+    y = multiply(carry, pieces.enter(x), shift)
+    found = pieces.leave(add_multiple(y, weight, pieces.enter(model.velocity(x, t[0]))), x)
+    (e_t, Q_t), (e_s, Q_s) = (torch.linalg.eigh(C) for C in (C_t, C_s))
+    turned = Q_s @ e_s.sqrt().diag() @ Q_s.T @ Q_t @ e_t.rsqrt().diag() @ Q_t.T
+    torch.testing.assert_close(found, m_s + (x - m_t) @ turned.T, rtol=1e-9, atol=1e-9)
 
 
 def white(law: sdegen.GaussianMixture) -> sdegen.GaussianMixture:

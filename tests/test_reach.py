@@ -138,6 +138,24 @@ def test_far_starts_move_the_bound(process: str, far: float) -> None:
     assert not told(lambda: sample(model, x_T=start, sampler=Heun(20)))
 
 
+class Sure(sdegen.ScoreModel):
+    """The score model of one point, whatever its moments say."""
+
+    def __init__(self, sde: Any, place: float) -> None:
+        self.sde, self.moments, self.place = sde, RING.moments(), place
+
+    def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
+        at = self.sde.marginal(t)
+        return at.score_from_noise(at.R.inv()(x - at.Phi(torch.full_like(x, self.place))))
+
+
+@pytest.mark.parametrize("process", ["VE", "EDM"])
+@pytest.mark.parametrize(("place", "far"), [(30.0, False), (1e4, True)])
+def test_a_start_in_much_noise_leaves_data_no_more_room(process: str, place: float, far: bool) -> None:
+    model = Sure(PROCESSES[process], place)
+    assert bool(told(lambda: sample(model, 3, sampler=DDIM(8), seed=0))) == far
+
+
 def test_a_nonlinear_process_has_the_reach_of_its_data_and_start() -> None:
     class Away(sdegen.ScoreModel):
         """A score that carries states away."""
