@@ -45,7 +45,7 @@ def ends(model: sdegen.ScoreModel, sampler: Any, steps: int | None, n: int = 100
     return sample(model, x_T=x_T, sampler=sampler, steps=steps, **cond)
 
 
-@pytest.mark.turns("3", "4")
+@pytest.mark.turns("3", "4", "2")
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.turns("1")
 def test_gaussian_posteriors_are_exact_in_three_evaluations(seed: int) -> None:
@@ -61,7 +61,7 @@ def test_gaussian_posteriors_are_exact_in_three_evaluations(seed: int) -> None:
         assert (now - known).norm(dim=1).max() < 2e-3 * known.var(0).sum().sqrt()
 
 
-@pytest.mark.turns("3", "4")
+@pytest.mark.turns("3", "4", "1")
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.turns("0")
 def test_posteriors_of_mixtures_are_as_wide_as_they_are_at_ten_evaluations(seed: int) -> None:

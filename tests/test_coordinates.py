@@ -160,6 +160,7 @@ def test_coordinates_come_one_after_the_other() -> None:
     assert torch.allclose(sde.project(sde.lift(x)), x)
 
 
+@pytest.mark.turns("StickBreaking()")
 @pytest.mark.parametrize("phi", [Log(), LogOdds(-1, 9), StickBreaking()], ids=repr)
 def test_a_model_is_trained_saved_and_sampled_within_the_domain(phi: Coordinates, tmp_path: Path) -> None:
     data = phi.inverse(0.3 * torch.randn(2000, 2, generator=g()) + 1)

@@ -89,6 +89,7 @@ def test_samples_have_the_moments(law: GaussianMixture, generator: torch.Generat
     assert ((products.mean(0) - covariance).abs() < 5 * products.std(0) / 200).all()
 
 
+@pytest.mark.turns("0.05-isotropic")
 @each
 @pytest.mark.parametrize("angle", [0.05, 0.7, 1.5, math.pi / 2])
 def test_observation_against_bayes_by_quadrature(law: GaussianMixture, angle: float) -> None:

@@ -137,7 +137,7 @@ LAW = sdegen.GaussianMixture(
 )
 
 
-@pytest.mark.turns("late-10", "spike-10", "stiff-10")
+@pytest.mark.turns("late-10", "spike-10", "stiff-10", "gap-10")
 @pytest.mark.parametrize(("kind", "seed"), FEW)
 def test_the_default_sampler_draws_from_the_law(kind: str, seed: int) -> None:
     sde = Drawn(kind, seed)

@@ -47,7 +47,7 @@ def ring() -> Tensor:
     return RING.sample(400, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.turns("EDM", "VE")
+@pytest.mark.turns("EDM", "VE", "Rectified")
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
 @pytest.mark.turns("CLD")
 def test_encoding_inverts_and_gives_the_law_at_T(sde: sdegen.LinearSDE, ring: Tensor) -> None:
@@ -66,7 +66,7 @@ def test_encoding_inverts_and_gives_the_law_at_T(sde: sdegen.LinearSDE, ring: Te
     assert stats.kstest(white.square().sum(0).numpy(), stats.chi2(len(white)).cdf).pvalue > 1e-3
 
 
-@pytest.mark.turns("EDM", "VP")
+@pytest.mark.turns("EDM", "VP", "VE")
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
 @pytest.mark.turns("CLD")
 def test_error_of_the_round_trip_falls_with_the_steps(sde: sdegen.LinearSDE, ring: Tensor) -> None:
@@ -125,6 +125,7 @@ def batches(steps: int) -> dict[str, samplers.Sampler]:
     }
 
 
+@pytest.mark.turns("adaptive")
 @pytest.mark.parametrize("name", batches(1))
 def test_encoding_and_decoding_do_not_depend_on_the_batch(name: str, ring: Tensor) -> None:
     model, sampler = sdegen.Exact(sdegen.VP(), RING), batches(8)[name]

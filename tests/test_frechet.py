@@ -219,6 +219,7 @@ def draw(law: str, seed: int) -> tuple[Tensor, Tensor]:
     return (x * torch.linspace(0.5, 2, 8) + 0.5).relu(), (y + 0.1).relu()  # skewed, with an atom
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("law", ["gaussian", "rectified"])
 @pytest.mark.parametrize("metric", [fid, fid_infinity])
 def test_fid_knows_its_error(law, metric):

@@ -370,7 +370,7 @@ def test_players_of_other_shapes_are_told(generator: nn.Module, critic: nn.Modul
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.turns("1")
+@pytest.mark.turns("1", "0")
 def test_a_penalised_gan_finds_both_modes(seed: int) -> None:
     law = sdegen.GaussianMixture(torch.tensor([0.5, 0.5]), torch.tensor([[-2.0], [2.0]]), torch.tensor([0.25, 0.25]))
     torch.manual_seed(seed)

@@ -37,6 +37,7 @@ name = lambda s: type(s).__name__
 # --- guidance without a classifier --------------------------------------------------------------------------------
 
 
+@pytest.mark.turns("*DDPM")
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize("sde", SDES, ids=name)
 @pytest.mark.parametrize("interval", [None, (0.2, 0.6)])

@@ -131,6 +131,7 @@ def test_a_time_asked_about_again_sees_new_parameters() -> None:
         assert sde.snr(t) < 0.9 * before
 
 
+@pytest.mark.turns("LearnedSDE")
 @pytest.mark.parametrize("sde", [sdegen.VP(), LearnedSchedule(), LearnedSDE()], ids=lambda s: type(s).__name__)
 def test_the_loss_is_the_bound_of_the_chain_term_by_term(sde: Any) -> None:
     model = sdegen.Exact(sde, RING)

@@ -45,7 +45,7 @@ def law_at(sde: sdegen.LinearSDE, t: float) -> sdegen.GaussianMixture:
 
 
 @pytest.mark.parametrize("sde", SCALAR, ids=name)
-@pytest.mark.turns("Rectified", "DDPM", "SubVP", "EDM", "Cosine", "OU", "VE")
+@pytest.mark.turns("Rectified", "DDPM", "SubVP", "EDM", "Cosine", "OU", "VE", "Own")
 def test_exact_model_from_the_true_terminal_law_gives_the_closed_form(sde: sdegen.LinearSDE) -> None:
     x = RING.sample(60, torch.Generator().manual_seed(0))
     got = log_prob(sdegen.Exact(sde, RING), x, prior=law_at(sde, sde.T))
@@ -164,7 +164,7 @@ def test_with_a_prior_the_likelihood_is_off_by_its_gap() -> None:
 SIX = [sdegen.VP(), sdegen.VE(), sdegen.OU(), sdegen.EDM(), sdegen.Rectified(), sdegen.CLD()]
 
 
-@pytest.mark.turns("VE", "EDM", "OU")
+@pytest.mark.turns("VE", "EDM", "OU", "CLD")
 @pytest.mark.parametrize("sde", SIX, ids=name)
 def test_hutchinson_is_unbiased_and_knows_its_error(sde: sdegen.LinearSDE) -> None:
     x = RING.sample(100, torch.Generator().manual_seed(0))

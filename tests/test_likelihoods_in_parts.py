@@ -88,7 +88,7 @@ def test_parts_are_the_whole(door: str, sde: Any, n: int, batch: int, rows: bool
 
 
 @pytest.mark.parametrize("hardest", range(4))
-@pytest.mark.turns("1", "2")
+@pytest.mark.turns("1", "2", "0")
 def test_evaluations_are_those_of_the_part_that_took_most(hardest: int) -> None:
     """Wherever it comes: a point that the flow carries off the ring takes more steps than the others."""
     model = sdegen.Exact(sdegen.VP(), RING)

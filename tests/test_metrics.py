@@ -230,6 +230,7 @@ def test_prior_gap_is_precise_when_it_is_tiny():
         assert prior_gap(OU(T=T), ring()).value == pytest.approx(512 * math.exp(-8 * T) / variance**4, rel=rel)
 
 
+@pytest.mark.turns("CLD")
 @pytest.mark.parametrize("sde", [VP(), VE(), CLD(beta=1.0)], ids=lambda sde: type(sde).__name__)
 def test_prior_gap_by_quadrature_agrees_with_monte_carlo(sde):
     law = sde.diffused(ring(), sde.T)

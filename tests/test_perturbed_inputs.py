@@ -54,6 +54,7 @@ def optimum(sde: Any, t: float, gamma: float) -> tuple[Tensor, Tensor]:
     return R.T @ torch.linalg.inv(total), lift @ moments.mean
 
 
+@pytest.mark.turns("CLD-*")
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize("weighting", [weightings.InverseVarianceWeighting(), weightings.UniformWeighting()], ids=name)
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.VE(), sdegen.CLD(sigma_0=0.1)], ids=name)

@@ -793,6 +793,7 @@ WITHOUT_A_NETWORK: dict[str, Callable[[], Tensor]] = {
 }
 
 
+@pytest.mark.turns("sample, whitened")
 @pytest.mark.parametrize("name", WITHOUT_A_NETWORK)
 def test_an_autocast_reaches_networks_alone(name: str) -> None:
     """To the last bit: states that a process mixes or a solver turns, laws, measurements and derivatives are as without it."""

@@ -19,7 +19,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.turns("fashion_mnist")
+@pytest.mark.turns("fashion_mnist", "mnist")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_samples_are_of_the_class_asked_for(name, device):
     model = sdegen.pretrained(name).to(device)

@@ -103,6 +103,7 @@ def test_a_prior_of_its_own_is_held_to_the_moments_at_T(width: float, off: float
     assert any("the prior of Told" in str(w.message) for w in found) == (cost(1) < nats <= cost(3))
 
 
+@pytest.mark.turns("LearnedSDE")
 @pytest.mark.parametrize("make", [processes.LearnedSDE, processes.LearnedSchedule])
 def test_learned_processes_start_from_their_law(make: Callable[[], sdegen.LinearSDE]) -> None:
     sde = make().in_units(RING.moments().units())

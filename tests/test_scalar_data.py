@@ -91,7 +91,7 @@ DOORS: dict[str, Callable[[tuple[int, ...]], Any]] = {
 }
 
 
-@pytest.mark.turns("log_prob, CLD")
+@pytest.mark.turns("log_prob, CLD", "log_prob by more probes")
 @pytest.mark.parametrize("door", DOORS)
 def test_numbers_are_vectors_of_one_number(door: str) -> None:
     alone, vector = (DOORS[door](shape) for shape in LAWS)

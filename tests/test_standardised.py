@@ -111,6 +111,7 @@ def test_samples_have_the_place_and_the_spread_of_the_data(kind: str, mean: floa
     assert x.std() > 1e-3 * std
 
 
+@pytest.mark.turns("ContinuousFlow with probes")
 @pytest.mark.parametrize("kind", MODELS)
 def test_units_are_part_of_the_state_and_of_a_file(kind: str, tmp_path: Path) -> None:
     data = 7 + 3 * DATA

@@ -255,7 +255,7 @@ def test_churn_has_order_two(levels: dict[str, float], process: str) -> None:
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("final", ["sample", "denoise"])
-@pytest.mark.turns("denoise-CLD", "*-by coordinate", "*-correlated", "sample-CLD")
+@pytest.mark.turns("denoise-CLD", "*-by coordinate", "*-correlated", "sample-CLD", "sample-own")
 def test_the_default_holds_to_the_laws(final: str, process: str) -> None:
     sde = PROCESSES[process].sde()
     model = sdegen.Exact(sde, gaussian_data())
@@ -346,7 +346,7 @@ WITHOUT_ORDER: dict[str, Callable[[int], Sampler]] = {
         for process in ("VP", "CLD")
     ],
 )
-@pytest.mark.turns("langevin-CLD", "flow,*-VP", "annealed langevin-VP")
+@pytest.mark.turns("langevin-CLD", "flow,*-VP", "annealed langevin-VP", "adaptive-VP")
 def test_samplers_that_claim_no_order_have_the_law(method: str, process: str) -> None:
     make = WITHOUT_ORDER[method]
     assert make(8).convergence_order is None

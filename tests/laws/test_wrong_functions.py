@@ -215,6 +215,7 @@ FAULTS = [
     "DetachedState",
     "FirstTimeForAll",
     "ThreeNewAxes",
+    "OneNewAxis",
 )
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)

@@ -378,6 +378,7 @@ FAULTS = [
     "NegativeBeta",
     "StepsForTimeInSchedule",
     "ExponentWithoutHalf",
+    "SinglePrecisionCoefficient",
 )
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)

@@ -37,7 +37,7 @@ RIGHT: list[sdegen.SDE] = [
 ]
 
 
-@pytest.mark.turns("Reflected*")
+@pytest.mark.turns("Reflected*", "CIR*")
 @pytest.mark.parametrize("sde", RIGHT, ids=repr)
 @pytest.mark.turns("Jacobi*", "Transformed*", "CIR(kappa=1*", "SquaredBessel*")
 def test_the_right_ones_hold_all_laws(sde: sdegen.SDE) -> None:
@@ -363,6 +363,7 @@ FAULTS = [
     "StratonovichKernel",
     "StratonovichDrift",
     "DetachedNoise",
+    "WithoutIto",
 )
 def test_fault_is_named(make: Callable[[], sdegen.SDE], law: str, allowed: set[str]) -> None:
     check_fault(make, law, allowed)
