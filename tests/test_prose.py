@@ -103,7 +103,7 @@ def test_a_call_in_prose_is_one_that_the_library_takes(
     abbreviated = any(isinstance(node, ast.Constant) and node.value is Ellipsis for node in ast.walk(call))
     if not unknown and not abbreviated and ast.unparse(outer.func) not in LONG | METHODS:
         eval(compile(call, "prose", "eval"), KNOWN)  # the documentation is ours
-    elif name in METHODS or name in unknown:
+    elif ast.unparse(outer.func) not in LONG and (name in METHODS or name in unknown):
         assert name in METHODS | MATHEMATICS | OTHERS | set(dir(builtins)), f"nothing of the library is called {name}"
     else:
         function = eval(ast.unparse(outer.func), KNOWN)
