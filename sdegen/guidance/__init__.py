@@ -1,7 +1,8 @@
 """Guidance: score models made of score models, which every sampler takes, and weighted particles, exact in the limit of many.
 
-A wrapper changes what a trained model says while sampling, never its weights; all readings of the changed estimate agree.
-It is a module only so that samplers find the dtype, device and mode of the network inside. Train the model, then wrap it.
+A wrapper changes the predictions of a trained model while sampling, never its weights; all readings of the changed estimate
+agree. A wrapper is a module only so that samplers find the dtype, device and mode of the network inside. Train the model, then
+wrap it.
 """
 
 from .annealed import annealed_smc

@@ -1,4 +1,6 @@
-"""Posteriors by annealed sequential Monte Carlo: data weighted from noise level to noise level, and moved by split Gibbs."""
+"""Posterior samples by annealed sequential Monte Carlo: data are weighted from noise level to noise level, and moved by split
+Gibbs.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ from .coupling import AcceptedNoise, CoupledCopy, WeighedData
 from .measuring import LinearMeasurement, Measurement
 from .particles import Particles, draw_indices, effective_size, refuse_rows
 
-SLOWEST = 0.95  # the next noise level in parts of the last, at most
-HALVINGS = 40  # of the interval that the next level is sought in
+SLOWEST = 0.95  # of the last noise level: the highest that the next may have
+HALVINGS = 40  # of the interval in which the next level is sought
 
 
 @check_arguments
@@ -44,27 +46,28 @@ def annealed_smc(
     """Draw samples of data given a measurement by annealed sequential Monte Carlo, exact in the limit of many particles, and
     return `Particles`.
 
-    Draws of the model are weighted by ``N(y; A x, std² + level² A D² Aᵀ)``, `D` the spread of the data's units, at a noise
-    level that leaves a share `threshold` of them effective; they are resampled by their weights, and moved by turns of
+    Draws of the model are weighted by ``N(y; A x, std² + level² A D² Aᵀ)``, with the spread `D` of the data's units, at a noise
+    level that leaves a share `threshold` of them effective. They are resampled by their weights, and moved by turns of
     `split_gibbs` at the level, which leave their law as it is. This is repeated at lower levels down to 0, where the weights
-    are those of the posterior. The weights are of data, not of paths, so that only the measured numbers make them uneven,
-    however many dimensions the data have; and modes get their true weights, which the moves alone would not give them.
-    P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo samplers*, 2006; for the moves see `split_gibbs`.
+    are those of the posterior. The weights are of data, not of paths, so only the measured numbers make them uneven, however many
+    dimensions the data have. Modes get their true weights, which the moves alone would not give them. P. Del Moral, A. Doucet, A.
+    Jasra, *Sequential Monte Carlo samplers*, 2006; for the moves see `split_gibbs`.
 
-    For a measurement that is not linear, or whose noise is not Gaussian, the laws have powers of the likelihood, from 0 to 1. A
-    move noises the data and denoises them, and is accepted by Metropolis' rule with the ratio of the likelihoods, since the pair
-    of before and after is as likely the other way round. Half of the moves are accepted, so that `moves` of 2 or 4 are worth it.
+    If the measurement is not linear, or its noise not Gaussian, the laws have powers of the likelihood, from 0 to 1. A move
+    noises the data and denoises them. It is accepted by Metropolis' rule with the ratio of the likelihoods, since the pair of
+    data before and after the move is as likely the other way round. Half of the moves are accepted, so 2 or 4 `moves` are
+    worthwhile.
 
     Parameters
     ----------
     model
         A score model of a scalar process.
     measurement
-        What was done to the data: a map with any noise, whose derivatives are not needed.
+        The measurement of the data: a map with any noise, whose derivatives are not needed.
     particles
-        How many; samples drawn from four times as many are nearly as good as independent ones.
+        The number of particles; samples drawn from four times as many are nearly as good as independent ones.
     y
-        What was measured of one datum.
+        The measured values of one datum.
     steps
         Evaluations of a move; the first data, drawn from the model, take twice as many.
     moves
@@ -74,7 +77,7 @@ def annealed_smc(
     seed, generator
         Randomness.
     batch
-        Most particles that go through the model at a time; all by default.
+        The largest number of particles that go through the model at a time; all by default.
     progress
         Show a bar of the levels; by default where standard error is a terminal.
     cond
@@ -90,8 +93,8 @@ def annealed_smc(
     TypeError
         If the process is not scalar, or has data in other coordinates.
     ValueError
-        If `y` has another shape than what is measured of one datum, a condition has a row for each particle, too many numbers
-        are measured by a linear map, or a likelihood is NaN.
+        If `y` has not the shape of a measurement of one datum, a condition has a row for each particle, too many numbers are
+        measured by a linear map, or a likelihood is NaN.
 
     Examples
     --------
@@ -129,12 +132,12 @@ def annealed_smc(
 
 
 def _weigh(laws: WeighedData, statistic: Tensor, known: Tensor, level: float) -> Tensor:
-    """Return the weights, of sum one, that take particles of log-likelihood `known` to the law of a level."""
+    """Return the weights, of sum 1, that take particles of log-likelihood `known` to the law of a level."""
     return (laws.log_likelihood(statistic, level) - known).softmax(0)
 
 
 def _next_level(laws: WeighedData, statistic: Tensor, known: Tensor, level: float, threshold: float) -> float:
-    """Return the least level at which a share `threshold` of the particles is effective: 0 where that is left without any."""
+    """Return the lowest level at which a share `threshold` of the particles is effective; 0 if they are so without noise."""
 
     def keeps(level: float) -> bool:
         return effective_size(_weigh(laws, statistic, known, level)) >= threshold * len(known)

@@ -46,17 +46,17 @@ class CleanState(Guided):
     """A score model that changes the predicted clean state of another, and the predicted noise consistently: ``eps' = eps
     + R⁻¹ Phi (x_0 − x_0')``.
 
-    So ``x = Phi x_0' + R eps'`` still holds, and every sampler follows the changed estimate. Where `R` is singular, which it
-    is at ``t = 0`` of most processes, the state alone does not tell the noise, and it is left as the model gives it.
-    What is changed are the data in the clean state, ``extract(x_0)``; other channels of a matrix process stay.
-    Subclass it with `estimate`, by way of `_restated`.
+    So ``x = Phi x_0' + R eps'`` still holds, and every sampler follows the changed estimate. Where `R` is singular, as at
+    ``t = 0`` of most processes, the state alone does not tell the noise, and the noise stays as the model gives it. Only the data
+    in the clean state are changed, ``extract(x_0)``; other channels of a matrix process stay. Subclass it with `estimate`, which
+    calls `_restated`.
 
     Parameters
     ----------
     model
         A score model of a linear process.
     others
-        Passed on to the constructor of another base, as `RescaledGuidance` has one in `AgainstNull`.
+        Arguments for the constructor of a second base class, such as `AgainstNull` of `RescaledGuidance`.
 
     Raises
     ------
@@ -77,7 +77,7 @@ class CleanState(Guided):
         return self._marginal(t).score_from_noise(self.noise(x, t, **cond))
 
     def _restated(self, t: Tensor | float, x_0: Tensor, eps: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
-        """Put other `data`, in the units of the process, into the clean state, and return that state and its noise."""
+        """Put `data`, in the units of the process, in place of those in the clean state, and return this state and its noise."""
         at, change = self._marginal(t), self.sde.embed(data - self.sde.extract(x_0))
         to_noise = inverse(at.R) @ at.Phi
         return x_0 + change, eps - to_noise(change)
@@ -87,8 +87,8 @@ class Tilted(Guided):
     """A score model that adds the gradient of a log-weight to the score of another: ``score' = score + scale ∇ log h_t(x)``.
 
     ``eps' = eps − scale Rᵀ ∇ log h`` and ``x_0' = x_0 + scale Phi⁻¹ R Rᵀ ∇ log h``, so every reading has the same tilt. Where
-    ``alpha = 0`` the state knows nothing of the data, and nothing is added. If `h_t` is the probability of an event given the
-    state, scale 1 is the score of the data given the event (Bayes' rule). Subclass it with `tilted`.
+    ``alpha = 0`` the state tells nothing of the data, and nothing is added. If `h_t` is the probability of an event given the
+    state, scale 1 gives the score given the event (Bayes' rule). Subclass it with `tilted`.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class Tilted(Guided):
         """Return the model's clean state and noise, and ``∇ log h_t(x)``, each of the shape of `x`."""
 
     def _tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, ...]:
-        """Return what `tilted` says, each checked for the shape of the state."""
+        """Return what `tilted` returns, each part checked for the shape of the state."""
         who, said = f"{type(self).__name__}.tilted", self.tilted(x, t, **cond)
         if not isinstance(said, tuple) or len(said) != 3:
             raise TypeError(f"{who} returned no tuple of three; give clean state, noise and gradient.")
@@ -135,15 +135,15 @@ class Tilted(Guided):
         return x_0 + more_x_0, eps + more_eps
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return None: what a gradient makes of the law is not known."""
+        """Return None: the moments of the tilted law are not known."""
         return None
 
     def resolve_gradient(self, slope: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Return what a gradient `slope` of the log-density at `t` adds to clean state and noise, ``Phi⁻¹ R Rᵀ slope`` and
-        ``−Rᵀ slope``.
+        """Return ``Phi⁻¹ R Rᵀ slope`` and ``−Rᵀ slope``, which a gradient `slope` of the log-density at `t` adds to clean state
+        and noise.
         """
         at = self._marginal(t)
-        known = ~at.Phi.log_abs_det().isneginf()  # without signal a state says nothing of the data
+        known = ~at.Phi.log_abs_det().isneginf()  # without signal a state tells nothing of the data
         return self.to_clean(t)(slope), (at.R.T * (-1.0 * known))(slope)
 
     def to_clean(self, t: Tensor | float) -> Operator:
@@ -177,7 +177,7 @@ def require_clean_means(wrapper: Guided) -> LinearSDE:
 
 
 def check_units(ours: SDE, theirs: SDE, what: str) -> None:
-    """Refuse, by a ValueError, a second model or classifier whose process has the data in other units: a state is another there.
+    """Raise a ValueError if a second model or classifier has the data in other units, so that its states differ.
 
     Parameters
     ----------
@@ -194,8 +194,8 @@ def check_units(ours: SDE, theirs: SDE, what: str) -> None:
 
 
 def check_same_process(ours: ScoreModel, theirs: ScoreModel, what: str) -> None:
-    """Refuse, by a ValueError, a second model of another process, or with the data in other units; by a TypeError one of a
-    process that is not linear.
+    """Raise a ValueError if a second model has another process, or the data in other units; a TypeError if a process is not
+    linear.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def check_same_process(ours: ScoreModel, theirs: ScoreModel, what: str) -> None:
 
 
 def _agree(one: LinearSDE, other: LinearSDE) -> bool:
-    """Tell whether two processes noise data alike, as far as two times tell."""
+    """Tell whether two processes noise data alike, judged by two times."""
     if one.T != other.T:
         return False
     for t in (one.T / 2, one.T / 4):

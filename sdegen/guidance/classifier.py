@@ -1,4 +1,4 @@
-"""Classifier guidance: by a trained classifier of noised data, or by the exact one."""
+"""Classifier guidance, by a trained classifier of noised data or by the exact classifier of known laws."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ from .near import data_near
 class ClassifierGuidance(Tilted):
     """A score model guided by a classifier of its noised states: ``∇ log p(x) + scale ∇ log p(label | x)``.
 
-    With scale 1, a true score and a true classifier it is the conditional score, by Bayes' rule; more pushes to where the
-    classifier is sure. P. Dhariwal and A. Nichol, *Diffusion models beat GANs on image synthesis*, 2021, arXiv:2105.05233.
+    With scale 1, a true score and a true classifier it is the conditional score, by Bayes' rule. A larger scale pushes states to
+    where the classifier is sure. P. Dhariwal and A. Nichol, *Diffusion models beat GANs on image synthesis*, 2021,
+    arXiv:2105.05233.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ class ClassifierGuidance(Tilted):
         A score model of a linear process.
     classifier
         Called as ``classifier(x, t)`` for states ``(B, *)``; returns logits ``(B, K)``, differentiable in `x`. `NoisyClassifier`
-        is one that learns, `ExactClassifier` the truth of known laws.
+        can be trained, `ExactClassifier` is exact for known laws.
     scale, interval
         As for `Tilted`.
     conditional
@@ -55,7 +56,7 @@ class ClassifierGuidance(Tilted):
     TypeError
         If the process is not linear.
     ValueError
-        If the scale is not finite, or the interval out of order; at a call, if there is no label, or none of a class, or the
+        If the scale is not finite, or the interval out of order; at a call, if there is no label, a label is not a class, or the
         classifier's process has the data in other units; in a run, if the classifier returns probabilities, or mixes rows.
     """
 
@@ -83,7 +84,7 @@ class ClassifierGuidance(Tilted):
         return cond if self.conditional else {k: v for k, v in cond.items() if k != "label"}
 
     def check_run(self, /, **cond: Any) -> None:
-        """Refuse a run as the model inside does, and one by a classifier that says it is of another process."""
+        """Refuse a run that the model inside refuses, and a classifier that belongs to another process."""
         classifier: Any = self.classifier
         if getattr(classifier, "sde", None) is not None:
             check_same_process(self.model, classifier, "the classifier")
@@ -92,7 +93,7 @@ class ClassifierGuidance(Tilted):
         super().check_run(**cond)
 
     def _check_answers(self, data: Tensor) -> None:
-        """Refuse, by a ValueError, a classifier that returns probabilities, or whose answer for one datum depends on others."""
+        """Raise a ValueError if the classifier returns probabilities, or its answer for a datum depends on the others."""
         sde = require_clean_means(self)
         t = torch.tensor(sde.T / 2, dtype=torch.float64)
         x = self.model.cast_states(sde.marginal(t).Phi(sde.lift(data)))
@@ -109,7 +110,7 @@ class ClassifierGuidance(Tilted):
         check_unmixed("classifier", answer, x)
 
     def _logits(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """Return what the classifier answers of states, ``(B, K)``; a network is asked in the dtype of its weights."""
+        """Return the logits of states by the classifier, ``(B, K)``; a network is asked in the dtype of its weights."""
         return check_logits("classifier", self.classifier(x.to(dtype_of(self.classifier, x)), t), x)
 
     def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,11 +134,11 @@ def check_logits(who: str, logits: Any, x: Tensor) -> Tensor:
     Parameters
     ----------
     who
-        Whose answer they are.
+        The name of the function that returned them.
     logits
-        What was returned.
+        The returned value.
     x
-        ``(B, *)``.
+        The states, ``(B, *)``.
     """
     some = isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] > 1
     must = "logits (B, K), one for each of two classes or more"
@@ -182,7 +183,7 @@ class ExactClassifier(OfTensors, Fixed):
         self._laws = [law.in_units(sde.units) for law in laws]
 
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """Return ``log weights_k + log p_t(x | k)`` but for what all classes share, ``(B, K)``."""
+        """Return ``log weights_k + log p_t(x | k)``, up to a constant that all classes share, ``(B, K)``."""
         seen = self.sde.observe(x, t)
         logs = torch.stack([law.observed_log_prob(seen.y, seen.by.C, seen.by.S) for law in self._laws], 1)
         return logs + self.weights.log().to(x)
@@ -195,11 +196,11 @@ class NoisyClassifier(OfTensors, Described):
     ----------
     net
         Called as ``net(x, level)`` for states in units of their own spread and levels ``(B,)``, such as a `nets.MLP` with an
-        output for each class; returns logits ``(B, K)``, or states that are read as such.
+        output for each class; returns logits ``(B, K)``, or a tensor that is flattened to logits.
     sde
-        A linear process: for guidance that of the model, ``model.sde``, in whose units its states are.
+        A linear process: for guidance that of the model, ``model.sde``, so that states are in its units.
     times
-        The law of the times of training; `weightings.AngleTimes` by default, whose factor is left out.
+        The law of the times of training; `weightings.AngleTimes` by default. Its importance weights are left out.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Thresholding: predicted clean data brought back into the range of the data."""
+"""Thresholding: score models whose predicted clean data are brought back into the range of the data."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Clipped(CleanState):
 
     Used since J. Ho, A. Jain and P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv:2006.11239; named in
     C. Saharia et al., *Photorealistic text-to-image diffusion models with deep language understanding* (Imagen), 2022,
-    arXiv:2205.11487. To clip what guidance gives, wrap the guided model.
+    arXiv:2205.11487. To clip guided predictions, wrap the guided model.
 
     Parameters
     ----------
     model
         A score model of a linear process.
     low, high
-        The range; one of them may be infinite.
+        The range of the data; one end may be infinite.
 
     Raises
     ------
@@ -60,10 +60,10 @@ class DynamicThreshold(CleanState):
     """Dynamic thresholding: a score model whose predicted clean data are clipped at a quantile of their own, then scaled
     into ``[low, high]``.
 
-    With the middle ``c = (low + high) / 2`` and half the width ``h``, sample by sample,
-    ``x_0' = c + h clip((x_0 − c) / s, −1, 1)`` where `s` is the quantile of ``|x_0 − c|``, and at least `h`. Numbers pushed far
-    out, as by guidance, then do not pile up at the ends. C. Saharia et al., *Photorealistic text-to-image diffusion models with
-    deep language understanding* (Imagen), 2022, arXiv:2205.11487, whose range is [−1, 1].
+    With the middle ``c = (low + high) / 2`` of the range and half its width ``h``, in each sample
+    ``x_0' = c + h clip((x_0 − c) / s, −1, 1)``, where `s` is the quantile of ``|x_0 − c|`` and at least `h`. Numbers that are
+    pushed far out, as by guidance, then do not pile up at the ends. C. Saharia et al., *Photorealistic text-to-image diffusion
+    models with deep language understanding* (Imagen), 2022, arXiv:2205.11487, whose range is [−1, 1].
 
     Parameters
     ----------
@@ -72,7 +72,8 @@ class DynamicThreshold(CleanState):
     low, high
         The range of the data.
     quantile
-        In (0, 1]; `s` is the least of the sample's ``|x_0 − c|`` that at least this part of them do not exceed.
+        The share of a sample's numbers, in (0, 1], that do not exceed `s`: `s` is the least of the ``|x_0 − c|`` for which this
+        holds.
 
     Raises
     ------
@@ -96,14 +97,14 @@ class DynamicThreshold(CleanState):
         middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
         centred = self.sde.project(x_0) - middle
         size = as_vectors(centred).abs()
-        k = max(1, math.ceil(self.quantile * size.shape[1] - 1e-9))  # a product that is whole may round up
+        k = max(1, math.ceil(self.quantile * size.shape[1] - 1e-9))  # a whole product may be rounded up
         s = rows(size.kthvalue(k, 1).values.clamp_min(half), centred)
         data = middle + half * (centred / s).clamp(-1, 1)
         return self._restated(t, x_0, eps, self.sde.standardise(data))
 
 
 def _range(low: float, high: float) -> tuple[float, float]:
-    """Return the ends of a range as numbers; a ValueError if they are not in order."""
+    """Return the ends of a range as numbers; raise a ValueError if they are not in order."""
     if not low < high:
         raise ValueError(
             f"low = {low:g}, high = {high:g}; give the range of the data in increasing order, such as -1, 1."

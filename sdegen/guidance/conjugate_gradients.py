@@ -1,5 +1,5 @@
-"""Linear equations solved for every row of a batch, of maps given by their products: `conjugate_gradients` for maps that are
-symmetric and positive, `minimal_residuals` for those that ought to be, as what a network says of a covariance is not.
+"""Solvers of linear equations for every row of a batch, with maps given by their products: `conjugate_gradients` for maps that
+are symmetric and positive, `minimal_residuals` for maps that ought to be, such as a covariance by the derivative of a network.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ..laws.vectors import dot
 Map = Callable[[Tensor], Tensor]
 
 SLACK = 1e-3  # of the least eigenvalue, for rounding
-SKEW = 0.3  # how much ``rᵀ M q`` and ``qᵀ M r`` may differ, beside ``√(rᵀ M r · qᵀ M q)``
+SKEW = 0.3  # the largest difference of ``rᵀ M q`` and ``qᵀ M r``, in units of ``√(rᵀ M r · qᵀ M q)``
 
 
 def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) -> Tensor:
-    """Solve ``M u = b`` row by row, for a symmetric positive `M` given as ``product(u) = M u``.
+    """Solve ``M u = b`` row by row, for a symmetric positive `M` given as ``product(u) = M u``, and return `u`.
 
     Parameters
     ----------
     product
-        ``M u`` for ``(B, *)``.
+        Returns ``M u`` for `u` of shape ``(B, *)``.
     b
-        ``(B, *)``.
+        The right-hand sides, ``(B, *)``.
     iterations
-        As many as numbers in a row, at most 30, by default; rows that are solved stay.
+        The number of iterations; by default that of the numbers in a row, at most 30. Rows that are solved stay as they are.
     """
     m, eps = b[0].numel(), torch.finfo(b.dtype).eps
     u, r = torch.zeros_like(b), b
@@ -53,24 +53,24 @@ def conjugate_gradients(product: Map, b: Tensor, iterations: int | None = None) 
 
 
 def minimal_residuals(product: Map, b: Tensor, iterations: int | None = None, least: float = 0.0) -> Tensor:
-    """Solve ``M u = b`` row by row, for a map that ought to be symmetric with no eigenvalue below `least`, as far as it is so.
+    """Solve ``M u = b`` row by row, for a map that ought to be symmetric with no eigenvalue below `least`, and return `u`.
 
     Of all combinations of ``b, M b, M² b, ...`` it takes the one with the least ``‖b − M u‖``, which never grows, whatever the
-    map. A row stays where it is as soon as the map is no such thing along the residual `r`: where ``rᵀ M r < least rᵀ r``, or
-    ``rᵀ M q`` and ``qᵀ M r`` of an earlier one `q` differ by more than 0.3 of ``√(rᵀ M r · qᵀ M q)``. What lies beyond is an
-    error of the map, and its inverse may be of any size. S. Eisenstat, H. Elman, M. Schultz, *Variational iterative methods for
-    nonsymmetric systems of linear equations*, 1983 (generalised conjugate residuals).
+    map. A row stays as it is as soon as the map is not of this kind along the residual `r`: if ``rᵀ M r < least rᵀ r``, or if
+    ``rᵀ M q`` and ``qᵀ M r`` with an earlier residual `q` differ by more than 0.3 of ``√(rᵀ M r · qᵀ M q)``. There the map is
+    dominated by its errors, and its inverse may be of any size. S. Eisenstat, H. Elman, M. Schultz, *Variational iterative
+    methods for nonsymmetric systems of linear equations*, 1983 (generalised conjugate residuals).
 
     Parameters
     ----------
     product
-        ``M u`` for ``(B, *)``.
+        Returns ``M u`` for `u` of shape ``(B, *)``.
     b
-        ``(B, *)``.
+        The right-hand sides, ``(B, *)``.
     iterations
-        As many as numbers in a row, at most 30, by default; rows that are solved stay.
+        The number of iterations; by default that of the numbers in a row, at most 30. Rows that are solved stay as they are.
     least
-        The least eigenvalue that such a map has.
+        The smallest eigenvalue that the map ought to have.
 
     Examples
     --------
@@ -90,7 +90,7 @@ def minimal_residuals(product: Map, b: Tensor, iterations: int | None = None, le
             sound = sound & ((dot(q, image) - dot(r, Mq)).abs() <= SKEW * (bent * curved).clamp_min(0).sqrt())
         asked.append((r, image, curved))
         size = dot(image, image)
-        for _ in range(2):  # once more for what rounding has left
+        for _ in range(2):  # a second time, since rounding leaves something
             for p, Mp in basis:
                 along = dot(Mp, image)
                 step, image = step - rows(along, step) * p, image - rows(along, image) * Mp

@@ -1,4 +1,4 @@
-"""Guidance rescale: guided models whose predicted clean data keep the standard deviation they have without guidance."""
+"""Guidance rescale: guided models whose predicted clean data keep the standard deviation that they have without guidance."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from ..models.score import ScoreModel
 from .base import CleanState, Guided
 from .free import AgainstNull
 
-ROUNDING = 8.0  # of the last digit of the largest number: what constant data may differ by
+ROUNDING = 8.0  # times the last digit of the largest number: data that differ by less are constant
 
 
 class RescaledGuidance(CleanState, AgainstNull):
     """Classifier-free guidance with guidance rescale: clean data keep the standard deviation of the conditional prediction.
 
     ``x_0' = x_cfg (1 + rescale (std(x_cond) / std(x_cfg) − 1))``, with standard deviations over the numbers of each sample:
-    guidance spreads them, which over-exposes pictures. S. Lin, B. Liu, J. Li and X. Yang, *Common diffusion noise schedules and
-    sample steps are flawed*, 2023, arXiv:2305.08891.
+    guidance spreads these numbers, which over-exposes pictures. S. Lin, B. Liu, J. Li and X. Yang, *Common diffusion noise
+    schedules and sample steps are flawed*, 2023, arXiv:2305.08891.
 
-    The paper rescales what its network returns, a velocity. Here it is the clean data, whatever the network returns: theirs is
-    the contrast that is to be kept, a velocity at small noise is noise alone, and samples do not depend on how the network is
-    parametrised. Where ``alpha = 0`` the velocity is minus the clean data, and the two agree. As in the paper the factor
-    multiplies the mean of the sample too. Two evaluations of the network, one outside the interval.
+    The paper rescales the output of its network, a velocity. Here the clean data are rescaled, whatever the network's output: it
+    is their contrast that should be kept, a velocity at small noise is nearly all noise, and samples then do not depend on how
+    the network is parametrised. Where ``alpha = 0`` the velocity is minus the clean data, and the two agree. As in the paper the
+    factor multiplies the mean of the sample too. It takes two evaluations of the network, and one outside the interval.
 
     Parameters
     ----------
     model, scale, null, interval, drop
         As for `ClassifierFree`, which this is for ``rescale = 0``.
     rescale
-        In [0, 1]; 1 gives the conditional model's standard deviation, and the paper's choice is 0.7.
+        The weight of the conditional model's standard deviation, in [0, 1]; the paper's choice is 0.7.
 
     Raises
     ------
@@ -72,15 +72,15 @@ class RescaledGuidance(CleanState, AgainstNull):
 class Rescaled(CleanState):
     """Guidance rescale for any guidance: clean data keep the standard deviation predicted by the model inside.
 
-    For guidance by a classifier, a measurement or a weaker model. The model inside is asked once more, where `RescaledGuidance`
-    has its answer already. S. Lin, B. Liu, J. Li, X. Yang, 2023, arXiv:2305.08891.
+    It is for guidance by a classifier, a measurement or a weaker model. It takes one more evaluation of the model inside, which
+    `RescaledGuidance` does not need. S. Lin, B. Liu, J. Li, X. Yang, 2023, arXiv:2305.08891.
 
     Parameters
     ----------
     model
         A wrapper, such as ``ClassifierGuidance(model, classifier)``; its own model is the reference.
     rescale
-        In [0, 1]; 1 gives the reference's standard deviation.
+        The weight of the reference's standard deviation, in [0, 1].
 
     Raises
     ------
@@ -115,9 +115,9 @@ def contrast(given: Tensor, data: Tensor, rescale: float) -> Tensor:
     Parameters
     ----------
     given, data
-        ``(B, *)`` with the wanted standard deviation, and what is to get it.
+        Data with the wanted standard deviation, and data that are to get it, ``(B, *)`` each.
     rescale
-        How much of it.
+        The weight of the wanted standard deviation.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def contrast(given: Tensor, data: Tensor, rescale: float) -> Tensor:
 
 
 def check_share(rescale: float) -> float:
-    """Return a share of guidance rescale; a ValueError if it is not in [0, 1]."""
+    """Return the weight of guidance rescale; raise a ValueError if it is not in [0, 1]."""
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale = {rescale}; give a weight in [0, 1], 0 for guidance as it is.")
     return rescale

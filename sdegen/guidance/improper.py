@@ -1,4 +1,4 @@
-"""Products of powers of laws that have no finite integral, and how that is known: by moments of the members, or by densities."""
+"""A check for products of powers of laws that have no finite integral, by the moments and densities of the members."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from .base import require_clean_means
 from .product import Product
 
 FAR = 1e4  # standard deviations of the widest member: a density that rises so far from the data has no finite integral
-TRIED = 8  # directions, those in which the product of Gaussians is widest
+TRIED = 8  # directions in which the product of Gaussians is widest
 
 
 def noised_members(model: Product, t: float, cond: dict[str, Any]) -> list[tuple[GaussianMixture, float]]:
-    """Return the Gaussians that have the members' moments under conditions, with the noise of a time, and their powers."""
+    """Return the Gaussians of the members' moments under conditions, with the noise of a time, each with its member's power."""
     sde = require_clean_means(model)
     laws = model.member_gaussians(**cond)
     return [(law.diffuse(sde.marginal(t), sde.embedding), power) for law, power in zip(laws, model.powers, strict=True)]
 
 
 def refuse_improper(model: Product, t: float, cond: dict[str, Any]) -> None:
-    """Refuse a product whose density at a time rises far away from the data; one with a member that does not know its density
-    passes.
+    """Refuse a product whose density at a time rises far away from the data.
+
+    A product with a member that does not know its density passes.
 
     Raises
     ------
     ValueError
-        If it rises from one distance to twice that, in one of the directions in which the product of Gaussians with the members'
-        moments is widest.
+        If the density rises from one distance to twice that, in one of the directions in which the product of Gaussians with the
+        members' moments is widest.
     """
     factors = noised_members(model, t, cond)
     if _log_densities(model, factors[0][0].means, t, cond) is None:
@@ -57,7 +58,7 @@ def refuse_improper(model: Product, t: float, cond: dict[str, Any]) -> None:
 
 
 def _log_densities(model: Product, x: Tensor, t: float, cond: dict[str, Any]) -> Tensor | None:
-    """Return the logarithms of the members' densities, ``(m, B)``; None where one does not know its own."""
+    """Return the logarithms of the members' densities, ``(m, B)``; None if a member does not know its own."""
     try:
         return model.member_log_densities(model.cast_states(x), t, **cond).cpu()
     except UnknownDensity:

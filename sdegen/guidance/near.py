@@ -1,4 +1,4 @@
-"""Two data near the mean of a law, about which functions from outside are asked before a run: `data_near`, `refuse_mixing`."""
+"""A check of a user's functions before a run (`refuse_mixing`), on two data near the mean of a law (`data_near`)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def data_near(moments: Moments) -> Tensor:
 
 
 def refuse_mixing(who: str, function: Callable[[Tensor], Tensor], model: ScoreModel) -> None:
-    """Refuse, by a ValueError, a function that does not answer of each datum of a model alone, as `check_unmixed` does; say
-    nothing where nothing is known of the data.
+    """Raise a ValueError, as `check_unmixed` does, if a function's answer for one datum depends on the others in the batch.
+
+    Nothing is checked if the moments of the model's data are not known.
     """
     if model.moments is not None:
         check_unmixed(who, function, model.cast_states(data_near(model.moments)))

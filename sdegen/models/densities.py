@@ -1,4 +1,4 @@
-"""Densities of noised states: which score models know them, and `ask_log_density`, which asks."""
+"""Densities of noised states: the protocol of score models that know them, and `ask_log_density`, which asks a model for one."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ class UNetOf(nn.Module):
         Raises
         ------
         ValueError
-            If a condition has neither one row, for all, nor one for each of `x`, or there is no class for a network of classes.
+            If a condition has neither one row for all states nor one for each, or no class is given to a network of classes.
         TypeError
-            If the network does not answer as those of diffusers do.
+            If the network does not return a tuple, as networks of diffusers do.
         """
         cond = {name: _as_rows(name, value, len(x)) for name, value in cond.items()}
         if label is not None:
@@ -81,7 +81,7 @@ class UNetOf(nn.Module):
 
 
 def _as_rows(name: str, value: Any, n: int) -> Any:
-    """Return a condition with a row for each of `n` states, as networks of diffusers take tensors; leave all else as it is."""
+    """Return a tensor with a row for each of `n` states, as networks of diffusers take conditions; return all else as it is."""
     if not isinstance(value, Tensor) or not value.ndim or len(value) == n:
         return value
     if len(value) != 1:
@@ -95,24 +95,25 @@ def _as_rows(name: str, value: Any, n: int) -> Any:
 def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) -> Model:
     """Wrap a network of diffusers, with the noise schedule it was trained on, as a score model.
 
-    Of the scheduler only what belongs to training is read: ``alphas_cumprod`` and the prediction type. How it samples is left to
-    the samplers here. A schedule with zero terminal signal-to-noise ratio is taken as it is (`AngleTable`).
+    Only what belongs to training is read from the scheduler: ``alphas_cumprod`` and the prediction type. Its way to sample is not
+    used; sampling is left to the samplers here. A schedule whose last signal-to-noise ratio is 0 is taken as it is
+    (`AngleTable`).
 
     Parameters
     ----------
     unet
-        A `UNet2DModel` or anything that is called like one, in any precision: steps are told in float32 at least. Classes go in
-        as `label`; other conditions by their own names.
+        A `UNet2DModel` or anything that is called like one, in any precision; it gets steps in float32 at least. Classes are
+        passed as `label`, other conditions by their own names.
     scheduler
         Any scheduler with ``alphas_cumprod`` and a prediction type ``epsilon``, ``sample`` or ``v_prediction``.
     moments
-        Mean and covariance of the data. By default those of white data of unit variance in the shape that ``unet.config`` knows,
-        which starts runs where diffusers starts them.
+        Mean and covariance of the data. By default those of independent numbers of mean 0 and variance 1, in the shape that
+        ``unet.config`` gives, so that runs start where those of diffusers do.
 
     Raises
     ------
     TypeError
-        If `unet` is no network, or `scheduler` none of diffusers.
+        If `unet` is not a network, or `scheduler` is not one of diffusers.
     ValueError
         If the scheduler has no ``alphas_cumprod`` or another prediction type.
     """
@@ -171,14 +172,14 @@ class Predicted:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """What pipelines of diffusers read of a network.
+    """The part of a network's configuration that pipelines of diffusers read.
 
     Attributes
     ----------
     in_channels, out_channels
         Channels of an image.
     sample_size
-        Its side, or height and width.
+        The side of an image, or its height and width.
     """
 
     in_channels: int
@@ -187,18 +188,19 @@ class UNetConfig:
 
 
 class AsUNet(nn.Module):
-    """A score model wrapped so that networks and pipelines of diffusers take it for a network that predicts the noise.
+    """A score model wrapped so that schedulers and pipelines of diffusers take it for a network that predicts the noise.
 
-    Their states are ``x_t = a x_0 + √(1 − a²) z`` with the data as they are, those of a process in units of mean `m` and spread
-    `s` are ``u_t = alpha (x_0 − m) / s + sigma z``. Where both have one ratio of signal to noise, ``a² = alpha² / k²`` with
-    ``k² = alpha² + s² sigma²``, they hold the same noise `z`, and the model is asked at ``u_t = (k x_t − alpha m) / s``.
+    The states of diffusers are ``x_t = a x_0 + √(1 − a²) z`` with the data as they are. Those of a process in units of mean `m`
+    and spread `s` are ``u_t = alpha (x_0 − m) / s + sigma z``. If both have the same ratio of signal to noise,
+    ``a² = alpha² / k²`` with ``k² = alpha² + s² sigma²``, they hold the same noise `z`, and the model is asked at
+    ``u_t = (k x_t − alpha m) / s``.
 
     Parameters
     ----------
     model
         A score model of a scalar process, whose units have one spread for all numbers.
     N
-        Number of steps: step `k` is the time ``(k + 1) T / N``.
+        The number of steps; step `k` is the time ``(k + 1) T / N``.
     """
 
     def __init__(self, model: ScoreModel, N: int) -> None:
@@ -207,12 +209,12 @@ class AsUNet(nn.Module):
 
     @property
     def config(self) -> UNetConfig:
-        """What a pipeline reads to make its first noise, from the shape of the data.
+        """The configuration that a pipeline reads to make its first noise, by the shape of the data.
 
         Raises
         ------
         ValueError
-            If the data are no images, or nothing is known of them.
+            If the data are not images, or their moments are not known.
         """
         shape = self.model.require_moments(", which tell a pipeline the size of images").mean.shape
         if len(shape) != 3:
@@ -265,21 +267,21 @@ def _signal_and_noise(sde: LinearSDE, t: Tensor) -> tuple[Tensor, Tensor, Tensor
 def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
     """Wrap a score model as a network and a scheduler of diffusers, to use the samplers there.
 
-    Data there are in their own units: a model that `fit` has given the data's spread as unit gets the schedule that has the same
-    signal to noise in these. Pipelines make pictures of data in [−1, 1].
+    In diffusers data are in their own units. So if `fit` has given the process the data's spread as unit, the scheduler gets the
+    schedule with the same signal-to-noise ratio in the data's own units. Pipelines make pictures of data in [−1, 1].
 
     Parameters
     ----------
     model
         A score model of a process that preserves variance, ``alpha² + sigma² = 1``.
     steps
-        The number of steps of the scheduler; that of a `DDPM` in the data's own units for an exact copy.
+        The number of steps of the scheduler; for an exact copy of a `DDPM` in the data's own units, its number of steps.
 
     Returns
     -------
     tuple
-        The network, which predicts the noise, and a ``DDPMScheduler`` with the betas that go with it; others are made
-        ``from_config(scheduler.config)``.
+        The network, which predicts the noise, and a ``DDPMScheduler`` with the betas that go with it; other schedulers are made
+        by ``from_config(scheduler.config)``.
 
     Raises
     ------
@@ -288,8 +290,8 @@ def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
     TypeError
         If the process is not linear.
     ValueError
-        If the process does not preserve variance, has no signal left at T, where the noise says nothing of the data, or has units
-        that differ from number to number.
+        If the process does not preserve variance, has no signal left at T, where the noise says nothing about the data, or has
+        units that differ from number to number.
     """
     schedulers = import_optional("diffusers", "diffusers", "its schedulers")
     sde = as_linear(model.sde, ELSEWHERE)

@@ -35,29 +35,30 @@ class DirectModel(Trainable):
     scale``.
 
     On a circle or in a box a network that sees the state itself may have a jump where the circle closes, or push through a wall.
-    There it is shown waves of the state (`SDE.harmonics`) and answers along their slopes: cosine and sine of each angle, so that
-    the score is periodic, or cosine of each number in the box and nearness of a wall, so that it has no part through the walls. A
-    network for two angles, or for two numbers in a box, is then one of four, ``MLP(4)``.
+    There it is shown waves of the state (`SDE.harmonics`) and answers along their slopes. The waves are cosine and sine of each
+    angle, so that the score is periodic, or cosine of each number in the box and nearness of a wall, so that the score has no
+    part through the walls. So a network for two angles, or for two numbers in a box, takes four numbers, ``MLP(4)``.
 
     Parameters
     ----------
     net
-        Called as ``net(x, c_noise, **cond)`` with ``c_noise = ¼ log max(t, t_min, 1e-6 T)``: of earlier times training says
-        nothing.
+        Called as ``net(x, c_noise, **cond)`` with ``c_noise = ¼ log max(t, t_min, 1e-6 T)``, since it is not trained at earlier
+        times.
     sde
-        Any SDE. One whose states have bounds and coordinates without any, such as `CIR` on the half-line, is taken in these
-        (`Transformed`): no step of a sampler leaves the domain. The network sees ``log(x + V / x)`` on the half-line, `V` the
-        variance of the noise so far, and its like on an interval (`Coordinates.seen`): an end that noise reaches is not far away.
+        Any SDE. If states have bounds, and there are coordinates without bounds, as for `CIR` on the half-line, the process is
+        taken in these (`Transformed`), so that no step of a sampler leaves the domain. The network sees ``log(x + V / x)`` on the
+        half-line, with the variance `V` of the noise so far, and the like on an interval (`Coordinates.seen`): an end that noise
+        reaches is then not far away.
     scale
-        Length that input and output are scaled by; the output alone where the network is shown waves.
+        The length by which input and output are scaled; only the output if the network is shown waves.
     base
-        A law whose ``score(x)`` the network's answer is added to, so that the network says only how the state differs from
-        noise. By default none; the prior, once the data's moments are known, of a process with a known law or in coordinates
-        without bounds, where its score has the limits at the ends of the domain that the score of the state has. In such
-        coordinates the network's answer is then of the size of the noise, and less towards the ends.
+        A law to whose ``score(x)`` the network's answer is added, so that the network says only how the law of the state differs
+        from noise. By default it is the prior, once the data's moments are known, if the process has a known law or is taken in
+        coordinates without bounds, where the prior's score has the limits of the state's at the ends of the domain; otherwise
+        there is none. In such coordinates the network's answer is then of the size of the noise, and less towards the ends.
     orders
-        How many waves of each kind are shown on a circle or in a box, ``cos x, cos 2x, …``: fine detail is easier to learn with
-        more of them. A network for `d` angles then has ``2 orders d`` numbers, one for a box ``(orders + 1) d``.
+        The number of waves of each kind on a circle or in a box, ``cos x, cos 2x, …``: with more, fine detail is easier to learn.
+        A network for `d` angles then takes ``2 orders d`` numbers, and for `d` numbers in a box ``(orders + 1) d``.
 
     Raises
     ------
@@ -87,7 +88,7 @@ class DirectModel(Trainable):
         self._prior_of: tuple[Moments | None, Any] = (None, None)  # moments of data, and the prior for these
 
     def asked(self) -> dict[str, Any]:
-        """Return the process, and what makes the network's answer the score."""
+        """Return the process, and all else that makes the score of the network's answer."""
         return super().asked() | {"scale": self.scale, "base": self.base, "orders": self.orders}
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
@@ -112,15 +113,18 @@ class DirectModel(Trainable):
     def _along_waves(
         self, waves: Harmonics, x: Tensor, t: Tensor, c_noise: Tensor, dtype: torch.dtype, /, **cond: Any
     ) -> Tensor:
-        """Return the slopes of the waves weighted by the answer of a network, which is shown the waves: ``Σ_k F_k ∇e_k``."""
+        """Return ``Σ_k F_k ∇e_k``: the slopes of the waves `e`, weighted by the answer `F` of the network, which is shown the
+        waves.
+        """
         noise = self.sde.root(t, x)(torch.ones_like(x))
         shown = waves.show(x, noise, self.orders)
         out = check_answer("net", ask_net(self.net, shown.to(dtype), c_noise, **cond), shown.shape, x)
         return waves.score(x, out, noise, self.orders)
 
     def _noise(self, x: Tensor, t: Tensor) -> Tensor | None:
-        """Return the standard deviation of the noise so far in each number of a state, where states have or had bounds; None
-        elsewhere, and where noise moves coordinates together.
+        """Return the standard deviation of the noise so far in each number of a state if the data have bounds or lie on a circle.
+
+        It is None otherwise, and if noise moves coordinates together.
         """
         if self.sde.coordinates is None and self.sde.harmonics is None:
             return None
@@ -139,25 +143,25 @@ class DirectModel(Trainable):
         return law
 
     def noise(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
-        """Return ``E[z | x_t] = −Rᵀ score``, which the score gives where there is no signal too."""
+        """Return ``E[z | x_t] = −Rᵀ score``, which follows from the score even if there is no signal."""
         return self._marginal(t).noise_from_score(self.score(x, t, **cond))
 
     forward = score
 
 
 def _size_beyond_base(noise: Tensor) -> Tensor:
-    """Return the size of a score less that of the base, ``ρ / (1 + √ρ)`` with ``ρ = 1 / R²`` for the noise `R` so far.
+    """Return the expected size of the difference of a score from that of the base, ``ρ / (1 + √ρ)`` with ``ρ = 1 / R²``.
 
-    Where noise is small it is ``1 / R``, that of the noise itself. Towards an end of the domain, which coordinates without bounds
-    bring to infinity and their noise with it, a ratio of densities that is smooth in the data has a slope of ``1 / R²``; more
-    than that would carry states through the end in finite time.
+    `R` is the standard deviation of the noise so far. Where it is small, the size is ``1 / R``, that of the score of the noise.
+    Coordinates without bounds bring an end of the domain to infinity, and their noise with it: a ratio of densities that is
+    smooth in the data has a slope of ``1 / R²`` there, and a larger slope would carry states through the end in finite time.
     """
     rho = 1 / noise.square()
     return rho / (1 + rho.sqrt())
 
 
 def _prior_with_score(sde: SDE, moments: Moments) -> Any:
-    """Return the prior of a process; None if it declares none, or one that has no score."""
+    """Return the prior of a process; None if the process declares none, or the prior has no score."""
     try:
         law = as_law(sde.prior(moments))
     except NotImplementedError:

@@ -25,11 +25,11 @@ from ..processes.validity import check_process
 from .named import read_named
 from .score import ScoreModel
 
-# The score of a law takes time in proportion to the numbers that it is made of (means, covariances, data).
-QUICK = 2_000  # of more numbers fewer data are drawn for a profile, in inverse proportion
+# The score of a law takes time in proportion to the numbers that the law is made of (means, covariances, data).
+QUICK = 2_000  # numbers of a law, above which fewer data are drawn for a profile, in inverse proportion
 FEWEST = 4  # data drawn, at least
-LONG = 20_000  # of more numbers no data are drawn
-DATA_SEED = 8_061_997  # unlikely to be a user's, and of no other draw of the library
+LONG = 20_000  # numbers of a law, above which no data are drawn
+DATA_SEED = 8_061_997  # a seed that no user is likely to take, and no other draw of the library takes
 
 
 @asked_as("an exact model, such as Exact(VP(), data.gaussian_ring())")
@@ -41,9 +41,9 @@ class Exact(Fixed, ScoreModel):
     sde
         Any linear SDE.
     distribution
-        The law of the data, in their own units: `GaussianMixture`, `Empirical`, any `Distribution`, or a Gaussian or a mixture
-        of such of ``torch.distributions``. On a process in coordinates (``sde.in_coordinates``) it is the law of the coordinates:
-        samples are data that have it there.
+        The law of the data, in their own units: `GaussianMixture`, `Empirical`, any `Distribution`, or a Gaussian or a mixture of
+        Gaussians of ``torch.distributions``. On a process in coordinates (``sde.in_coordinates``) it is the law of the
+        coordinates: samples are data whose coordinates have this law.
 
     Raises
     ------
@@ -73,7 +73,9 @@ class Exact(Fixed, ScoreModel):
         return NONE
 
     def draw_standardised(self, n: int) -> Tensor | None:
-        """Draw `n` data of the law in the coordinates and units of the process; fewer, or none, of a law whose score is slow."""
+        """Draw `n` data in the coordinates and units of the process, and return them; fewer, or None, if the law's score is
+        slow.
+        """
         size = self._size()
         if size > LONG:
             return None
@@ -81,12 +83,12 @@ class Exact(Fixed, ScoreModel):
         return self._law.sample(few, torch.Generator().manual_seed(DATA_SEED))
 
     def planned_by(self) -> Any:
-        """Return the process, what is known of the data, and the law itself where data are drawn of it (`draw_standardised`)."""
+        """Return the process, what is known of the data, and the law itself if data are drawn from it (`draw_standardised`)."""
         law = None if self._size() > LONG else self.distribution
         return type(self), self.sde, law, self.moments, self.profile, self.end
 
     def _size(self) -> int:
-        """Count the numbers that the law is made of."""
+        """Return the number of numbers that the law is made of."""
         return sum(v.numel() for v in vars(self.distribution).values() if isinstance(v, Tensor))
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
@@ -109,7 +111,9 @@ class Exact(Fixed, ScoreModel):
         return self.sde.diffused(self.distribution, t).log_prob(widened(x)).double()
 
     def _observed(self, x: Tensor, at: Marginal) -> tuple[Observation, Tensor, Tensor]:
-        """Return what the states tell of the data, the posterior mean of these, and the score of that statistic."""
+        """Return the statistic of the data that the states hold, the posterior mean of the data, and the score of the
+        statistic.
+        """
         seen, who = at.observe(x), f"{type(self.distribution).__name__}.observed"
         found = self._law.observed(seen.y, seen.by.C, seen.by.S)
         mean, of_y = check_pair(who, found, "the posterior mean and the score")
@@ -119,8 +123,8 @@ class Exact(Fixed, ScoreModel):
 class ExactConditional(OfTensors, Fixed, ScoreModel):
     """The exact score model of a linear SDE started from one of several known distributions, chosen row by row by `label`.
 
-    With the law of all data as ``null`` it is the exact counterpart of a network trained with dropped labels, and goes into
-    ``guidance.ClassifierFree`` like one, so that guidance can be studied without errors of a network.
+    With the law of all data as ``null`` it is the exact counterpart of a network trained with dropped labels. Like such a network
+    it goes into ``guidance.ClassifierFree``, so that guidance can be studied without errors of a network.
 
     Parameters
     ----------
@@ -129,14 +133,14 @@ class ExactConditional(OfTensors, Fixed, ScoreModel):
     laws
         The law of the data of each label ``0, 1, ...``.
     null
-        The law for the label −1, or without one.
+        The law for the label −1, or without a label.
 
     Raises
     ------
     TypeError
         If the SDE is not linear, or labels are not whole numbers.
     ValueError
-        If there are no laws, their data differ in shape, or there is none for a label.
+        If there are no laws, their data differ in shape, or there is no law for a label.
 
     Examples
     --------
@@ -175,7 +179,7 @@ class ExactConditional(OfTensors, Fixed, ScoreModel):
         return Conditions(frozenset({"label"}), nulls={"label": -1})
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return the moments of the law of a label; of many, their means in rows, and the mean of their covariances."""
+        """Return the moments of the law of a label; for many labels a row of means, and the mean of the covariances."""
         label = cond.get("label")
         if label is None:
             return self.moments
@@ -196,7 +200,7 @@ class ExactConditional(OfTensors, Fixed, ScoreModel):
         return type(self), self.sde, self.moments, self.profile, self.end
 
     def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
-        """Name the label, where there is one for each of `n` samples."""
+        """Return ``["label"]`` if there is a label for each of `n` samples, and else an empty list."""
         check_labels(-1 if cond.get("label") is None else cond["label"], n, len(self.laws), -1)
         return super().with_rows(cond, x, n)
 
@@ -220,7 +224,7 @@ class ExactConditional(OfTensors, Fixed, ScoreModel):
     def _by_label(
         self, reading: Callable[..., Tensor], x: Tensor, t: Tensor | float, label: Tensor | int | None = None
     ) -> Tensor:
-        """Read every row by the model of its label."""
+        """Return `reading` of every row, by the model of its label."""
         t, label = torch.as_tensor(t, dtype=torch.float64), self._checked(label, len(x))
         places = [(label == k).nonzero()[:, 0] for k in range(-1, len(self.laws))]
         parts = [

@@ -1,4 +1,4 @@
-"""Conditions that lie far from all that a network has learned from: `warn_of_far`."""
+"""A warning of conditions that lie far from all that a network has learned from: `warn_of_far`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..nets.conditioning import ROWS, Conditioning
 from ..transforms import is_unknown
 from ..warning import warn_caller
 
-# No row of n can lie farther from their mean than √n of their standard deviations: n is what the units are measured on at most.
+# None of n rows can lie farther from their mean than √n of their standard deviations; units are measured on n rows at most.
 FAR = (FEW_BATCHES * ROWS) ** 0.5
 
 
 def warn_of_far(net: nn.Module, cond: dict[str, Any]) -> None:
     """Warn of conditions that lie farther from the mean of training than any row of the training data can have lain.
 
-    The distance of a row is in standard deviations, the root mean square over numbers that share a unit, as all places of a field
-    do.
+    The distance of a row is in standard deviations. It is the root mean square over numbers that share a unit, as all places of a
+    field do.
 
     Parameters
     ----------

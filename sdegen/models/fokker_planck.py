@@ -1,7 +1,7 @@
 """The numerically exact score of a nonlinear process, from its Fokker–Planck equation on a grid: `FokkerPlanck`.
 
-Coordinates that move each other are solved for together, one or two of them; the law at any time is then a mixture of products of
-such densities, in any dimension.
+The equation is solved for one coordinate, or for two together that move each other. The law at any time is then a mixture of
+products of such densities, in any dimension.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from .gridded import check_mass, correlated, in_units_of, log_densities, sides
 from .named import read_named
 from .score import ScoreModel
 
-DRAWS = 65_536  # data that moments are taken of, where they have no closed form
-SEEN = 8  # states at which it is tried which coordinates move which
+DRAWS = 65_536  # data of which moments are taken, if these have no closed form
+SEEN = 8  # states at which coefficients are compared, to find which coordinates move which
 # Cells and steps, by the number of coordinates on a grid: of rough runs, which find the ends of the grid, and of the solution.
 ROUGH = {1: (200, 60), 2: (40, 40)}
 USUAL = {1: (1000, 760), 2: (160, 190)}
 FINER = 4.0  # times as many cells, at most, in a rough run on a grid that has grown
-WIDE = 1 / 3  # of the noise of the process, which fluxes may add: scores are then off by a tenth
+WIDE = 1 / 3  # of the noise of the process: the most that fluxes may add; scores are then off by a tenth
 MOMENTS = 60  # times at which coefficients are compared
 WIDENINGS = 40  # of the grid at most, each of an end by a quarter of the whole
 BLOCKS = 19  # of equal steps: 16 even in the root of the time, the first of them cut into four
@@ -56,31 +56,33 @@ class Part(NamedTuple):
 
 
 class FokkerPlanck(OfTensors, Fixed, ScoreModel):
-    """The score model of a nonlinear process, by its Fokker–Planck equation on a grid; at most two coordinates move each other.
+    """The score model of a nonlinear process, by its Fokker–Planck equation on a grid; at most two coordinates may move each
+    other.
 
-    ``∂p/∂t = −∇·(f p) + ½ Σ_ij ∂_i ∂_j ((G Gᵀ)_ij p)``, for one coordinate or two that move each other, by finite volumes
-    (`laws.chains`), which keep mass, of order two in space and in time. Rates between cells are positive; a density may be
-    negative by a part of the error of a step, and is read there as one that is too faint to be right. Between cells and times it
-    is read by cubic splines. What moves alone is solved for alone, each component of a mixture by itself. It keeps ``cells ×
-    steps`` numbers for each coordinate of each component, and ``cells² × steps`` for two together.
+    ``∂p/∂t = −∇·(f p) + ½ Σ_ij ∂_i ∂_j ((G Gᵀ)_ij p)`` is solved for one coordinate, or for two that move each other, by finite
+    volumes (`laws.chains`), which conserve mass and are of order two in space and in time. Rates between cells are positive. A
+    density may be negative by a part of the error of a step; there it counts as very faint, and is not right. Between cells and
+    times densities are interpolated by cubic splines. A coordinate that moves alone is solved for alone, in each component of a
+    mixture by itself. The model keeps ``cells × steps`` numbers for each such coordinate of each component, and
+    ``cells² × steps`` for two together.
 
     Parameters
     ----------
     sde
-        Any SDE. Ends of its domain are walls that nothing passes, and a circle closes. Where a density is singular at an end,
+        Any SDE. Ends of its domain are walls that nothing passes, and a circle is closed. If a density is singular at an end,
         give the process as `processes.Transformed`, which has no ends.
     distribution
-        The law of the data, in their own units, or of their coordinates where the process has some: a mixture of Gaussians, or of
-        one number or two any law with ``sample`` and ``log_prob``.
+        The law of the data, in their own units, or of their coordinates if the process has coordinates: a mixture of Gaussians,
+        or for one or two numbers any law with ``sample`` and ``log_prob``.
     cells, steps
-        Of the grid for each coordinate, which is widened until it holds the law, and in time, finer towards 0; by default
-        1000 and 760, or 160 and 190 where two coordinates move each other.
+        The number of cells for each coordinate, on a grid that is widened until it holds the law, and the number of steps in
+        time, which are finer towards 0. By default 1000 and 760, or 160 and 190 if two coordinates move each other.
 
     Raises
     ------
     ValueError
-        If more than two coordinates move each other, a cell has no noise, or is too wide for the data or for the drift beside the
-        noise, or the process runs away.
+        If more than two coordinates move each other, a cell has no noise, cells are too wide for the data or for a drift with so
+        little noise, or the process diverges.
 
     Examples
     --------
@@ -117,7 +119,7 @@ class FokkerPlanck(OfTensors, Fixed, ScoreModel):
         return NONE
 
     def _check_few(self, widest: list[int]) -> None:
-        """Refuse more coordinates together than a grid has."""
+        """Refuse more coordinates that move each other than a grid can have."""
         if len(widest) > 2:
             some = ", ".join(map(str, widest[:4])) + (", …" if len(widest) > 4 else "")
             raise ValueError(
@@ -126,12 +128,12 @@ class FokkerPlanck(OfTensors, Fixed, ScoreModel):
             )
 
     def _part(self, group: list[int], law: Any, n: int) -> Part:
-        """Solve for the log-densities of a group of coordinates, on a grid that is widened until it holds them.
+        """Return the log-densities of a group of coordinates, on a grid that is widened until it holds them.
 
         Raises
         ------
         ValueError
-            If no grid does, or its cells are too wide.
+            If no grid holds them, or the cells are too wide.
         """
         first, axes = log_densities(law, group, self.event_shape), sides(self.sde, law, group)
         cells, (rough, few) = Cells(axes, n), ROUGH[len(group)]
@@ -157,19 +159,19 @@ class FokkerPlanck(OfTensors, Fixed, ScoreModel):
         )
 
     def _check_width(self, cells: Cells, group: list[int], p: list[Tensor]) -> float:
-        """Return how much noise the fluxes add, as a part of that of the process: the larger of two times, midway and at the end.
+        """Return the noise that the fluxes add, as a part of that of the process: the larger value of midway and the end.
 
         Parameters
         ----------
         cells, group
             A grid, and its coordinates.
         p
-            Densities at all times but the first, or at one alone, where the noise counts.
+            Densities at all times but the first, or at a single time, by which the noise is weighted.
 
         Raises
         ------
         ValueError
-            If it is more than `WIDE`, as cells are too wide.
+            If the fluxes add more than `WIDE`, since cells are too wide.
         """
         added = 0.0
         for i in (len(self.times) // 2 - 1, len(self.times) - 2):
@@ -191,8 +193,9 @@ class FokkerPlanck(OfTensors, Fixed, ScoreModel):
         still: bool,
         axes: list[Axis],
     ) -> list[Tensor]:
-        """Return the densities at all times but the first, ``(cells, K)`` each. If they reach an end of the grid, return none and
-        move that end in `axes`.
+        """Return the densities at all times but the first, ``(cells, K)`` each.
+
+        If a density reaches an end of the grid, that end is moved in `axes`, and the list is empty.
         """
         logs = first(cells.centres)
         p = (logs - logs.amax(0)).exp()
@@ -209,7 +212,9 @@ class FokkerPlanck(OfTensors, Fixed, ScoreModel):
         return found
 
     def _between(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the first of four times about each of `t` ``(B,)``, and the factors of the cubic through them, ``(4, B)``."""
+        """Return the index of the first of four times around each of `t` ``(B,)``, and the factors of the cubic through the four,
+        ``(4, B)``.
+        """
         first = (torch.searchsorted(self.times, t) - 2).clamp(0, len(self.times) - 4)
         return first, lagrange(self.times[first[:, None] + torch.arange(4)], t)
 
@@ -252,14 +257,14 @@ class FokkerPlanck(OfTensors, Fixed, ScoreModel):
         return flat.reshape(n, *self.event_shape)
 
     def law(self, t: Tensor | float) -> GridLaw:
-        """Return the law of the states at `t`, with ``sample``, ``log_prob`` and ``score``; that at T is the prior of a sampler
+        """Return the law of the states at `t`, with ``sample``, ``log_prob`` and ``score``; at T it can be the prior of a sampler
         or a likelihood.
         """
         return GridLaw(self, as_time(t, self.sde.T))
 
 
 class GridLaw(OfTensors):
-    """The law of the states at one time, by the equation on a grid.
+    """The law of the states at one time, by the solution on a grid.
 
     Parameters
     ----------
@@ -288,7 +293,7 @@ class GridLaw(OfTensors):
 
 
 def _times(T: float, steps: int) -> Tensor:
-    """Return times that are finer towards 0, in `BLOCKS` of equal steps, which one factorisation serves."""
+    """Return times that are finer towards 0, in `BLOCKS` of equal steps, each of which needs one factorisation."""
     edges = np.concatenate([[0.0], 0.25 ** np.arange(7, 4, -1), np.linspace(0, 1, BLOCKS - 2)[1:] ** 2])
     return T * torch.from_numpy(np.interp(np.linspace(0, BLOCKS, steps + 1), np.arange(BLOCKS + 1), edges))
 
@@ -299,7 +304,7 @@ def _longest(axes: list[Axis]) -> float:
 
 
 def _moments(sde: SDE, law: Any) -> Moments:
-    """Return the moments of the data, or of their coordinates where the process takes data in others than their own."""
+    """Return the moments of the data, or those of their coordinates if the process wants these (`measured_in`)."""
     phi = None if sde.coordinates is sde.measured_in else sde.coordinates
     if phi is None and hasattr(law, "moments"):
         known: Moments = law.moments()

@@ -1,8 +1,8 @@
 """Networks trained elsewhere, wrapped as score models.
 
-A network is foreign if it takes the state as it is and has a clock of its own. Both are said by a parametrisation, so that it
-becomes a `Model` like any other: every sampler, likelihood and wrapper takes it, and steps stay one multiplication away from the
-network.
+Such a network takes the state as it is, and has a time input of its own. The parametrisation `Foreign` says both, so that the
+network becomes a `Model` like any other: every sampler, likelihood and wrapper takes it, and a step is still one multiplication
+of its output.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class ScaledTime(NetworkClock):
     Parameters
     ----------
     factor
-        The number for ``t = 1``.
+        The network's number for ``t = 1``.
     """
 
     factor: float = 1.0
@@ -105,7 +105,7 @@ class FromNoise(NetworkClock):
     Parameters
     ----------
     factor
-        The number for data.
+        The network's number for data.
     """
 
     factor: float = 1.0
@@ -127,8 +127,8 @@ class NoiseLevel(NetworkClock):
 
 
 class Foreign(Parametrization):
-    """The parametrisation of a network trained elsewhere: what it predicts, as another parametrisation says, its time input, and
-    the scale of its states.
+    """The parametrisation of a network trained elsewhere: what the network predicts, which another parametrisation says, its time
+    input, and the scale of its states.
 
     Parameters
     ----------
@@ -136,9 +136,9 @@ class Foreign(Parametrization):
         What the network predicts: `NoiseParametrization`, `DataParametrization`, `VelocityParametrization`,
         `StraightParametrization` or `ScoreParametrization`.
     clock
-        What the network is told of the time.
+        The time input of the network.
     clean
-        Whether it is given ``x / alpha``, clean data with noise of size ``sigma / alpha``, and not the state `x` as it is.
+        Whether the network is given ``x / alpha``, clean data with noise of size ``sigma / alpha``, instead of the state `x`.
     """
 
     @check_arguments
@@ -175,7 +175,7 @@ class Foreign(Parametrization):
         return torch.as_tensor(self.clock(sde, at.t), dtype=torch.float64)
 
     def c_noise(self, at: Marginal) -> Tensor:
-        """Refuse to tell the network a noise level, by a TypeError: it has a clock of its own."""
+        """Raise a TypeError: the network takes no noise level, but has a time input of its own."""
         raise TypeError(
             f"the network is told the time by {self.clock!r}, which has no derivative by the angle; train its map with "
             "training.Semigroup()."
@@ -183,19 +183,19 @@ class Foreign(Parametrization):
 
 
 class TwoTimes(OfTensors, nn.Module):
-    """A network of two times trained elsewhere, called with the second by the name that a flow map gives it.
+    """A network of two times trained elsewhere, as a flow map calls it, with the second time as the condition ``until``.
 
     Parameters
     ----------
     net
         Called as ``net(x, t, s, **cond)``.
     length
-        Whether its second number is how far it goes, and not where to.
+        Whether the network's second number is the length of the way, and not its end.
 
     Raises
     ------
     TypeError
-        If it takes a state and one time.
+        If the network takes a state and only one time.
     """
 
     @check_arguments
@@ -212,12 +212,12 @@ class TwoTimes(OfTensors, nn.Module):
 
     @property
     def declared(self) -> dict[str, Condition] | None:
-        """The conditions that the network inside declares; None where it declares none."""
+        """The conditions that the network inside declares; None if it declares none."""
         found: dict[str, Condition] | None = getattr(self.net, "declared", None)
         return found
 
     def forward(self, x: Tensor, level: Tensor, /, until: Tensor, **cond: Any) -> Tensor:
-        """Return what the network gives, of the shape of `x`."""
+        """Return the network's output, of the shape of `x`."""
         t, s = torch.broadcast_tensors(level, until.reshape(-1))
         out: Tensor = self.net(x, t, (s - t).abs() if self.length else s, **cond)
         return out
@@ -234,7 +234,7 @@ def from_network(
 ) -> Model:
     """Wrap any callable ``net(x, clock, **cond)`` that was trained elsewhere as a score model.
 
-    A network of score_sde on its VP process, told ``999 t`` and giving the noise, is
+    A network of score_sde on its VP process, which takes ``999 t`` and predicts the noise, is
     ``from_network(net, VP(), NoiseParametrization(), ScaledTime(999))``.
 
     Parameters
@@ -242,16 +242,16 @@ def from_network(
     net
         Called as ``net(x, clock, **cond)`` with the state as it is, ``(B, *)``, and numbers ``(B,)`` or ``(1,)``.
     sde
-        The process that it was trained on.
+        The process that the network was trained on.
     parametrization
-        What it gives: `NoiseParametrization` (the default), `DataParametrization`, `VelocityParametrization`,
+        What the network predicts: `NoiseParametrization` (the default), `DataParametrization`, `VelocityParametrization`,
         `StraightParametrization` or `ScoreParametrization`.
     clock
-        What it is told of the time: ``StepIndex(1000)`` (the default), `ScaledTime`, `FromNoise` or `NoiseLevel`.
+        The time input of the network: ``StepIndex(1000)`` (the default), `ScaledTime`, `FromNoise` or `NoiseLevel`.
     moments
-        Mean and covariance of the data, which the prior and the default sampler are matched to; runs otherwise need `x_T`.
+        Mean and covariance of the data, to which the prior and the default sampler are matched; without them runs need `x_T`.
     end
-        Time below which it was not trained: see `Model`.
+        The time below which the network was not trained: see `Model`.
 
     Raises
     ------
@@ -267,11 +267,11 @@ def from_network(
 
 @check_arguments
 def from_denoiser(denoiser: nn.Module, moments: Moments | None = None, sde: LinearSDE | None = None) -> Model:
-    """Wrap a denoiser ``D(x, sigma)`` of EDM, which gives ``E[x_0 | x_0 + sigma z = x]``, as a score model.
+    """Wrap a denoiser ``D(x, sigma)`` of EDM, which returns ``E[x_0 | x_0 + sigma z = x]``, as a score model.
 
     Wrappers of k-diffusion are such denoisers. T. Karras et al., *Elucidating the design space of diffusion-based generative
-    models*, 2022, arXiv:2206.00364. On a process with ``alpha < 1`` it is given ``x / alpha`` and ``sigma / alpha``: any scalar
-    process will do.
+    models*, 2022, arXiv:2206.00364. On a process with ``alpha < 1`` the denoiser is given ``x / alpha`` and ``sigma / alpha``, so
+    that any scalar process will do.
 
     Parameters
     ----------
@@ -285,7 +285,7 @@ def from_denoiser(denoiser: nn.Module, moments: Moments | None = None, sde: Line
     Raises
     ------
     TypeError
-        If the process is not scalar: its data have no one level of noise.
+        If the process is not scalar, so that there is no single level of noise.
     ValueError
         If the process has no signal at T.
     """
@@ -299,7 +299,7 @@ def from_denoiser(denoiser: nn.Module, moments: Moments | None = None, sde: Line
 
 
 def _model(net: nn.Module, sde: LinearSDE, asks: Foreign, moments: Moments | None, end: float | None = None) -> Model:
-    """Make a model that knows the moments of its data beforehand, and keeps their units, in which the network was trained."""
+    """Return a model with given moments, in the data's own units, in which the network was trained."""
     model = Model(net, sde.in_units(Units()), asks, end)
     model.moments = moments
     return model

@@ -1,5 +1,5 @@
-"""What `FokkerPlanck` asks of the law of the data: its log-densities on a grid, which coordinates it correlates, and how large a
-grid has to be.
+"""What `FokkerPlanck` needs of the law of the data: log-densities on a grid, the coordinates that depend on each other, and the
+size of a grid.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ..laws.mixtures import GaussianMixture
 from ..laws.vectors import as_vectors
 from ..processes.base import SDE
 
-NUMBERS = 8192  # data that are drawn, by whose range a grid is laid at first
-BEYOND = 0.3  # of that range is added on each side
-UNSEEN = -690.0  # the log-density where there is none, about that of the smallest float64
-COARSE = 0.01  # by which the mass of the data on the grid may be off
+NUMBERS = 8192  # data that are drawn, whose range the first grid covers
+BEYOND = 0.3  # of that range: a margin on each side
+UNSEEN = -690.0  # the log-density where the density is 0: about that of the smallest float64
+COARSE = 0.01  # the largest error of the mass of the data on the grid
 
 
 def in_units_of(law: Any, sde: SDE) -> Any:
@@ -30,7 +30,7 @@ def in_units_of(law: Any, sde: SDE) -> Any:
     Raises
     ------
     ValueError
-        If it does not say what it is in others.
+        If the process has units, and the law has no ``in_units``.
     """
     if sde.units.plain:
         return law
@@ -43,8 +43,9 @@ def in_units_of(law: Any, sde: SDE) -> Any:
 
 
 def correlated(law: Any, d: int) -> Tensor:
-    """Tell which pairs of coordinates depend on each other in a component of the law, ``(d, d)``; all of a law that is no mixture
-    of Gaussians.
+    """Return which pairs of coordinates depend on each other in a component of the law, ``(d, d)``.
+
+    In a law that is not a mixture of Gaussians all pairs are taken to.
     """
     if not isinstance(law, GaussianMixture):
         return torch.ones(d, d, dtype=torch.bool)
@@ -52,8 +53,9 @@ def correlated(law: Any, d: int) -> Tensor:
 
 
 def log_densities(law: Any, group: list[int], shape: torch.Size) -> Callable[[Tensor], Tensor]:
-    """Return the log-density of a group of coordinates as a function of them, ``(N, K)`` for the `K` components of a mixture; of
-    the whole law in one, ``K = 1``, where the group is all coordinates.
+    """Return the log-density of a group of coordinates as a function of these: ``(N, K)`` for the `K` components of a mixture.
+
+    If the group is all coordinates, the function is that of the whole law, and ``K = 1``.
     """
 
     def whole(x: Tensor) -> Tensor:
@@ -69,8 +71,8 @@ def log_densities(law: Any, group: list[int], shape: torch.Size) -> Callable[[Te
 
 
 def sides(sde: SDE, law: Any, group: list[int]) -> list[Axis]:
-    """Return the sides of a grid for a group of coordinates: the ends of the domain, or where it has none, the range of the data
-    and a margin.
+    """Return the sides of a grid for a group of coordinates: the ends of the domain, or if there are none, the range of the data
+    with a margin.
     """
     drawn = law.sample(NUMBERS, torch.Generator().manual_seed(0)).double()
     flat, shape = as_vectors(drawn), drawn[:1].shape

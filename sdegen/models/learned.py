@@ -1,4 +1,4 @@
-"""A network that predicts the variance of reversed steps beside what it predicts of the data: `LearnedVariance`."""
+"""A score model whose network predicts the variance of reversed steps too: `LearnedVariance`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class LearnedVariance(Model, LearnedReversal):
         return self._both(x, c, **cond)[0]
 
     def _log_variance(self, u: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        """Return the log-variance of the step from `t` to `s`, between its bounds as the second half of the channels `u` says."""
+        """Return the log-variance of the step from `t` to `s`, at the place between its bounds that the channels `u` give."""
         s_to_t = self.sde.transition(s, t)
         law = posterior(self.sde.marginal(s), self.sde.marginal(t), s_to_t)
         small, large = (rows(v.matrix()[..., 0, 0].log(), u) for v in (law.covariance, s_to_t.covariance))

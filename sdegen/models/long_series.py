@@ -1,4 +1,4 @@
-"""Long series from models of short windows: `LongSeries`, which goes from window to window."""
+"""Score models of long series, composed of models of short windows: `LongSeries`."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from .reversal import LearnedReversal
 from .score import ScoreModel
 from .wrapper import Wrapper
 
-MANY = 256  # numbers of a series, of which no covariance is formed
-APART = 1e-6  # of a state, for rounding
+MANY = 256  # numbers of a series, above which no covariance is formed
+APART = 1e-6  # of a state: differences up to it are rounding
 
 
 class LongSeries(Wrapper):
     """The score model of long series, composed of a model of their windows and one of what neighbouring windows share.
 
     ``∇ log q_t(x) = Σ_k ∇ log p_t(window k) − Σ_k ∇ log p_t(overlap k)``: each window continues the one before, given the places
-    that they share. Of all laws with no longer memory than an overlap it is the nearest to that of the series in the
-    Kullback–Leibler divergence, and its windows have the right law, at every time. At noise 0 it is exact for data with a
-    memory of no more places than an overlap has; noised states remember longer, and what is lost falls exponentially with the
-    widths.
+    that they share. At every time, of all laws with no longer memory than an overlap, `q` is the nearest to the law of the series
+    in the Kullback–Leibler divergence, and the windows of `q` have the right law. At noise 0 it is exact for data whose memory is
+    no longer than an overlap. Noised states remember longer; the error falls exponentially with the widths.
 
-    F. Rozet and G. Louppe, *Score-based data assimilation*, 2023, arXiv:2306.10574, take the middle of each window instead,
-    which needs one model; beyond the shortest windows that has the larger error, and more so the wider they are. Places are
-    the last axis of a state, ``(*, length)``.
+    F. Rozet and G. Louppe, *Score-based data assimilation*, 2023, arXiv:2306.10574, take the score of the middle of each window
+    instead, which needs only one model. Except for the shortest windows their error is larger, and the more so the wider windows
+    are. Places are the last axis of a state, ``(*, length)``.
 
     Parameters
     ----------
     model
         A score model of windows ``(*, w)``, of a linear process that treats all places alike.
     overlaps
-        A score model of what two neighbouring windows share, ``(*, o)`` with ``o < w``, of the same process in the same units.
+        A score model of the places that two neighbouring windows share, ``(*, o)`` with ``o < w``, of the same process in the
+        same units.
     length
-        Places of a series, ``w`` plus a multiple of ``w − o``; states of other such lengths have scores too.
+        The number of places in a series, ``w`` plus a multiple of ``w − o``; states of other such lengths have scores too.
 
     Raises
     ------
     TypeError
         If the process is not linear.
     ValueError
-        If a model does not know its data's moments, an overlap is no part of a window, the length does not fit, or processes or
-        units differ from place to place or from one model to the other.
+        If a model does not know its data's moments, an overlap is not narrower than a window, the length does not fit, or
+        processes or units differ from place to place or from one model to the other.
 
     Examples
     --------
@@ -84,23 +84,23 @@ class LongSeries(Wrapper):
 
     @property
     def step(self) -> int:
-        """Places from the beginning of a window to that of the next, ``w − o``."""
+        """The number of places from the beginning of a window to that of the next, ``w − o``."""
         return self.width - self.shared
 
     @property
     def moments(self) -> Moments | None:
-        """The moments of series: the mean over the places of a window, and the covariance of windows that continue each other,
-        for many numbers its diagonal. None while the model of windows knows none.
+        """The moments of series: the mean over the places of a window, and the covariance of windows that continue each other, or
+        for many numbers its diagonal. None as long as the model of windows knows no moments.
         """
         return self._extended(self.model.moments)
 
     @moments.setter
     def moments(self, moments: Moments | None) -> None:
-        """Set the moments of series, in place of those that windows make; they hold until the model inside gets others."""
+        """Set the moments of series, in place of those that follow from windows, until the model inside gets other moments."""
         self._known = (self.model.moments, moments)
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return the moments of series made of the windows' own, if no condition is given; None under conditions."""
+        """Return the moments of series that follow from those of windows if no condition is given; None under conditions."""
         inside = {name: value for name, value in cond.items() if value is not None}
         return None if inside else self._extended(self.model.conditional_moments())
 
@@ -111,7 +111,9 @@ class LongSeries(Wrapper):
 
     @property
     def conditions(self) -> Conditions:
-        """The conditions that both models take. Those on the grid of the state are as long as the series, and cut with it."""
+        """The conditions that both models take. Conditions on the grid of the state are as long as the series, and cut with
+        it.
+        """
         return self.model.conditions.both(self.overlaps.conditions)
 
     def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
@@ -119,7 +121,7 @@ class LongSeries(Wrapper):
         return super().part(rows, x[..., : self.width], n)
 
     def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
-        """Name the conditions with a row for each of `n` samples, as the model of windows says."""
+        """Return the names of the conditions with a row for each of `n` samples, as the model of windows does."""
         return super().with_rows(cond, x[..., : self.width], n)
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
@@ -138,7 +140,7 @@ class LongSeries(Wrapper):
         t: Tensor | float,
         cond: dict[str, Any],
     ) -> Tensor:
-        """Return what `read` says of windows, less what it says of overlaps, as readings ``(·, B, *, length)``."""
+        """Return the sum of `read` over windows less that over overlaps, as readings ``(·, B, *, length)``."""
         n, last = self._count(x.shape[-1]), x.shape[-1] - self.step
         total = self._read(self.model, slice(0, x.shape[-1]), self.width, read, x, t, cond)
         if n > 1:
@@ -155,7 +157,9 @@ class LongSeries(Wrapper):
         t: Tensor | float,
         cond: dict[str, Any],
     ) -> Tensor:
-        """Return what `read` says of the pieces of that width among the places, summed where they lie."""
+        """Return the sum of `read` over the pieces of the given width among the places, each piece where it lies in the
+        series.
+        """
         first, B = torch.arange(places.start, places.stop - width + 1, self.step), len(x)
         rows = torch.arange(B, device=x.device).repeat_interleave(len(first))
         pieces = self._cut(x, places, width)
@@ -173,7 +177,7 @@ class LongSeries(Wrapper):
     def _conditions_of_pieces(
         self, cond: dict[str, Any], x: Tensor, rows: Tensor, places: slice, width: int
     ) -> dict[str, Any]:
-        """Return conditions with a row for each piece, where they have one for each series or lie on the grid of the state."""
+        """Return conditions with a row for each piece, if they have a row for each series or lie on the grid of the state."""
         kinds, with_rows, own = self.conditions.kinds, self.with_rows(cond, x, len(x)), dict(cond)
         for name, value in cond.items():
             if name in kinds and kinds[name].extra and value is not None:
@@ -188,7 +192,7 @@ class LongSeries(Wrapper):
         return own
 
     def _count(self, length: int) -> int:
-        """Return how many windows a series has; refuse a length that they do not fill."""
+        """Return the number of windows in a series; refuse a length that windows do not fill."""
         more, left = divmod(length - self.width, self.step)
         if more < 0 or left:
             near = self.width + max(0, more) * self.step
@@ -233,17 +237,19 @@ class LongSeries(Wrapper):
 
 
 def extend(moments: Moments, shared: int, length: int) -> Moments:
-    """Return the moments of series made of windows, each adding places by their regression on those that it shares with the one
-    before. Of many numbers, or where variances alone are known, each place has the mean variance of a window.
+    """Return the moments of series made of windows that continue each other.
+
+    Each window adds places by their regression on the places that it shares with the window before. If there are many numbers, or
+    only variances are known, each place has the mean variance of a window.
 
     Parameters
     ----------
     moments
-        Of windows, ``(*, w)``.
+        The moments of windows, ``(*, w)``.
     shared
-        Places that neighbouring windows share.
+        The number of places that neighbouring windows share.
     length
-        Places of a series.
+        The number of places in a series.
     """
     shape = moments.event_shape
     channels, width = shape[:-1].numel(), shape[-1]

@@ -1,4 +1,4 @@
-"""Modes of models: training, in which networks may draw dropout or keep averages, and evaluation, in which they are asked."""
+"""Modes of models: training, in which networks may draw dropout or keep averages, and evaluation, in which runs ask them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from .score import ScoreModel
 def evaluating(model: ScoreModel) -> Iterator[None]:
     """Put the model in evaluation mode within a ``with`` block, and restore the mode of every module afterwards.
 
-    Modules whose ``train`` or ``eval`` does more, such as folding weights into others, are called; of all others the flag is set.
+    The methods ``train`` and ``eval`` are called if they do more than set the flag, such as folding weights into others;
+    otherwise the flag is set.
 
     Raises
     ------
     ValueError
-        If a part normalises by the batch in evaluation mode too, so that samples would depend on what is drawn beside them.
+        If a part normalises by the batch in evaluation mode too, so that a sample would depend on the others in the batch.
     """
     parts = _parts_of(model) if isinstance(model, nn.Module) else []
     for part in parts:
@@ -41,21 +42,21 @@ def evaluating(model: ScoreModel) -> Iterator[None]:
         model.eval()
         changed = modes
     else:
-        for module, _ in changed:  # those in training mode alone: there may be many more that are not
+        for module, _ in changed:  # only those in training mode: there may be many more in evaluation mode
             module.training = False
     try:
         yield
     finally:
         for module, mode in told:  # a module before its parts
             module.train(mode)
-        for module, mode in changed:  # each as it was: of a wrapper's models one may be trained, another not
+        for module, mode in changed:  # each as it was: one model of a wrapper may be in training mode, and another not
             module.training = mode
 
 
 def _parts_of(model: nn.Module) -> list[nn.Module]:
-    """Return a module and all its parts, each once and after one that holds it.
+    """Return a module and all its parts, each once and after a part that holds it.
 
-    ``model.modules()`` yields the same in three times the time, by generators that are nested like the modules.
+    ``model.modules()`` yields the same parts, but takes three times as long, by generators that are nested like the modules.
     """
     parts, known = [model], {model}
     for module in parts:  # the list grows on the way

@@ -1,5 +1,5 @@
-"""Conditions that are given to public functions by keyword: `read_named` checks names and values against what a model takes and
-makes tensors of them, `read_conditions` besides lets the model look at the run.
+"""Conditions that are given to public functions by keyword: `read_named` checks names and values against what a model takes, and
+turns values into tensors; `read_conditions` also lets the model look at the run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def keywords_of(caller: Callable[..., Any]) -> list[str]:
 
 
 def join_conditions(fixed: dict[str, Any], cond: dict[str, Any]) -> dict[str, Any]:
-    """Return conditions that are fixed together with those of a call; refuse, by a TypeError, to give one in both."""
+    """Return conditions that are fixed together with those of a call; raise a TypeError if one is in both."""
     for name in fixed.keys() & cond.keys():
         raise TypeError(
             f"{name} is fixed in this model and was given again; leave it out, ask the model inside, or fix it by "
@@ -48,12 +48,12 @@ def read_conditions(model: ScoreModel, cond: dict[str, Any], caller: Callable[..
     Raises
     ------
     TypeError, ValueError
-        As for `read_named`; if a condition is not finite, of which a model might make samples all the same; and whatever
+        As for `read_named`; if a condition is not finite, since a model might make samples all the same; and whatever
         `ScoreModel.check_run` raises.
     """
     read = read_named(model, cond, caller)
     kinds = model.conditions.kinds if read else {}
-    for name, value in read.items():  # where a network declares what a condition is, that has been done
+    for name, value in read.items():  # conditions that a network declares have been checked already
         if name not in kinds and isinstance(value, (Tensor, float)) and not torch.as_tensor(value).isfinite().all():
             raise ValueError(f"{name} holds NaN or infinite values; remove or replace them.")
     model.check_run(**read)
@@ -63,9 +63,10 @@ def read_conditions(model: ScoreModel, cond: dict[str, Any], caller: Callable[..
 def read_named(
     model: ScoreModel, cond: dict[str, Any], caller: Callable[..., Any], complete: bool = True
 ) -> dict[str, Any]:
-    """Return the conditions of a call, arrays and lists of numbers as tensors, and null values as None; refuse names that
-    the model does not take, values that do not fit what its network declares, and conditions that training never had, or never
-    dropped.
+    """Return the conditions of a call, arrays and lists of numbers as tensors, and null values as None.
+
+    Refused are names that the model does not take, values that do not fit what its network declares, conditions that training
+    never had, and runs without a condition that training never dropped.
 
     Parameters
     ----------
@@ -74,18 +75,17 @@ def read_named(
     cond
         Values by name.
     caller
-        The public function or class that was called with them, beside arguments of its own: its name is in errors.
+        The public function or class that the user called, for its name in errors, and the names of its own arguments.
     complete
-        Whether these are all conditions of a run; of some that are fixed beforehand others may follow.
+        Whether these are all conditions of a run; if some are fixed beforehand, others may follow.
 
     Raises
     ------
     TypeError
-        If the model takes no such condition, or cannot go without one that is missing, or a value has no numbers, as on the
-        device meta.
+        If the model takes no condition of a name, needs one that is missing, or a value has no numbers, as on the device meta.
     ValueError
-        If a value has another shape than was declared, or numbers that cannot be, or training never had such a condition, or
-        never was without one that is missing.
+        If a value has another shape than was declared, or numbers that are not allowed, or training never had such a condition,
+        or always had one that is missing.
     """
     known = model.conditions
     if not cond and not known.needed and not known.undropped:
@@ -123,7 +123,7 @@ def _lacks_rows(kind: Condition, value: Tensor) -> bool:
 
 
 def _check_learned(model: ScoreModel, untaught: frozenset[str], undropped: frozenset[str]) -> None:
-    """Refuse a condition that training never had (`untaught`), and to go without one that it always had (`undropped`)."""
+    """Refuse a condition that training never had (`untaught`), and a run without one that it always had (`undropped`)."""
     for name in sorted(untaught):
         raise ValueError(
             f"{name} is given, and {type(model).__name__} was trained on data without it; leave it out, or train on data with "
@@ -137,8 +137,8 @@ def _check_learned(model: ScoreModel, untaught: frozenset[str], undropped: froze
 
 
 def _as_tensor(value: Any, like: Tensor | None) -> Any:
-    """Turn an array, or a list of numbers or of equal lists of these, into a tensor, floats in the dtype of the model; leave all
-    else as it is.
+    """Return an array, a list of numbers, or a list of equally long lists as a tensor, floats in the dtype of the model; return
+    all else as it is.
     """
     numbers = isinstance(value, (list, tuple)) and _are_numbers(value)
     array = isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufc"
@@ -149,7 +149,7 @@ def _as_tensor(value: Any, like: Tensor | None) -> Any:
 
 
 def _are_numbers(values: Any) -> bool:
-    """Tell whether a list holds numbers alone, or lists of one length that do."""
+    """Tell whether a list holds only numbers, or only lists of one length that do."""
     parts = [v for v in values if isinstance(v, (list, tuple))]
     if not parts:
         return len(values) > 0 and all(isinstance(v, Number) for v in values)

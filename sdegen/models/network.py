@@ -34,26 +34,26 @@ from .parametrizations import Coefficients, EDMParametrization, MatchedParametri
 from .score import ScoreModel, VelocityModel, check_dtype, rotated
 
 LEARNED = "learned."  # before the names of conditions in a state dict
-_UNKNOWN = True, True  # what is taken to hold of a condition of which nothing was noted
-NARROWEST = 1e-4  # of the largest variance of the data: the least that is assumed along an axis
+_UNKNOWN = True, True  # for a condition of which nothing was noted: given in training, and dropped there
+NARROWEST = 1e-4  # of the largest variance of the data: the smallest variance that is assumed along an axis
 
 
 class Trainable(ScoreModel, Calibrated):
     """The base class of score models that `fit` trains, by denoising score matching unless another loss is given.
 
-    A wrapper of such a model is a score model and a module too, but none of these: it has nothing of its own to train.
+    A wrapper of such a model is a score model and a module too, but not a `Trainable`: it has nothing of its own to train.
 
-    Its state dict holds the moments of the data and the units of the process besides the weights (`laws.calibrated.Calibrated`).
+    Besides the weights, the state dict holds the moments of the data and the units of the process (`laws.calibrated.Calibrated`).
 
     The first `fit` gives the process units in which the data have mean 0 and standard deviation 1 (`measure`), so that what is
     learned, the default times and the sizes of steps are the same for data of every scale. To have states in the data's own
-    units, say so first: ``Model(net, sde.in_units(Units()))``.
+    units, set these first: ``Model(net, sde.in_units(Units()))``.
 
     Attributes
     ----------
     learned
         For each condition that the network declares and may go without, by name: whether training ever had it, and whether it
-        was ever dropped. Both are taken to be true of a name that is not there. The state dict holds them too.
+        was ever dropped. Both are taken to be true for a name that is not there. The state dict holds `learned` too.
     """
 
     net: nn.Module
@@ -64,7 +64,7 @@ class Trainable(ScoreModel, Calibrated):
 
     @property
     def conditions(self) -> Conditions:
-        """The conditions that the network takes by name, and which of them training has not taught it."""
+        """The conditions that the network takes by name, and those among them that training never had or never dropped."""
         known = conditions_of(self.net)
         if not self.learned:
             return known
@@ -74,14 +74,14 @@ class Trainable(ScoreModel, Calibrated):
         return known._replace(untaught=untaught, undropped=undropped)
 
     def note_conditions(self, given: Collection[str], dropped: Collection[str]) -> None:
-        """Note which conditions a training has, and which it drops, for `learned`.
+        """Note in `learned` which conditions a training has, and which it drops.
 
         Parameters
         ----------
         given
             Names of the conditions that the data have.
         dropped
-            Names of those that some data are without.
+            Names of the conditions that some data are without.
         """
         trained = self.moments is not None and not self.learned  # by a version that noted nothing
         for name in conditions_of(self.net).nulls:
@@ -94,7 +94,7 @@ class Trainable(ScoreModel, Calibrated):
 
     @property
     def given_units(self) -> Units | None:
-        """The units that the process was given; None where it was given none."""
+        """The units that the process was given; None if it was given none."""
         return self.sde.units if self.sde.has_units else None
 
     @given_units.setter
@@ -103,13 +103,13 @@ class Trainable(ScoreModel, Calibrated):
             self.sde = self.sde.in_units(Units() if units is None else units)
 
     def measure(self, moments: Moments) -> None:
-        """Take the data in units of their spread, as every `Calibrated` model does; not where states have bounds of their own."""
+        """Take the data in units of their spread, as every `Calibrated` model does, unless states have bounds of their own."""
         if self.sde.rescalable:
             super().measure(moments)
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return the moments that are known, and under conditions, where `fit` has measured the variance under them, that
-        variance around the mean of all data.
+        """Return the moments of the data, or under conditions the mean of all data and the variance that `fit` has measured under
+        conditions; None if they are not known.
         """
         known, profile = super().conditional_moments(**cond), self.profile
         if known is not None or self.moments is None or profile is None or not profile.given:
@@ -127,7 +127,7 @@ class Trainable(ScoreModel, Calibrated):
             destination[f"{prefix}{LEARNED}{name}"] = torch.tensor(self.learned.get(name, _UNKNOWN))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """Take what is known of the conditions out of a state dict, where it says something of them."""
+        """Take `learned` out of a state dict, if that holds it."""
         begin = prefix + LEARNED
         kept = {name: state_dict.pop(name) for name in [*state_dict] if name.startswith(begin)}
         self.learned = {name.removeprefix(begin): tuple(value.tolist()) for name, value in kept.items()}
@@ -140,22 +140,22 @@ class Model(Trainable, VelocityModel):
     Parameters
     ----------
     net
-        Called as ``net(x, c_noise, **cond)`` with `x` of shape ``(B, *)`` and `c_noise` ``(B,)``, or ``(1,)`` where all rows
-        share a time, as in sampling; returns the shape of `x`. It is called in the dtype of its weights, whatever that of the
-        state; of half precision, with `c_noise` in float32 all the same, which it casts where it needs to.
-        Conditions pass through untouched.
+        Called as ``net(x, c_noise, **cond)`` with `x` of shape ``(B, *)`` and `c_noise` ``(B,)``, or ``(1,)`` if all rows share a
+        time, as in sampling; returns the shape of `x`. It is called in the dtype of its weights, whatever that of the state. A
+        network of half precision gets `c_noise` in float32 all the same, and casts it where needed. Conditions are passed on as
+        they are.
     sde
         A linear SDE.
     parametrization
         What the network predicts, such as `NoiseParametrization()`; `EDMParametrization()` by default.
     end
-        Time at which the default sampler takes the posterior mean for the data: for a network that has seen little of the
-        noise below, whose fine strokes would be its own. By default there is none.
+        The time at which the default sampler takes the posterior mean as data, for a network that has seen little of the noise
+        levels below it and would invent detail there. By default there is none.
 
     Raises
     ------
     TypeError
-        If `sde` is no process, or not linear (use `DirectModel`).
+        If `sde` is not a process, or not linear (use `DirectModel`).
     ValueError
         If the parametrisation is singular on the SDE, or `end` is not a time of it.
     """
@@ -175,19 +175,21 @@ class Model(Trainable, VelocityModel):
         self.end = end
 
     def asked(self) -> dict[str, Any]:
-        """Return the process and what is predicted."""
+        """Return the process and the parametrisation."""
         return super().asked() | {"parametrization": self.parametrization}
 
     def planned_by(self) -> Any:
-        """Return all but the network: the process, what is predicted, what is known of the data, and the kind of the weights."""
+        """Return what plans depend on: the process, the parametrisation, what is known of the data, and the weights' dtype and
+        device.
+        """
         like = self.like
         kind = None if like is None else (like.dtype, like.device)
         return type(self), self.sde, self.parametrization, self.moments, self.profile, self.end, kind
 
     @property
     def std(self) -> float:
-        """The standard deviation of the data in the units of the process: the parametrisation's, else the one `fit` measured,
-        else 1.
+        """The standard deviation of the data in the units of the process: that of the parametrisation, else that which `fit`
+        measured, else 1.
         """
         if self.parametrization.std is not None:
             return self.parametrization.std / self.sde.units.scale
@@ -210,8 +212,8 @@ class Model(Trainable, VelocityModel):
         return c.c_skip(x) + c.c_out(self._network(x, c, **cond))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
-        """Prepare questions as network coefficients: any question is ``c_skip x + c_out F(c_in x, c_noise)``, as the
-        velocity is.
+        """Prepare questions as coefficients of the network: like the velocity, any question is ``c_skip x + c_out F(c_in x,
+        c_noise)``.
         """
         at = self._marginal(t)
         skip, out = rotated(at, **weights)
@@ -232,11 +234,11 @@ class Model(Trainable, VelocityModel):
         return joined
 
     def gain(self, at: Marginal) -> Operator | None:
-        """Return `c_out` of the velocity, float64, by which it follows the network's output."""
+        """Return `c_out`, float64, which multiplies the network's output in the velocity."""
         return self._coefficients(at, None).c_out
 
     def _coefficients(self, at: Marginal, dtype: torch.dtype | None) -> Coefficients:
-        """Return the coefficients of the velocity for a network of the given dtype, the noise level ``(B,)`` or ``(1,)``."""
+        """Return the coefficients of the velocity for a network of the given dtype, with noise levels ``(B,)`` or ``(1,)``."""
         asked = self.parametrization
         if isinstance(asked, MatchedParametrization) and (P := self._variances()) is not None:
             c = asked.coefficients_along(self.sde, at, P)
@@ -250,8 +252,10 @@ class Model(Trainable, VelocityModel):
         return c._replace(c_noise=c.c_noise.reshape(-1), dtype=dtype)
 
     def _variances(self) -> Diagonal | None:
-        """Return the covariance of the data as a map along their principal axes, or of each number where no more is known; None
-        on processes that are not scalar, and of data of one variance.
+        """Return the covariance of the data as a map along their principal axes, or along their numbers if only variances are
+        known.
+
+        It is None on processes that are not scalar, and for data of one variance.
         """
         known = self.moments
         if known is None or not is_scalar(self.sde) or known.covariance.numel() == 1:
@@ -275,15 +279,15 @@ class Model(Trainable, VelocityModel):
         return check_answer("net", out, x.shape, x)
 
     def _call(self, x: Tensor, c: Coefficients, /, **cond: Any) -> Any:
-        """Return what the network returns for a state.
+        """Return the network's output for a state.
 
-        Where its input is the state itself, neither scaled nor cast, a network that works in place would change the state of the
-        run. So it is given a copy until one call has left that unchanged, and always where a change cannot be seen.
+        If the network's input is the state itself, neither scaled nor cast, a network that works in place would change the state
+        of the run. So it is given a copy until one call has left a copy unchanged, and always if a change could not be seen.
 
         Raises
         ------
         ValueError
-            If it changes a state.
+            If the network changes a state.
         """
         net: Any = self._modules["net"]  # as `self.net`, without a search among all attributes
         into, level = c.inputs(x)
@@ -319,7 +323,7 @@ def _is_one(A: Operator) -> bool:
 
 
 def _along_axes(moments: Moments) -> Diagonal:
-    """Return a covariance as a map along its principal axes, with a standard deviation of a hundredth of the largest at least."""
+    """Return a covariance as a map along its principal axes, with standard deviations of at least a hundredth of the largest."""
     (mean, C), axes = moments, None
     if C.ndim == 2:
         axes = principal_axes(C)

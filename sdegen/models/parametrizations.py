@@ -45,13 +45,13 @@ class Coefficients(NamedTuple):
     c_skip, c_out, c_in
         Maps of the state and of the network's output.
     c_noise
-        What the network is told of the time, ``()`` or ``(B,)``.
+        The noise level or time that the network is told, ``()`` or ``(B,)``.
     dtype
-        The dtype that the network is called in; None for that of the state.
+        The dtype in which the network is called; None for that of the state.
     bare
-        Whether `c_out` is one, so that it costs no pass over the network's output.
+        Whether `c_out` is 1, so that no pass over the network's output is needed.
     same
-        Whether `c_in` is one, so that the network's input is the state itself.
+        Whether `c_in` is 1, so that the network's input is the state itself.
     """
 
     c_skip: Operator
@@ -63,11 +63,13 @@ class Coefficients(NamedTuple):
     same: bool = False
 
     def inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the network is called with for the state `x`: ``c_in x`` in the network's dtype, which may be `x` itself,
-        and `c_noise` in the same, but float32 at least, as steps and noise levels cannot be told apart in half precision.
+        """Return the network's inputs for the state `x`: ``c_in x``, which may be `x` itself, and `c_noise`.
+
+        Both are in the network's dtype, but `c_noise` is in float32 at least, since neighbouring noise levels are the same number
+        in half precision.
         """
         dtype, c_noise = x.dtype if self.dtype is None else self.dtype, self.c_noise
-        if c_noise.dtype != dtype or c_noise.device != x.device:  # that of a prepared question is there already
+        if c_noise.dtype != dtype or c_noise.device != x.device:  # prepared questions have the right ones already
             c_noise = c_noise.to(x.device, at_least_single(dtype), non_blocking=True)
         x = x if self.same else self.c_in(x)
         return x if x.dtype == dtype else x.to(dtype), c_noise
@@ -84,30 +86,30 @@ class Coefficients(NamedTuple):
 class Parametrization(Overridable, ABC):
     """The base class of parametrisations: the network predicts a combination ``F = a x_0 + b z`` of clean data and noise.
 
-    Subclasses give `a` and `b`; the four coefficients follow by inverting the rotation of `kernels.Transition`, so that
-    no reading is ever converted into another pair by pair.
+    Subclasses give `a` and `b`. The four coefficients follow by inverting the rotation of `kernels.Transition`, so there are no
+    conversions between pairs of parametrisations.
 
     Parameters
     ----------
     std
-        Standard deviation of the data, in their own units, which scales the network's input; None takes the one `fit` measured (1
-        before).
+        Standard deviation of the data, in their own units, which scales the network's input; None takes that which `fit`
+        measured, and 1 before.
     delta
-        Resolution of the noise level the network sees, ``c_noise = ¼ log((s + delta) / (c + delta))`` with `c` and `s` the
-        cosine and sine of the observation: finite at both ends, and ``¼ log(sigma / alpha)`` between.
+        Resolution of the noise level that the network is told, ``c_noise = ¼ log((s + delta) / (c + delta))`` with the cosine `c`
+        and sine `s` of the angle of the observation. It is finite at both ends, and about ``¼ log(sigma / alpha)`` between.
 
     Attributes
     ----------
     most
-        An upper bound on the velocity's coefficient in the target, on scalar processes: one that is negative and vanishes at an
-        end is kept away from 0, since it is divided by. Infinite for no bound.
+        An upper bound on the coefficient of the velocity in the target, on scalar processes. The coefficient is divided by; a
+        bound below 0 keeps one that is negative and vanishes at an end away from 0. Infinite for no bound.
 
     Raises
     ------
     ValueError
         If `std` or `delta` is not positive.
     TypeError
-        At a call, if `target` gives no two operators.
+        At a call, if `target` does not return two operators.
     """
 
     most: float = math.inf
@@ -127,7 +129,7 @@ class Parametrization(Overridable, ABC):
         """Return the coefficients ``(a, b)`` of clean data and noise in the target."""
 
     def regular(self, at: Transition) -> tuple[Operator, Operator, Operator]:
-        """Return ``(a, b, W)`` with ``W F = a x_0 + b z``, finite at both ends; here the target itself, and one."""
+        """Return ``(a, b, W)`` with ``W F = a x_0 + b z``, all finite at both ends; by default the target and ``W = 1``."""
         who = f"{type(self).__name__}.target"
         a, b = check_pair(who, self.target(at), "the operators of clean data and noise")
         if not isinstance(a, Operator) or not isinstance(b, Operator):
@@ -144,7 +146,7 @@ class Parametrization(Overridable, ABC):
         return Coefficients(c_skip, to_velocity @ W, whiten @ at.r_inv, self.level(sde, at))
 
     def level(self, sde: LinearSDE, at: Marginal) -> Tensor:
-        """Return what the network is told of the times of `at` on a process, ``()`` or ``(B,)``: by default the noise level."""
+        """Return the number that the network is told of the times of `at`, ``()`` or ``(B,)``: by default the noise level."""
         return self.c_noise(at)
 
     def c_noise(self, at: Marginal) -> Tensor:
@@ -187,9 +189,9 @@ class NoiseParametrization(Parametrization):
 class DataParametrization(Parametrization):
     """Data prediction: the network predicts the clean data ``x_0``.
 
-    The velocity is ``(cos(phi) y − F) / sin(phi)``, in which the network's error grows without limit where noise vanishes. Below
-    a sine of half a thousandth, where processes are not trained, it is divided by that; the clean data at ``sigma = 0`` are the
-    state.
+    The velocity is ``(cos(phi) y − F) / sin(phi)``, in which the network's error grows without limit where noise vanishes. If the
+    sine is below half a thousandth, where processes are not trained, half a thousandth is divided by instead. At ``sigma = 0``
+    the clean data are the state.
 
     Parameters
     ----------
@@ -229,7 +231,7 @@ class StraightParametrization(Parametrization):
     std, delta
         As for every `Parametrization`.
     to_data
-        Whether the network gives ``x_0 − z``, as where its time runs from noise to data.
+        Whether the network gives ``x_0 − z``, as it does if its time runs from noise to data.
 
     Raises
     ------
@@ -270,18 +272,18 @@ class EDMParametrization(Parametrization):
     """EDM's preconditioning: the best linear estimate plus a residual of unit variance (T. Karras et al., 2022,
     arXiv:2206.00364).
 
-    ``c_skip x`` is the best linear estimate of the velocity for data of standard deviation `std`, ``c_out`` the root of the
-    covariance of what it leaves, ``c_in`` whitens the input: for scalar processes the coefficients of EDM, for matrix
-    processes their generalisation, where only the datum is unknown: ``c_out`` has rank one, and what the state's other
-    channels bring is never asked of the network.
+    ``c_skip x`` is the best linear estimate of the velocity for data of standard deviation `std`, ``c_out`` is the root of the
+    covariance of the residual, and ``c_in`` whitens the input. For scalar processes these are the coefficients of EDM. For matrix
+    processes they generalise them: only the datum is unknown there, so ``c_out`` has rank one, and the network is not asked for
+    what the other channels of the state bring.
 
     Parameters
     ----------
     std, delta
         As for every `Parametrization`.
     detail
-        The smallest length on which the density of the data varies, in units of the data, or 0 if it has none (data on
-        a manifold). Below that noise level the residual is proportional to the noise, and so is ``c_out`` then.
+        The smallest length on which the density of the data varies, in units of the data; 0 if there is none, as for data on a
+        manifold. Below this noise level the residual is proportional to the noise, and with `detail` ``c_out`` is too.
 
     Raises
     ------
@@ -297,7 +299,7 @@ class EDMParametrization(Parametrization):
         self.detail = detail
 
     def target(self, at: Transition) -> tuple[Operator, Operator]:
-        """Return the velocity's combination; `coefficients` gives the four directly."""
+        """Return the combination that is the velocity; `coefficients` does not need it."""
         return at.A, at.B
 
     def coefficients(self, sde: LinearSDE, at: Marginal, std: float) -> Coefficients:
@@ -316,9 +318,9 @@ class EDMParametrization(Parametrization):
 class MatchedParametrization(EDMParametrization):
     """EDM's preconditioning around the Gaussian law with the covariance of the data, in units in which they have mean 0.
 
-    Along each principal axis of the data, or for each of their numbers where only variances are known, the coefficients are those
-    of `EDMParametrization` with the variance there: a network that returns 0 is the exact model of Gaussian data. For scalar
-    processes; elsewhere, and until `fit` has measured the data, it is `EDMParametrization`.
+    Along each principal axis of the data, or for each of their numbers if only variances are known, the coefficients are those of
+    `EDMParametrization` with the variance there. So a network that returns 0 is the exact model of Gaussian data. This holds on
+    scalar processes; on others, and until `fit` has measured the data, it is `EDMParametrization`.
 
     Parameters
     ----------

@@ -37,28 +37,28 @@ class Question(NamedTuple):
 
 
 def gather(questions: Sequence[Any], n: int) -> Any:
-    """Put questions of different times into a single one for all their states together, `n` states to a question, and return it.
+    """Join questions of different times, of `n` states each, to a single question for all these states, and return it.
 
     Each operator and number then has a row for each state; an operator that some of the questions lack is 0 for these.
 
     Parameters
     ----------
     questions
-        Made by `ScoreModel.ask`: of operators, times and what is the same in all, in tuples and dicts.
+        Questions that `ScoreModel.ask` made: tuples and dicts of operators, times, and values that are the same in all.
     n
-        States in a block.
+        The number of states of each question.
 
     Raises
     ------
     TypeError
-        If they hold anything else.
+        If the questions hold anything else.
     """
     first = next((part for part in questions if part is not None), None)
     if isinstance(first, Operator):
         return first.blocks([first * 0.0 if part is None else part for part in questions], n)
     if isinstance(first, Tensor) and first.numel() == 1:
         return torch.cat([part.reshape(1) for part in questions]).repeat_interleave(n)
-    if isinstance(first, bool):  # holds of all only if of each
+    if isinstance(first, bool):  # true of all states only if it is of those of each question
         return all(questions)
     if isinstance(first, dict):
         return {name: gather([part[name] for part in questions], n) for name in first}

@@ -1,6 +1,6 @@
-"""The interface `LearnedReversal` of models that have learned the variance of reversed steps too, not their mean alone.
+"""The interface `LearnedReversal` of models that have learned not only the mean of reversed steps but also their variance.
 
-`ScoreModel.reversal` gives it, so that samplers and bounds ask for learned variances without knowing which model has them.
+`ScoreModel.reversal` returns it, so that samplers and bounds ask for learned variances without knowing which model has them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LearnedReversal(Overridable, ABC):
 
     @abstractmethod
     def reverse_step(self, x: Tensor, question: Any, s: Tensor, t: Tensor, z: Tensor, /, **cond: Any) -> Tensor:
-        """Take the step from `t` to `s`: the answer to the question, which is its mean, plus noise `z` of the learned
+        """Take the step from `t` to `s`, and return ``x_s``: the answer to the question, its mean, plus noise `z` of the learned
         variance.
         """
 

@@ -1,7 +1,7 @@
 """The interface `ScoreModel` that samplers, likelihoods and guidance take: score, noise, clean data and velocity of a state.
 
-For linear processes the four are readings of one estimate, and the velocity is the one they are read from: it alone is
-finite at both ends (see `laws.kernels.Transition`). Nothing here knows of networks or of training.
+For linear processes all four follow from one estimate, the velocity, since it alone is finite at both ends (see
+`laws.kernels.Transition`). Nothing here knows of networks or of training.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class ScoreModel(Overridable, ABC):
     sde
         The forward process.
     moments
-        Mean and covariance of the data, in their own units, which the prior is matched to; None until known.
+        Mean and covariance of the data, in their own units, to which the prior is matched; None until known.
     profile
-        At which noise levels samples are decided, as `fit` finds it; None until known.
+        The noise levels at which samples are decided, as `fit` measures them; None until known.
     conditioned
-        Whether the law of the samples is narrower than that of the data, as it is under a condition, a measurement or a class:
-        moments that are the data's then tell little of it.
+        Whether the law of the samples is narrower than that of the data, as it is under a condition, a measurement or a class.
+        Then the moments of the data tell little of the samples.
     end
-        Time at which the default sampler takes the posterior mean for the data; None for as close to 0 as the process goes.
+        The time at which the default sampler takes the posterior mean as data; None for as close to 0 as the process goes.
     """
 
     sde: SDE
@@ -62,12 +62,12 @@ class ScoreModel(Overridable, ABC):
     __repr__ = show_call
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Refuse a class that overrides `velocity`, which losses and flows would pass over: they call `velocity_at`.
+        """Refuse a class that overrides `velocity`, which losses and flows would ignore: they call `velocity_at`.
 
         Raises
         ------
         TypeError
-            If it does.
+            If the class overrides `velocity`.
         """
         super().__init_subclass__(**more)
         if cls.velocity is not ScoreModel.velocity:
@@ -78,14 +78,16 @@ class ScoreModel(Overridable, ABC):
 
     @property
     def like(self) -> Tensor | None:
-        """A weight of the network: states are on its device, and in its dtype or a finer one; None if any will do."""
+        """A weight of the network: states are on its device, and in its dtype or a finer one; None if any device and dtype will
+        do.
+        """
         for weight in self.parameters() if isinstance(self, nn.Module) else ():
             if weight.is_floating_point():
                 return weight
         return None
 
     def cast_states(self, x: Tensor) -> Tensor:
-        """Return `x` as a state that the model is asked about: on its device and in its dtype, but in float32 at least."""
+        """Return `x` as a state of the model: on the model's device and in its dtype, but in float32 at least."""
         like = self.like
         return widened(x) if like is None else x.to(like.device, at_least_single(like.dtype))
 
@@ -100,21 +102,21 @@ class ScoreModel(Overridable, ABC):
         return conditions_of(self.score)
 
     def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
-        """Return the model for some of the `n` samples of a run; the model itself, where it holds no value for each of them.
+        """Return the model for some of the `n` samples of a run; the model itself if it holds no value for each sample.
 
         Parameters
         ----------
         rows
-            Which of them, a slice or whole numbers.
+            The samples, as a slice or whole numbers.
         x
-            Some of their states, ``(B, *)``.
+            Some states of the run, ``(B, *)``.
         n
-            How many there are.
+            The number of samples in the run.
         """
         return self
 
     def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
-        """Name the conditions that have a row for each of `n` samples, and so are cut with them (`Conditions.with_rows`).
+        """Return the names of the conditions that have a row for each of `n` samples, and are cut with these.
 
         Parameters
         ----------
@@ -123,13 +125,14 @@ class ScoreModel(Overridable, ABC):
         x
             Some of the states of the run, ``(B, *)``.
         n
-            How many samples it has.
+            The number of samples in the run.
         """
         return self.conditions.with_rows(cond, n)
 
     def planned_by(self) -> Any:
-        """Return all that a sampler's plan depends on, by which `recall` finds an equal one; by default an object that equals no
-        other, so that every run is planned anew.
+        """Return all that a sampler's plan depends on, by which `recall` finds a plan that was made before.
+
+        By default it is an object that equals no other, so that every run is planned anew.
         """
         return object()
 
@@ -143,12 +146,12 @@ class ScoreModel(Overridable, ABC):
         Parameters
         ----------
         instead
-            What else the caller may do where they are not known: it ends the sentence.
+            What else the user can do if the moments are not known, as the end of the error's sentence.
 
         Raises
         ------
         ValueError
-            If they are not known, or their shapes do not fit each other.
+            If the moments are not known, or their shapes do not fit each other.
         """
         if self.moments is None:
             raise ValueError(
@@ -158,29 +161,30 @@ class ScoreModel(Overridable, ABC):
         return check_moments(self.moments)
 
     def state_moments(self, instead: str = "") -> Moments:
-        """Return the moments in the units of the process, those of the states; as `require_moments`, raise an error if they are
-        not known.
+        """Return the moments of the data in the units of the process; like `require_moments`, raise an error if they are not
+        known.
         """
         return self.require_moments(instead).in_units(self.sde.units)
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return the mean and covariance of the law that is sampled under conditions, in the data's own units; None where they
-        are not known, as by default under any condition.
+        """Return the mean and covariance of the law that is sampled under conditions, in the data's own units; None if they are
+        not known, as by default under any condition.
 
         Parameters
         ----------
         cond
-            Conditions by name. Where they have a row for each sample, the mean has one too, and the covariance is that of all.
+            Conditions by name. If they have a row for each sample, the mean has one too, and the covariance is common to all.
         """
         return None if self.conditioned or any(value is not None for value in cond.values()) else self.moments
 
     def check_run(self, /, **cond: Any) -> None:
-        """Refuse conditions of a run that make no sense for this model, or warn of them; called once a run, and does nothing by
-        default.
+        """Refuse conditions of a run that make no sense for this model, or warn of them.
+
+        It is called once a run, and by default does nothing.
         """
 
     def examine(self, x: Tensor, /, **cond: Any) -> None:
-        """Warn of samples that contradict the conditions of their run, as by misfit to a measurement; does nothing by default."""
+        """Warn of samples that contradict the conditions of their run, as by misfit to a measurement; by default do nothing."""
 
     @abstractmethod
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
@@ -203,7 +207,7 @@ class ScoreModel(Overridable, ABC):
     def velocity(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:
         """Return ``A E[x_0 | x_t] + B E[z | x_t]``; ``cos(phi) eps − sin(phi) x_0`` for scalar processes.
 
-        It is `velocity_at` at one time or a row of times. Subclasses override that method, not this one.
+        It is `velocity_at` at one time or at one for each state. Subclasses override `velocity_at`, not `velocity`.
         """
         return self.velocity_at(x, self._marginal(t), **cond)
 
@@ -224,14 +228,14 @@ class ScoreModel(Overridable, ABC):
         """Prepare questions ``X x + D E[x_0 | x_t] + N E[z | x_t] + S score + V v``, one for each of the times, for
         `answer`.
 
-        All that depends on the times alone is computed here, in a sampler's plan, so that a step is tensor work only.
+        All that depends on the times alone is computed here, in a sampler's plan, so that a step only has to combine tensors.
 
         Parameters
         ----------
         t
             Times, ``(N,)``.
         x, denoise, noise, score, velocity
-            `X`, `D`, `N`, `S`, `V`: one operator for all times, or one for each; None for none.
+            `X`, `D`, `N`, `S`, `V`: one operator for all times, or one for each; None leaves the term out.
         """
         given = {"x": x, "denoise": denoise, "noise": noise, "score": score, "velocity": velocity}
         readings = {name: W.prepared(self.like) for name, W in given.items() if W is not None}
@@ -241,9 +245,10 @@ class ScoreModel(Overridable, ABC):
         return [Question(t[i], None if X is None else X[i], W) for i, W in enumerate(each)]
 
     def gain(self, at: Marginal) -> Operator | None:
-        """Return the map `G` that multiplies the network's output `F` in the velocity, ``G F + …``; None, by default, for none.
+        """Return the map `G` that multiplies the network's output `F` in the velocity, ``G F + …``; by default None, for no such
+        map.
 
-        A sampler may divide by it and put it into its own weights, which saves a pass over the state.
+        A sampler may divide by `G` and put it into its own weights, which saves a pass over the state.
         """
         return None
 
@@ -262,7 +267,7 @@ class ScoreModel(Overridable, ABC):
         return torch.zeros_like(x) if total is None else total
 
     def _estimated(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
-        """Return what `estimate` says, checked: a subclass may give it."""
+        """Return what `estimate` returns, checked, since a subclass may define `estimate`."""
         who = f"{type(self).__name__}.estimate"
         x_0, eps = check_pair(who, ask(who, self.estimate, x, t, **cond), "clean state and noise")
         return check_answer(who, x_0, x.shape, x), check_answer(who, eps, x.shape, x)
@@ -306,9 +311,7 @@ class VelocityModel(ScoreModel):
 
 
 def rotated(at: Transition, **weights: Operator | None) -> tuple[Operator, Operator]:
-    """Return the operators on state and velocity by which a combination of state and readings (`ScoreModel.ask`) is formed from
-    these two alone.
-    """
+    """Return the operators on state and velocity that form a combination of state and readings (`ScoreModel.ask`)."""
     given = {name: W for name, W in weights.items() if W is not None}
     X, D, N, V = (given.get(name, at.Phi * 0.0) for name in ("x", "denoise", "noise", "velocity"))
     if "score" in given:
@@ -317,16 +320,16 @@ def rotated(at: Transition, **weights: Operator | None) -> tuple[Operator, Opera
 
 
 def check_dtype(model: ScoreModel, x: Tensor) -> torch.dtype:
-    """Return the dtype that a network is called in; refuse a state that is coarser, or on another device.
+    """Return the dtype in which a network is called for the state `x`; refuse a state that is coarser, or on another device.
 
-    A finer state is welcome: it stays as it is, the network is called in its own dtype, and its answer comes back in the state's.
+    A finer state stays as it is: the network is called in its own dtype, and its answer is returned in that of the state.
 
     Raises
     ------
     TypeError
         If `x` is not floating point.
     ValueError
-        If it is coarser, or the devices differ.
+        If the state is coarser than the network's weights, or the devices differ.
     """
     if not isinstance(x, Tensor):
         check_tensor("x", x)

@@ -17,7 +17,7 @@ from .wrapper import Wrapper
 
 
 class TransformedModel(Wrapper):
-    """The score model of the coordinates ``u = phi(x)`` that a model of `x` makes: ``(∂x/∂u)ᵀ score(x) − ∇_u log |∂u/∂x|``.
+    """The score model of coordinates ``u = phi(x)``, given a score model of `x`: ``(∂x/∂u)ᵀ score(x) − ∇_u log |∂u/∂x|``.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class TransformedModel(Wrapper):
 
 
 def in_free_coordinates(model: ScoreModel) -> ScoreModel:
-    """Return a model in coordinates in which its states have no bounds: the model itself, where they have none."""
+    """Return a model in coordinates in which its states have no bounds; the model itself if they have none."""
     free = model.sde.free
     return model if free is None or model.sde.coordinates is not None else TransformedModel(model, free)
 
@@ -68,11 +68,11 @@ def states_in(model: ScoreModel, x: Tensor, name: str = "x") -> Tensor:
     Parameters
     ----------
     model
-        What `in_free_coordinates` has returned.
+        A model that `in_free_coordinates` returned.
     x
         States ``(B, *)``.
     name
-        What they are called in an error.
+        The name of the states in an error.
 
     Raises
     ------

@@ -34,13 +34,13 @@ from .score import ScoreModel
 class Wrapper(nn.Module, ScoreModel):
     """The base class of score models that wrap another one of the same process, and change some of its predictions.
 
-    A subclass says what it changes: `score`, on linear processes also `estimate`, and `passed_on` where the model inside
-    is to have other conditions. The other readings, questions and their answers follow from these as for every `ScoreModel`.
-    All else is that of the model inside and read from there at every use, so that it may be set before or after and from either
-    side: the process, the data's `moments`, the `end` of sampling, and what has been learned of reversed steps, whose mean is the
-    changed one.
+    A subclass overrides what it changes: `score`, on linear processes also `estimate`, and `passed_on` if the model inside is to
+    have other conditions. The other readings, questions and their answers follow from these as for every `ScoreModel`. All else
+    is read from the model inside at every use: the process, the data's `moments` and the `end` of sampling, which may be set on
+    either side, before or after wrapping, and the learned variance of reversed steps, whose mean is the changed one.
 
-    It is a module, so that what is inside moves and switches with it, but nothing to train: train the model, then wrap it.
+    A wrapper is a module, so that the model inside moves and changes mode with it. It has nothing to train: train the model, then
+    wrap it.
 
     Parameters
     ----------
@@ -88,13 +88,13 @@ class Wrapper(nn.Module, ScoreModel):
 
     @property
     def conditioned(self) -> bool:  # type: ignore[override]
-        """Whether the law of the samples is narrower than that of the data, as of the model inside."""
+        """Whether the law of the samples is narrower than that of the data, as for the model inside."""
         return self.model.conditioned
 
     @property
     def like(self) -> Tensor | None:
-        """A tensor of the dtype and on the device that states must have: that of the model inside, or where any will do there,
-        a weight of the wrapper's other networks.
+        """A tensor of the dtype and on the device that states must have: that of the model inside, or if any will do there, a
+        weight of the wrapper's other networks.
         """
         inside = self.model.like
         return super().like if inside is None else inside
@@ -120,17 +120,17 @@ class Wrapper(nn.Module, ScoreModel):
         return self.model.conditions
 
     def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
-        """Return the wrapper for some of the `n` samples of a run: around the models inside for these."""
+        """Return the wrapper for some of the `n` samples of a run, around the models inside for these samples."""
         inside = self._inside()
         cut = {name: model.part(rows, x, n) for name, model in inside.items()}
         return self if all(cut[name] is inside[name] for name in cut) else self._around(cut)
 
     def _inside(self) -> dict[str, ScoreModel]:
-        """Return all score models that it holds, by attribute."""
+        """Return all score models that the wrapper holds, by attribute."""
         return {k: held for k, held in {**vars(self), **self._modules}.items() if isinstance(held, ScoreModel)}
 
     def _around(self, held: dict[str, Any]) -> Self:
-        """Return the same wrapper with other attributes."""
+        """Return a copy of the wrapper with the attributes `held`."""
         other = copy(self)
         other._modules = dict(self._modules)
         for name, value in held.items():
@@ -138,7 +138,7 @@ class Wrapper(nn.Module, ScoreModel):
         return other
 
     def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
-        """Name the conditions with a row for each of `n` samples, as the model inside says of those that are passed on to it."""
+        """Return the names of the conditions with a row for each of `n` samples; the model inside says which of its own have."""
         inside = {name: value for name, value in self.passed_on(**cond).items() if cond.get(name) is value}
         own = {name: value for name, value in cond.items() if name not in inside}
         return [*self.model.with_rows(inside, x, n), *super().with_rows(own, x, n)]
@@ -148,16 +148,16 @@ class Wrapper(nn.Module, ScoreModel):
         return cond
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return what the model inside knows of the law under the conditions that are passed on to it."""
+        """Return the moments that the model inside knows, under the conditions that are passed on to it."""
         return self.model.conditional_moments(**self.passed_on(**cond))
 
     def check_run(self, /, **cond: Any) -> None:
-        """Refuse a run as any model inside does, under the conditions that are passed on."""
+        """Refuse a run that any model inside refuses, under the conditions that are passed on."""
         for model in self._inside().values():
             model.check_run(**self.passed_on(**cond))
 
     def examine(self, x: Tensor, /, **cond: Any) -> None:
-        """Warn of samples as the model inside does, under the conditions that are passed on to it."""
+        """Warn of samples of which the model inside warns, under the conditions that are passed on to it."""
         self.model.examine(x, **self.passed_on(**cond))
 
 
@@ -194,7 +194,7 @@ def has_conditions(cond: dict[str, Any]) -> bool:
     Parameters
     ----------
     cond
-        Conditions by name; None stands for one that is not given.
+        Conditions by name; None stands for a condition that is not given.
     """
     return any(value is not None for value in cond.values())
 
@@ -225,7 +225,7 @@ class Conditioned(Wrapper):
 
     @property
     def conditions(self) -> Conditions:
-        """Those that are not fixed."""
+        """The conditions that are not fixed."""
         return self.model.conditions.without(self.cond)
 
     @property
@@ -235,11 +235,11 @@ class Conditioned(Wrapper):
 
     @property
     def profile(self) -> Profile | None:  # type: ignore[override]
-        """The profile of the model inside, which may be of the law under such conditions."""
+        """The profile of the model inside, which may be that of the law under conditions."""
         return self.model.profile
 
     def planned_by(self) -> Any:
-        """Return what plans of the model inside depend on: of the conditions whether there are any, and what law they make."""
+        """Return what plans of the model inside depend on, whether there are conditions, and the moments under these."""
         return type(self), self.model.planned_by(), self.conditioned, self.conditional_moments()
 
     def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
@@ -250,8 +250,10 @@ class Conditioned(Wrapper):
         return self._around({"model": inside, "cond": cut, "_part_of": (self, rows, n)})
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return the moments that the model inside knows under all conditions. For a part of the samples of a run they are the
-        means of these and the covariance of the whole run, so that samples do not depend on how the run is cut.
+        """Return the moments that the model inside knows under all conditions.
+
+        For a part of the samples of a run they are the means of these samples and the covariance of the whole run, so that
+        samples do not depend on how the run is cut.
         """
         if self._part_of is None or cond:
             return super().conditional_moments(**cond)
@@ -285,7 +287,7 @@ class Conditioned(Wrapper):
         return self.model.velocity_at(x, at, **self.passed_on(**cond))
 
     def log_density(self, x: Tensor, t: float, /, **cond: Any) -> Tensor:
-        """Return the density of the model inside under the conditions; refused where it knows none."""
+        """Return the log-density of the model inside under the conditions; raise an error if it knows no density."""
         return ask_log_density(self.model, x, t, **self.passed_on(**cond))
 
     def ask(self, t: Tensor, **weights: Operator | None) -> list[Any]:
@@ -308,12 +310,12 @@ class Conditioned(Wrapper):
 
 
 def cut_rows(model: ScoreModel, cond: dict[str, Any], rows: slice | Tensor, x: Tensor, n: int) -> dict[str, Any]:
-    """Return the conditions for some of the `n` samples of a run; the same object where none has a row for each sample.
+    """Return the conditions for some of the `n` samples of a run; the same object if none has a row for each sample.
 
     Parameters
     ----------
     model
-        What is conditioned, which says what a row is (`ScoreModel.with_rows`).
+        The model under the conditions, which says what a row is (`ScoreModel.with_rows`).
     cond
         Conditions by name.
     rows, x, n
@@ -324,7 +326,7 @@ def cut_rows(model: ScoreModel, cond: dict[str, Any], rows: slice | Tensor, x: T
 
 
 def bind_rows(model: ScoreModel, cond: dict[str, Any], rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
-    """Return a model under conditions for some of the `n` samples of a run, with their rows of what has one for each sample.
+    """Return a model under conditions for some of the `n` samples of a run, with the rows of the conditions for these samples.
 
     Parameters
     ----------
