@@ -1,5 +1,5 @@
-"""Classifier-free guidance and autoguidance: away from a weaker model (`Extrapolated`), in all readings alike
-(`AffineExtrapolation`), or from the model itself without its conditions (`AgainstNull`)."""
+"""Classifier-free guidance and autoguidance, away from a weaker model (`Extrapolated`), in all readings alike
+(`AffineExtrapolation`), or away from the model itself without its conditions (`AgainstNull`)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .base import Guided, check_same_process, check_scale, check_units, indicate
 class Extrapolated(Guided):
     """The base class of guidance away from a weaker model: ``strong + (scale − 1) (strong − weak)``.
 
-    A scale of 1 is the model, 0 the weaker one. Beyond 1 it is the score of no diffused law.
+    A scale of 1 gives the model, 0 the weaker model. Beyond 1 the result is in general not the score of a noised law.
 
     Parameters
     ----------
@@ -42,9 +42,9 @@ class Extrapolated(Guided):
     scale
         A number.
     interval
-        ``(first, last)``: times outside which the model is used alone, which costs one evaluation instead of two.
+        ``(first, last)``: times outside which the model is used alone, at the cost of one evaluation instead of two.
         T. Kynkäänniemi et al., *Applying guidance in a limited interval improves sample and distribution quality in diffusion
-        models*, 2024, arXiv:2404.07724. Their levels ``sigma / alpha`` are times by ``sde.time(level**-2)``.
+        models*, 2024, arXiv:2404.07724. ``sde.time(level**-2)`` is the time of one of their levels ``sigma / alpha``.
 
     Raises
     ------
@@ -73,7 +73,7 @@ class Extrapolated(Guided):
         t: Tensor | float,
         cond: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
-        """Return the model's reading and the extrapolated one; the weaker model is asked only where it has a say."""
+        """Return the model's reading and the extrapolated one; the weaker model is asked only if its weight is not 0."""
         check_units(self.sde, self.weak.sde, "the weaker model")
         weight, given = self._weight(t), strong(x, t, **cond)
         return given, given + Scale(weight)(given - weak(x, t, **cond)) if weight.any() else given
@@ -89,7 +89,7 @@ def stack_estimate(model: ScoreModel, x: Tensor, t: Tensor | float, /, **cond: A
 
 
 class Without(Conditioned):
-    """A score model to which some or all conditions of a call are not passed on, and fixed ones are passed instead.
+    """A wrapper that does not pass on some or all conditions of a call to its model, and passes fixed ones instead.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class Without(Conditioned):
     drop
         The names of the conditions that are not passed on; None for all.
     cond
-        The conditions it gets instead, by keyword; none for the model without condition.
+        The conditions that the model gets instead, by keyword; none for the model without condition.
 
     Raises
     ------
@@ -124,7 +124,7 @@ class Without(Conditioned):
 
     @property
     def conditions(self) -> Conditions:
-        """Any: those dropped are passed over."""
+        """Any condition, since dropped ones are ignored."""
         return ANY
 
     def check_run(self, /, **cond: Any) -> None:
@@ -172,12 +172,12 @@ class AgainstNull(Extrapolated):
         self.null, self.drop = null, drop
 
     def check_run(self, /, **cond: Any) -> None:
-        """Refuse a run without a condition to push along: with and without it the model would say the same.
+        """Refuse a run without a condition to guide along.
 
         Raises
         ------
         ValueError
-            If the model is asked twice under the same conditions.
+            If the model would be asked twice under the same conditions.
         """
         given, null = (_those_given(passed) for passed in (cond, self.weak.passed_on(**cond)))
         if given.keys() == null.keys() and all(_are_equal(given[name], null[name]) for name in given):
@@ -210,7 +210,7 @@ def _are_equal(a: Any, b: Any) -> bool:
     if not all(isinstance(value, (Tensor, int, float)) for value in (a, b)):
         return False
     one, other = (torch.as_tensor(value).detach().cpu() for value in (a, b))
-    if one.is_floating_point() and other.is_floating_point():  # each with the digits that both have
+    if one.is_floating_point() and other.is_floating_point():  # compared in the coarser of both dtypes
         coarse = min(one.dtype, other.dtype, key=lambda dtype: torch.finfo(dtype).bits)
         one, other = one.to(coarse), other.to(coarse)
     try:
@@ -231,7 +231,7 @@ class AffineExtrapolation(Extrapolated):
     """
 
     def planned_by(self) -> Any:
-        """Return what plans of both models depend on, and how they are weighted."""
+        """Return what plans of both models depend on, and what their weights depend on."""
         models = self.model.planned_by(), self.weak.planned_by()
         return type(self), models, self.scale, self.interval, self.conditioned
 
@@ -270,27 +270,27 @@ class ClassifierFree(AgainstNull, AffineExtrapolation):
     """Classifier-free guidance: ``v_null + scale (v_cond − v_null)`` for the velocity, and likewise for score, noise and
     clean data.
 
-    J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598. A scale of 1 is the conditional
-    model, 0 the unconditional one, more than 1 pushes away from it. With a *negative* condition for `null`, it pushes away
-    from that: ``ClassifierFree(model, 2.0, null={"label": 3})``.
+    J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598. A scale of 1 gives the conditional model,
+    0 the unconditional model, and more than 1 pushes away from the latter. With a *negative* condition for `null` it pushes away
+    from that condition: ``ClassifierFree(model, 2.0, null={"label": 3})``.
 
-    Of several conditions each can have a scale of its own,
-    ``ClassifierFree(ClassifierFree(model, v, drop=["b"]), w, drop=["a"])``, by four evaluations of the network. Where `a` and `b`
-    are independent given the state, it is ``s + w ∇ log p(a | x) + v ∇ log p(b | x)`` with the score `s` without both.
+    Each of several conditions can have a scale of its own,
+    ``ClassifierFree(ClassifierFree(model, v, drop=["b"]), w, drop=["a"])``, by four evaluations of the network. If `a` and `b`
+    are independent given the state, the score is ``s + w ∇ log p(a | x) + v ∇ log p(b | x)`` with the score `s` without both.
 
     Parameters
     ----------
     model
-        A score model that was trained with and without its condition; the networks here know the null condition as
-        the label −1, or as a condition left out.
+        A score model that was trained with and without its condition; for the networks of the library the null condition is the
+        label −1, or a condition that is left out.
     scale
         A number.
     null
-        The null conditions, passed in place of those given; by default all are left out.
+        The null conditions, passed in place of the given ones; by default all are left out.
     interval
         As for `Extrapolated`.
     drop
-        The names of the conditions that guidance pushes along, such as ``["label"]``; all by default. Others hold for both.
+        The names of the conditions that guidance pushes along, such as ``["label"]``; all by default. Both evaluations get others.
 
     Raises
     ------
@@ -304,8 +304,8 @@ class ClassifierFree(AgainstNull, AffineExtrapolation):
 class Autoguidance(AffineExtrapolation):
     """Autoguidance: a score model guided away from a weaker model of the same data, ``strong + (scale − 1) (strong − weak)``.
 
-    Where both err in the same direction, the weaker one more, the difference points to the data. No condition is needed, and
-    variety is kept. T. Karras et al., *Guiding a diffusion model with a bad version of itself*, 2024, arXiv:2406.02507.
+    If both models err in the same direction, the weaker one more, their difference points to the data. No condition is needed,
+    and variety is kept. T. Karras et al., *Guiding a diffusion model with a bad version of itself*, 2024, arXiv:2406.02507.
 
     Parameters
     ----------
@@ -330,12 +330,12 @@ class Autoguidance(AffineExtrapolation):
         check_same_process(model, weak, "the weaker model")
 
     def check_run(self, /, **cond: Any) -> None:
-        """Refuse a run as either model does, and one of a model that is guided away from itself.
+        """Refuse a run that either model refuses, and a model that is guided away from itself.
 
         Raises
         ------
         ValueError
-            If the two are one.
+            If both models are the same object.
         """
         if self.weak is self.model:
             raise ValueError(
@@ -346,5 +346,5 @@ class Autoguidance(AffineExtrapolation):
 
     @property
     def conditions(self) -> Conditions:
-        """The conditions that both models take, as both get all."""
+        """The conditions that both models take, since both get all."""
         return self.model.conditions.both(self.weak.conditions)

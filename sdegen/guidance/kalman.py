@@ -1,4 +1,4 @@
-"""Posteriors by the best linear estimate of clean data, which takes no derivative of the model: `KalmanUpdate`."""
+"""Approximate posteriors by the best linear estimate of clean data, without derivatives of the model: `KalmanUpdate`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .measured import GivenMeasurement
 from .measuring import LinearMeasurement, require_measured
 
 MOST = 1000  # iterations, by default
-SIGNS = 8  # random signs by which the diagonal of a map is found
-SMALL = 1024  # numbers of a datum for which a matrix may be formed
-MISSED = 0.1  # standard deviations of the noise, by which predicted data may miss what was measured
+SIGNS = 8  # vectors of random signs, by which the diagonal of a map is estimated
+SMALL = 1024  # numbers of a datum, up to which a matrix may be formed
+MISSED = 0.1  # standard deviations of the noise, by which predicted data may miss the measured values
 
 
 class KalmanUpdate(GivenMeasurement, CleanState):
@@ -32,29 +32,30 @@ class KalmanUpdate(GivenMeasurement, CleanState):
 
     ``V = (C⁻¹ + snr_t)⁻¹`` for data of covariance `C`, which makes the correction exact for Gaussian data (R. Kalman, *A new
     approach to linear filtering and prediction problems*, 1960). `MomentMatching` takes `V` from the derivative of the model,
-    which follows data of any law, but is no covariance along directions in which data hardly vary; of a smooth series measured
-    precisely these are most. Here no derivative is taken: one evaluation of the model, whatever its errors, and a precise
-    measurement is met. Of data that are not Gaussian `V` is too wide, and the result an approximation as `PiGDM` is.
+    which holds for data of any law, but for a network is no covariance along directions in which data hardly vary; in a smooth
+    series that is measured precisely most directions are such. Here no derivative is taken: it costs one evaluation of the model,
+    and samples agree with a precise measurement whatever the errors of the model. For data that are not Gaussian `V` is too wide,
+    and the result is an approximation, like that of `PiGDM`.
 
     Parameters
     ----------
     model
         A score model of a linear process.
     measurement
-        What was done to the data, a linear map.
+        The measurement of the data, a linear map.
     covariance
-        `C` of the flattened data, ``(d, d)``, or their variances, ``(d,)``; that of the model's moments by default, of which
-        data of more than 64 numbers have variances alone.
+        `C` of the flattened data, ``(d, d)``, or their variances, ``(d,)``. By default that of the model's moments, which for
+        data of more than 64 numbers are only variances.
     iterations
-        Of the conjugate gradients that solve with ``std² + A V Aᵀ`` in float64 and are preconditioned by its diagonal, where
-        only variances of the data are known; twice as many as numbers measured, at most 1,000, by default. What they leave
-        bounds how far the result is off in units of the posterior. If that is more than a tenth, data of up to 1,024 numbers
-        are corrected by a matrix; for larger data, or after iterations that were given, a warning says so.
+        The number of iterations of the conjugate gradients that are used if only variances are known. They solve with
+        ``std² + A V Aᵀ`` in float64, preconditioned by its diagonal; by default twice as many as measured numbers, at most 1,000.
+        Their residual bounds the error of the result in units of the posterior. If it is more than a tenth, data of up to 1,024
+        numbers are corrected by a matrix; for larger data, or if `iterations` was given, there is a warning.
 
     Raises
     ------
     TypeError
-        If the process or the measurement is not linear, or the covariance is no tensor of floating point numbers.
+        If the process or the measurement is not linear, or the covariance is not a tensor of floating-point numbers.
     ValueError
         If the covariance has another shape or holds NaN or infinite values; at a call, if `y` is missing or has another shape,
         or no covariance is known.
@@ -102,15 +103,16 @@ class KalmanUpdate(GivenMeasurement, CleanState):
         return self._restated(t, x_0, eps, self.sde.standardise(data + moved).to(x_0))
 
     def _solve(self, residual: Tensor, C: Tensor, snr: Tensor, data: Tensor) -> Tensor:
-        """Return the correction for a covariance matrix or variances `C`, by the singular values of ``A V^½ / std``, which keep
-        their digits however precise the measurement is; `residual` is in units of the noise.
+        """Return the correction for a covariance matrix or variances `C`, with `residual` in units of the noise.
+
+        It takes the singular values of ``A V^½ / std``, which are accurate however precise the measurement is.
         """
         values, basis = torch.linalg.eigh(C) if C.ndim == 2 else (C, torch.eye(len(C)).to(C))
         directions = self.sde.units.stretch(basis.T.reshape(-1, *data.shape[1:]))  # (d, *)
         seen, values = as_vectors(self.measurement.measure(directions)).T / self.measurement.std, values.clamp_min(0)
 
         def correct(level: Tensor, r: Tensor) -> Tensor:
-            root = (1 / values + level).rsqrt()  # 0 also of data that do not vary, at a time without noise
+            root = (1 / values + level).rsqrt()  # 0 for data that do not vary, also at a time without noise
             U, sizes, Wt = torch.linalg.svd(seen * root, full_matrices=False)
             return (r @ U * (sizes / (1 + sizes.square()))) @ Wt * root
 
@@ -121,7 +123,7 @@ class KalmanUpdate(GivenMeasurement, CleanState):
         return (moved[back] @ as_vectors(directions)).reshape(data.shape)
 
     def _iterate(self, residual: Tensor, variances: Tensor, snr: Tensor, data: Tensor) -> Tensor:
-        """Return the correction for variances, by conjugate gradients; a warning where these do not arrive."""
+        """Return the correction for variances, by conjugate gradients; warn if these do not converge."""
         A, units = self.measurement, self.sde.units
         root = (1 / variances + snr[:, None]).rsqrt().reshape(-1, *data.shape[1:])
         transpose = A.transpose_at(data)
@@ -153,7 +155,7 @@ class KalmanUpdate(GivenMeasurement, CleanState):
         Raises
         ------
         ValueError
-            If the covariance given is that of other data.
+            If the given covariance is that of data of another size.
         """
         moments = self.require_moments(", or give covariance=..., that of the data")
         if self.covariance is not None:
@@ -167,15 +169,16 @@ class KalmanUpdate(GivenMeasurement, CleanState):
 
 
 def _diagonal(forth: Map, root: Tensor) -> Tensor:
-    """Return ``diag(H Hᵀ)`` of a map `H`, about: the mean square of ``H s`` over random signs `s`, which is exact where every
-    number that is measured sees one coordinate.
+    """Return an estimate of ``diag(H Hᵀ)`` of a map `H`: the mean square of ``H s`` over random signs `s`.
+
+    It is exact if every measured number depends on one coordinate.
 
     Parameters
     ----------
     forth
         The product with `H`.
     root
-        A tensor of the shape of what `H` takes, or of many.
+        A tensor of the shape of the vectors that `H` takes, with a row for each.
     """
     draws = torch.Generator().manual_seed(0)
     signs = [torch.randint(0, 2, root.shape[1:], generator=draws).to(root) * 2 - 1 for _ in range(SIGNS)]

@@ -1,7 +1,7 @@
-"""Copies of data drawn given a measurement that is not linear, by Langevin steps that are accepted or refused.
+"""Draws of noisy copies of data given a measurement that is not linear, by Langevin steps that are accepted or refused.
 
-A copy `z` of data `x` has the law ``p(z | x, y) ∝ p(y | z) N(z; x, level² D²)``, with the spread `D` of the data's units. It is
-no Gaussian, and a draw of it asks no model: only values and slopes of the likelihood.
+A copy `z` of data `x` has the law ``p(z | x, y) ∝ p(y | z) N(z; x, level² D²)``, with the spread `D` of the data's units. This
+law is not Gaussian. A draw from it needs values and slopes of the likelihood, and no evaluation of a model.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from .conjugate_gradients import Map
 from .coupling import CopiedData
 from .measuring import check_measured
 
-TRIES = 32  # draws of the noise alone, of which one may be taken
+TRIES = 32  # draws of the noise alone, one of which may be taken
 STEPS = 16  # of a walk
-SHORTEST = 0.03  # of the lengths of a step, of which 1 forgets where it began
-STEEPEST = 3.0  # roots of the numbers measured: the longest slope of a step, in standard deviations of the copy's noise
-MOST = 256  # measured numbers, of which every datum has a square matrix
+SHORTEST = 0.03  # the smallest length of a step; a step of length 1 forgets where it began
+STEEPEST = 3.0  # roots of the number of measured numbers: the longest slope of a step, in standard deviations of the copy's noise
+MOST = 256  # measured numbers, at most, since every datum has a square matrix over them
 
 
 class LangevinCopy(CopiedData):
     """A score model's data, coupled with a measured copy of them by Gaussian noise, for any measurement that torch can
     differentiate.
 
-    The joint law is ``p(x) N(z; x, level² D²) p(y | z)``. A copy is drawn by steps from the copy of before, which leave
+    The joint law is ``p(x) N(z; x, level² D²) p(y | z)``. A copy is drawn by steps from the last copy, which leave
     ``p(z | x, y)`` as it is. In ``w = D⁻¹ (z − x) / level`` a step proposes ``w' = w + (1 − ρ) P⁻¹ ∇ log p(w) + β P^(−½) n`` with
     ``ρ² = 1 − β²`` and ``P = 1 + Bᵀ B``, where `B` is the derivative of the measurement at `x` in units of the noise's local
-    standard deviation, and Metropolis' rule accepts or refuses it. For a linear map with Gaussian noise all is accepted, and a
-    step with ``β = 1`` is an exact draw. Elsewhere no length suits all copies: `β` is drawn for each, down to 0.03, and the
-    slope, which may be steep far away, is shortened to three roots of the number of numbers measured. With ``P = 1`` these are
-    steps of S. Cotter, G. Roberts, A. Stuart, D. White, *MCMC methods for functions: modifying old algorithms to make them
-    faster*, 2013, arXiv:1202.0709.
+    standard deviation. Metropolis' rule accepts or refuses the proposal. For a linear map with Gaussian noise all are accepted,
+    and a step with ``β = 1`` is an exact draw. For others no length suits all copies: `β` is drawn for each, down to 0.03, and
+    the slope, which may be steep far away, is shortened to three roots of the number of measured numbers. With ``P = 1`` these
+    are the steps of S. Cotter, G. Roberts, A. Stuart, D. White, *MCMC methods for functions: modifying old algorithms to make
+    them faster*, 2013, arXiv:1202.0709.
 
     Parameters
     ----------
@@ -45,22 +45,22 @@ class LangevinCopy(CopiedData):
         As for `NoisedData`.
     """
 
-    _last: tuple[Tensor, float] | None = None  # the copy of before, and its level
+    _last: tuple[Tensor, float] | None = None  # the last copy, and its level
 
     def matching_level(self, x: Tensor) -> float:
-        """Return the least of the levels at which the noise of a copy of one of the data has the variance of the measurement's
-        noise, along the direction that is measured best.
+        """Return the level at which a copy's noise has the variance of the measurement's noise, along the direction that is
+        measured best; the lowest of those of all data.
         """
         measured = _Precision(self, x, 1.0).values.max()
         return measured.clamp_min(torch.finfo(torch.float64).tiny).rsqrt().item()
 
     def draw_copy(self, x: Tensor, level: float) -> Tensor:
-        """Draw the copy given the data and what was measured, from the copy of before; the first time from the data.
+        """Draw the copy given the data and `y`, by steps from the last copy, or the first time from the data, and return it.
 
         Raises
         ------
         ValueError
-            If too many numbers are measured, or what is measured of the data is not finite or has no derivative.
+            If too many numbers are measured, or the measurement of the data is not finite or has no derivative.
         """
         P, standardise = _Precision(self, x, level), self.sde.units.standardise
         w = torch.zeros_like(x) if self._last is None else (standardise(self._last[0]) - standardise(x)) / self._last[1]
@@ -70,7 +70,7 @@ class LangevinCopy(CopiedData):
         return z
 
     def _choose(self, w: Tensor, x: Tensor, level: float) -> Tensor:
-        """Return `w` or one of some draws of the noise alone, by their likelihoods: so modes far apart get their weights."""
+        """Return `w` or a draw of the noise alone, chosen by their likelihoods, so that modes far apart get their weights."""
         total = self.log_likelihood(self._place(w, x, level))
         for _ in range(TRIES):
             other = noise_like(x, self.generator)
@@ -80,7 +80,7 @@ class LangevinCopy(CopiedData):
         return w
 
     def _walk(self, w: Tensor, x: Tensor, level: float, P: _Precision) -> Tensor:
-        """Return `w` after steps of the chain, every other of them of length one."""
+        """Return `w` after steps of the chain, every other of which has length 1."""
         value, drift = self._look(w, x, level, P)
         for i in range(STEPS):
             beta = SHORTEST ** (i % 2 * torch.rand(len(x), dtype=torch.float64, generator=self.generator))
@@ -93,14 +93,14 @@ class LangevinCopy(CopiedData):
         return w
 
     def _take(self, log_chance: Tensor, others: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return each row of `others` with a chance of this logarithm, none where it is NaN, and those of `before` elsewhere."""
+        """Return rows of `others`, each with the given log-probability (NaN counts as never), and else those of `before`."""
         u = torch.rand(len(log_chance), dtype=torch.float64, generator=self.generator)
         taken = (u.log() < log_chance.double().cpu()).to(log_chance.device)
         pairs = zip(others, before, strict=True)
         return tuple(torch.where(over_rows(taken, old), new, old) for new, old in pairs)
 
     def _place(self, w: Tensor, x: Tensor, level: float) -> Tensor:
-        """Return the copy of coordinates `w`."""
+        """Return the copy that has the coordinates `w`."""
         return x + level * self.sde.units.stretch(w)
 
     def log_likelihood(self, z: Tensor) -> Tensor:
@@ -108,18 +108,18 @@ class LangevinCopy(CopiedData):
         return self.measurement.log_prob(check_measured(self.y, self.measurement.measure(z)), z)
 
     def _look(self, w: Tensor, x: Tensor, level: float, P: _Precision) -> tuple[Tensor, Tensor]:
-        """Return ``log p(w)`` but for a constant, and ``P⁻¹ ∇ log p(w)``, shortened where it is long."""
+        """Return ``log p(w)`` up to a constant, and ``P⁻¹ ∇ log p(w)``, shortened if it is long."""
         z = self._place(w, x, level)
         value, _, back = pull_back(lambda z: (self.log_likelihood(z), ()), z)
         slope = level * self.sde.units.stretch(back(torch.ones_like(value))) - w
-        # Where the likelihood is no number, the walk is without a slope.
+        # Where the slope is not finite, the walk goes without it.
         drift = P.solve(slope.where(slope.isfinite(), 0.0))
         most = STEEPEST**2 * P.numbers
         return value - 0.5 * dot(w, w), drift * rows((most / dot(drift, drift).clamp_min(most)).sqrt(), drift)
 
 
 class _Precision:
-    """The matrix ``P = 1 + Bᵀ B`` of each datum, by products with `B` alone and one decomposition of ``B Bᵀ``."""
+    """The matrix ``P = 1 + Bᵀ B`` of each datum, by products with `B` and `Bᵀ` and one decomposition of ``B Bᵀ``."""
 
     def __init__(self, laws: LangevinCopy, x: Tensor, level: float) -> None:
         A, stretch = laws.measurement, laws.sde.units.stretch
@@ -149,7 +149,7 @@ class _Precision:
         return v - self.back(self._shrink(self.forth(v)))
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Draw Gaussian noise of the covariance ``P⁻¹``: noise without a measurement, put right by its misfit to one of zero."""
+        """Draw Gaussian noise of the covariance ``P⁻¹``: standard noise, corrected by a noisy measurement that should be 0."""
         n = noise_like(self.like, generator)
         missed = self.forth(n)
         return n - self.back(self._shrink(missed + noise_like(missed, generator)))

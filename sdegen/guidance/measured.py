@@ -1,10 +1,10 @@
-"""Score models given a measurement, by approximations of ``∇ log p(y | x_t)``: for samples of ``p(x_0 | y)`` (inverse problems).
+"""Score models given a measurement, by approximations of ``∇ log p(y | x_t)``, for samples of ``p(x_0 | y)`` (inverse problems).
 
 The likelihood of a noised state is ``∫ p(y | x_0) p(x_0 | x_t) dx_0``. Each wrapper takes a Gaussian for the unknown second
-factor: of no width (`DPS`), of the width that Gaussian data leave (`PiGDM`), of the model's own covariance (`MomentMatching`).
-Where the map is not linear, `A` is its derivative at the predicted datum, and where the noise is not Gaussian, its variance and
-what was seen are those of `NoiseLaw.local_gaussian` there. All are wrong for mixtures, `benchmarks/posterior_table.py` says by
-how much; `measurements.mixture_posterior` is the truth.
+factor: of no width (`DPS`), of the width that it has for Gaussian data (`PiGDM`), or of the model's own covariance
+(`MomentMatching`). If the map is not linear, `A` is its derivative at the predicted datum; if the noise is not Gaussian, it is
+replaced by `NoiseLaw.local_gaussian` there. All are wrong for mixtures; `benchmarks/posterior_table.py` shows by how much, and
+`measurements.mixture_posterior` is exact.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .measurements import LinearMeasurement, Measurement, posterior_moments
 from .measuring import as_measured, require_measured
 from .misfit import warn_of_misfit
 
-MANY = 256  # numbers of a datum, of which no covariance is formed
+MANY = 256  # numbers of a datum, above which no covariance is formed
 
 
 class GivenMeasurement(Guided):
-    """A wrapper that takes a measurement as the condition `y`, and does not hand it on to the model inside.
+    """A wrapper that takes a measurement as the condition `y`, and does not pass it on to the model inside.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class GivenMeasurement(Guided):
 
     measurement: Measurement
     conditioned = True
-    exactly = False  # whether samples are to meet what was measured without its noise
+    exactly = False  # whether samples are to agree with `y` exactly, as if it had no noise
 
     @property
     def conditions(self) -> Conditions:
@@ -53,8 +53,9 @@ class GivenMeasurement(Guided):
         return self.model.conditions.plus("y")
 
     def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
-        """Name the conditions with a row for each sample; `y` has them if it has one axis more than what is measured of one
-        datum, however long the first is.
+        """Return the names of the conditions with a row for each sample.
+
+        `y` has rows if it has one axis more than a measurement of one datum, and `n` of them.
         """
         named = super().with_rows(self.passed_on(**cond), x, n)
         if "y" not in cond:
@@ -63,24 +64,26 @@ class GivenMeasurement(Guided):
         return [*named, "y"] if y.ndim == one.ndim and len(y) == n else named
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return the moments of Gaussian data with the model's moments given a linear measurement of few numbers, else None."""
+        """Return the moments given `y` of Gaussian data with the model's moments; None unless the measurement is linear and data
+        have few numbers.
+        """
         known, A = self.model.conditional_moments(**self.passed_on(**cond)), self.measurement
         if known is None or "y" not in cond or known.mean.numel() > MANY or not isinstance(A, LinearMeasurement):
             return None
         return posterior_moments(known, A, as_measured(cond["y"]))
 
     def examine(self, x: Tensor, /, **cond: Any) -> None:
-        """Warn of samples that fit what was measured worse or better than its noise does, of a run that was to fit it as well."""
+        """Warn of samples that fit `y` worse or better than noise does, if the run is to sample the posterior (`is_whole`)."""
         if "y" in cond and self.is_whole():
             warn_of_misfit(self.measurement, as_measured(cond["y"]), x, self.exactly)
         super().examine(x, **cond)
 
     def is_whole(self) -> bool:
-        """Tell whether the law that is meant is the posterior, and no weaker tilt."""
+        """Tell whether the posterior itself is meant, and not a weaker or stronger tilt."""
         return True
 
     def check_run(self, /, **cond: Any) -> None:
-        """Refuse a run as the model inside does, and a measurement that does not measure each datum alone."""
+        """Refuse a run that the model inside refuses, and a measurement that does not measure each datum alone."""
         self.measurement.refuse_mixing(self)
         super().check_run(**cond)
 
@@ -95,10 +98,11 @@ class MeasurementGuidance(GivenMeasurement, Tilted):
     as constant, for any measurement: the map is linearised, and the noise made Gaussian, at the predicted datum.
 
     ``∇ log p(y | x_t) ≈ (∂ A E[x_0 | x_t] / ∂x)ᵀ Q_t⁻¹ (y − A E[x_0 | x_t])``: one evaluation of the model and its derivative.
-    What was seen is the condition `y` of a run, ``sample(wrapper, n, y=y)``, in the shape that the measurement gives: without a
-    batch for all samples, or a row for each. A run ends with a warning where most samples fit `y` worse than its noise allows, or
-    better (`find_misfit`), as where steps pass over the noise of a precise measurement. Where noise is small the pull changes
-    quickly, and a deterministic sampler carries errors of a network to the end: take one with noise, ``ExponentialSDE(50)``.
+    The measured values are the condition `y` of a run, ``sample(wrapper, n, y=y)``, in the shape that the measurement returns:
+    without a batch for all samples, or with a row for each. A run ends with a warning if most samples fit `y` worse than its
+    noise allows, or better (`find_misfit`), as if steps are too long for the noise of a precise measurement. Where noise is small
+    the guidance changes quickly, and a deterministic sampler carries errors of a network to the end: take a sampler with noise,
+    such as ``ExponentialSDE(50)``.
 
     Parameters
     ----------
@@ -112,10 +116,10 @@ class MeasurementGuidance(GivenMeasurement, Tilted):
     Raises
     ------
     TypeError
-        If the process is not linear, or `measurement` is none.
+        If the process is not linear, or `measurement` is not a measurement.
     ValueError
-        If the scale is not finite, or the interval out of order; at a call, if `y` is missing, has another shape or is nothing
-        that the noise can give, or what is measured of a predicted datum is not finite or has no derivative.
+        If the scale is not finite, or the interval out of order; at a call, if `y` is missing, has another shape or is impossible
+        under the noise, or the measurement of a predicted datum is not finite or has no derivative.
     """
 
     @check_arguments
@@ -130,7 +134,7 @@ class MeasurementGuidance(GivenMeasurement, Tilted):
         self.measurement = measurement
 
     def is_whole(self) -> bool:
-        """Tell whether the whole likelihood pulls at all times."""
+        """Tell whether the likelihood has the power 1 at all times."""
         return self.scale == 1 and self.interval is None
 
     def tilted(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,8 +144,9 @@ class MeasurementGuidance(GivenMeasurement, Tilted):
     def tilt_with_log_density(
         self, x: Tensor, t: Tensor | float, weighed: bool = True, /, **cond: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return clean state, noise and gradient as `tilted` does, and ``log p(y | x_t)``, ``(B,)``, but for a constant of all
-        states: of Gaussian noise ``−½ residualᵀ Q⁻¹ residual − ½ log |Q|``, without the determinant if it is not `weighed`.
+        """Return clean state, noise and gradient as `tilted` does, and ``log p(y | x_t)``, ``(B,)``, up to a constant.
+
+        For Gaussian noise this is ``−½ residualᵀ Q⁻¹ residual − ½ log |Q|``, without the determinant unless `weighed`.
         """
 
         def look(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -173,11 +178,11 @@ class MeasurementGuidance(GivenMeasurement, Tilted):
     def log_width(
         self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
     ) -> Tensor | float:
-        """Return ``½ log |Q / std²|`` beside that of other states, ``(B,)``: 0 where `Q` is taken for the same in all."""
+        """Return ``½ log |Q / std²|``, ``(B,)``, up to a constant of all states: 0 if `Q` is taken to be the same in all."""
         return 0.0
 
     def limit(self, slope: Tensor, m: int, t: Tensor | float) -> Tensor:
-        """Return the slope, shortened to what `m` measured numbers can make at most; by default as it is."""
+        """Return the slope, shortened to the largest length that `m` measured numbers can cause; by default as it is."""
         return slope
 
 
@@ -190,7 +195,7 @@ class CovarianceGuidance(MeasurementGuidance):
     model, measurement, scale, interval
         As for `MeasurementGuidance`.
     iterations
-        Of the conjugate gradients; as many as numbers measured, at most 30, by default.
+        The number of iterations of the conjugate gradients; by default that of the measured numbers, at most 30.
     """
 
     @check_arguments
@@ -208,7 +213,7 @@ class CovarianceGuidance(MeasurementGuidance):
     def apply_precision(
         self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
     ) -> Tensor:
-        """Return ``Q⁻¹ residual``, solved in units of the noise, of which there may be one for each number."""
+        """Return ``Q⁻¹ residual``, solved in units of the noise, which may differ from number to number."""
         spread = self.spread(back, data, t)
         return self.solve(lambda u: u + spread(u / std) / std, residual / std) / std
 
@@ -225,23 +230,24 @@ class PiGDM(CovarianceGuidance):
     """Pseudoinverse guidance (ΠGDM): a measurement model with ``Q = std² + r_t² A Aᵀ``, `r_t²` the posterior variance of
     Gaussian data, in their own units.
 
-    ``r_t² = v / (1 + v snr)`` for data of variance `v` a coordinate, which is exact for ``N(0, v)``. J. Song, A. Vahdat,
-    M. Mardani, J. Kautz, *Pseudoinverse-guided diffusion models for inverse problems*, 2023; its data have ``v = 1``, and it
-    multiplies the guidance by ``r_t²`` besides, which Bayes' rule does not.
+    ``r_t² = v / (1 + v snr)`` for data of variance `v` a coordinate, which is exact for ``N(0, v)``. J. Song, A. Vahdat, M.
+    Mardani, J. Kautz, *Pseudoinverse-guided diffusion models for inverse problems*, 2023. The paper's data have ``v = 1``, and it
+    also multiplies the guidance by ``r_t²``, which Bayes' rule does not.
 
     Parameters
     ----------
     model, measurement, scale, interval
         As for `MeasurementGuidance`.
     variance
-        `v`; that of the model's moments by default.
+        `v`; by default that of the model's moments.
     iterations
-        Of the conjugate gradients that solve with `Q`; as many as numbers measured, at most 30, by default.
+        The number of iterations of the conjugate gradients that solve with `Q`; by default that of the measured numbers, at most
+        30.
 
     Raises
     ------
     ValueError
-        If the variance is not positive; at a call, if it is unknown.
+        If the variance is not positive; at a call, if it is neither given nor known to the model.
     """
 
     @check_arguments
@@ -276,16 +282,17 @@ class MomentMatching(CovarianceGuidance):
     By Tweedie's formula ``Cov[x_0 | x_t] = (∂E[x_0 | x_t] / ∂x) R Rᵀ Phi⁻ᵀ``, of which only products with vectors are formed: one
     derivative of the model for each iteration. F. Rozet et al., *Learning diffusion priors from observations by
     expectation maximization*, 2024, arXiv:2405.13712; B. Boys et al., *Tweedie moment projected diffusions for inverse problems*,
-    2023, arXiv:2310.06721. The derivative of a network errs where data hardly vary: samples of a smooth series of which few
-    places are measured precisely may come out too wide between these; `KalmanUpdate` takes no derivative.
+    2023, arXiv:2310.06721. The derivative of a network is wrong along directions in which data hardly vary: if few places of a
+    smooth series are measured precisely, samples may be too wide between these. `KalmanUpdate` takes no derivative.
 
     Parameters
     ----------
     model, measurement, scale, interval
         As for `MeasurementGuidance`.
     iterations
-        Of the minimal residuals that solve with `Q`; as many as numbers measured, at most 30, by default. The derivative of a
-        network is a covariance along some directions only: it is followed as far as it is symmetric and positive.
+        The number of iterations of the minimal residuals that solve with `Q`; by default that of the measured numbers, at most
+        30. The derivative of a network is a covariance only along some directions: it is used as far as it is symmetric and
+        positive.
     """
 
     def solve(self, product: Map, b: Tensor) -> Tensor:
@@ -295,8 +302,9 @@ class MomentMatching(CovarianceGuidance):
     def log_width(
         self, residual: Tensor, std: Tensor | float, back: Map, data: Tensor, t: Tensor | float
     ) -> Tensor | float:
-        """Return ``½ log |1 + A Cov Aᵀ / std²|``, ``(B,)``, by one derivative for each number measured; negative eigenvalues,
-        which the derivative of a network may have, count as 0.
+        """Return ``½ log |1 + A Cov Aᵀ / std²|``, ``(B,)``, by one derivative for each measured number.
+
+        Negative eigenvalues, which the derivative of a network may have, count as 0.
 
         Raises
         ------

@@ -1,7 +1,7 @@
 """Linear measurements with Gaussian noise, ``y = A x + std n``, of vectors and of images; others are `Nonlinear`.
 
-A measurement says what it does to data, and all else follows: its transpose by differentiation, its matrix from the images of
-the coordinates. Wrappers of `guidance` sample what may have been measured; `mixture_posterior` is the truth for mixtures.
+A measurement gives its map, and all else follows: its transpose by differentiation, its matrix by measuring unit vectors.
+Wrappers of `guidance` sample data given a measurement; `mixture_posterior` is the exact posterior for mixtures.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .noises import BernoulliNoise, GaussianNoise, LaplaceNoise, NoiseLaw, Poiss
 
 
 class Linear(LinearMeasurement):
-    """A measurement by any matrix, ``y = A x + std n``; for a linear map that is a function derive from `LinearMeasurement`.
+    """A measurement by any matrix, ``y = A x + std n``; for a linear map given as a function, subclass `LinearMeasurement`.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class Mask(LinearMeasurement):
     TypeError
         If the mask is not boolean.
     ValueError
-        If it shows nothing, or `std` is not positive; at a call, if data have another shape.
+        If no coordinate is seen, or `std` is not positive; at a call, if data have another shape.
     """
 
     @check_arguments
@@ -160,7 +160,7 @@ class Blur(LinearMeasurement):
     Parameters
     ----------
     width
-        Standard deviation of the Gaussian in pixels; it is cut at three of them.
+        Standard deviation of the Gaussian in pixels; the Gaussian is cut at three standard deviations.
     std
         Standard deviation of the noise.
 
@@ -207,7 +207,7 @@ class Grey(LinearMeasurement):
     Raises
     ------
     ValueError
-        If `std` is not positive; at a call, if data are no images.
+        If `std` is not positive; at a call, if data are not images.
     """
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -221,18 +221,18 @@ class Grey(LinearMeasurement):
 def mixture_posterior(law: GaussianMixture, measurement: LinearMeasurement, y: Tensor) -> GaussianMixture:
     """Return the exact posterior of Gaussian-mixture data given a measurement `y`: a mixture again.
 
-    Of a component ``N(m, C)`` with ``S = A C Aᵀ + std²`` and ``K = C Aᵀ S⁻¹`` there is left ``N(m + K (y − A m), C − K A C)``,
-    with its weight times ``N(y; A m, S)``. So ``Exact(sde, mixture_posterior(...))`` is the true score model of the
-    posterior along any linear process, which approximate wrappers can be held against.
+    With ``S = A C Aᵀ + std²`` and ``K = C Aᵀ S⁻¹`` a component ``N(m, C)`` becomes ``N(m + K (y − A m), C − K A C)``, and its
+    weight is multiplied by ``N(y; A m, S)``. So ``Exact(sde, mixture_posterior(...))`` is the true score model of the posterior
+    on any linear process, with which approximate wrappers can be compared.
 
     Parameters
     ----------
     law
         The law of the data.
     measurement
-        What was done to them.
+        The measurement of the data.
     y
-        What was seen, of one datum: without a batch.
+        The measured values of one datum, without a batch.
 
     Raises
     ------
@@ -255,7 +255,7 @@ def mixture_posterior(law: GaussianMixture, measurement: LinearMeasurement, y: T
     moved, rest, residual, S = update_gaussians(means, C, A, measurement.std, y)
     evidence = torch.distributions.MultivariateNormal(torch.zeros_like(y), S).log_prob(residual)
     log_weights = (law.weights.log() + evidence).log_softmax(0)
-    kept = log_weights > log_weights.max() - 600 * math.log(2)  # those that float64 tells from zero
+    kept = log_weights > log_weights.max() - 600 * math.log(2)  # the others are as good as 0
     weights = log_weights[kept].softmax(0)
     return GaussianMixture(weights, moved[kept].reshape(-1, *law.event_shape), rest[kept])
 
@@ -264,19 +264,20 @@ def mixture_posterior(law: GaussianMixture, measurement: LinearMeasurement, y: T
 def posterior_moments(moments: Moments, measurement: LinearMeasurement, y: Tensor) -> Moments | None:
     """Return mean and covariance of Gaussian data given a measurement `y`, from those without it.
 
-    Of other data they are those of the best linear estimate and of its error, on average no narrower than the posterior.
+    For data that are not Gaussian the mean is the best linear estimate, and the covariance that of its error, which on average is
+    no narrower than the posterior.
 
     Parameters
     ----------
     moments
-        Of the data, ``d`` numbers; the mean may have a row for each sample.
+        The moments of the data, of ``d`` numbers; the mean may have a row for each sample.
     measurement, y
-        What was done to the data, and what was seen, of one datum or of each.
+        The measurement of the data, and the measured values of one datum or of each.
 
     Returns
     -------
     Moments
-        The mean has a row for each `y`, if there are several; None where `y` is not what is measured of data.
+        The mean has a row for each `y`, if there are several. None if `y` has another size than a measurement of data.
     """
     shape = moments.event_shape
     A, y = measurement.matrix(shape), y.detach().cpu().double()

@@ -3,9 +3,10 @@
 Measurements to use are in `measurements`, laws of noise in `noises`. Score models given a measurement are in `measured`, `kalman`
 and `replacement`.
 
-Methods ask two things of a measurement: the log-likelihood of what was seen, with its derivatives, and near a predicted datum a
-linear map with Gaussian noise. For a linear map with Gaussian noise that is the measurement itself (`LinearMeasurement`), for
-others it is made of Jacobian–vector products (`Measurement.product_at`, `transpose_at`) and `NoiseLaw.local_gaussian`.
+Methods need two things of a measurement: the log-likelihood of the measured values, with its derivatives, and near a predicted
+datum a linear map with Gaussian noise. If the map is linear and the noise Gaussian, the latter is the measurement itself
+(`LinearMeasurement`); otherwise it is made of Jacobian–vector products (`Measurement.product_at`, `transpose_at`) and
+`NoiseLaw.local_gaussian`.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ from .noises import GaussianNoise, LocalGaussian, NoiseLaw
 class Measurement(OfTensors, Fixed, ABC):
     """The base class of measurements: ``y ~ p(y | f(x))`` with any map `f` that torch can differentiate, and any noise.
 
-    Subclass it with `__call__`, the map without its noise; `Nonlinear` takes a function. Where the map is linear and the noise
-    Gaussian, take `LinearMeasurement`, of which more is known.
+    Subclass it with `__call__`, the map without its noise; `Nonlinear` takes a function. If the map is linear and the noise
+    Gaussian, take `LinearMeasurement`, which can do more.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ class Measurement(OfTensors, Fixed, ABC):
     Raises
     ------
     ValueError
-        If it is a number that is not positive.
+        If `noise` is a number that is not positive.
     """
 
     __repr__ = show_call
@@ -77,8 +78,8 @@ class Measurement(OfTensors, Fixed, ABC):
         return self.noise.sample(self.measure(x), generator)
 
     def log_prob(self, y: Any, x: Tensor) -> Tensor:
-        """Return ``log p(y | x)`` in nats, ``(B,)``, where `y` is a tensor or an array; a ValueError if it has not the shape of
-        what is measured.
+        """Return ``log p(y | x)`` in nats, ``(B,)``, for a tensor or array `y`; raise a ValueError if `y` has not the shape of a
+        measurement of `x`.
         """
         seen, y = self.measure(x), as_measured(y)
         if y.shape != seen.shape:
@@ -87,13 +88,15 @@ class Measurement(OfTensors, Fixed, ABC):
         return check_answer(who, self.noise.log_prob(y, seen), y.shape[:1], seen, must)
 
     def refuse_mixing(self, model: ScoreModel) -> None:
-        """Refuse, by a ValueError, a map that does not measure each datum of a model alone; say nothing where nothing is known
-        of the data.
+        """Raise a ValueError if the map does not measure each datum of a model alone; check nothing if the model's moments are
+        not known.
         """
         refuse_mixing(self._name, self.measure, model)
 
     def local_gaussian(self, y: Tensor, seen: Tensor) -> LocalGaussian:
-        """Return a Gaussian in place of the likelihood of `y` where ``f(x)`` is near `seen`; an error if that is not finite."""
+        """Return a Gaussian that stands for the likelihood of `y` where ``f(x)`` is near `seen`; raise a ValueError if `seen` is
+        not finite.
+        """
         if not seen.isfinite().all():
             raise ValueError(
                 f"{self._name} returned NaN or infinite values for predicted data; give a function that is finite wherever the "
@@ -110,14 +113,14 @@ class Measurement(OfTensors, Fixed, ABC):
         return pull_back(lambda x: (self.measure(x), ()), x)[2]
 
     def check_derivative(self, seen: Tensor, u: Tensor, slope: Tensor) -> None:
-        """Refuse, by a ValueError, a map whose derivative is zero at all data while its values differ: it rounds or leaves torch.
+        """Raise a ValueError if the derivative of the map is zero at all data while its values differ: it rounds or leaves torch.
 
         Parameters
         ----------
         seen
-            ``f`` of several data, ``(B, *)``.
+            ``f(x)`` of several data, ``(B, *)``.
         u, slope
-            What the transposed derivative was multiplied by, and the product.
+            A vector, and its product with the transposed derivative.
         """
         if not slope.any() and u.any() and (seen != seen[:1]).any():
             raise ValueError(
@@ -126,8 +129,8 @@ class Measurement(OfTensors, Fixed, ABC):
             )
 
     def explain_failure(self, x: Tensor) -> None:
-        """Refuse, by a ValueError, a map that has values at data `x` and fails where torch differentiates it; else do nothing."""
-        if is_unknown(x):  # derivatives of derivatives have ways of their own to fail, and another way is found to them
+        """Raise a ValueError if the map has values at data `x`, but torch cannot differentiate it; else do nothing."""
+        if is_unknown(x):  # within a transform of torch, where derivatives of derivatives fail in ways of their own
             return
         with torch.no_grad():
             self(x)
@@ -179,7 +182,7 @@ class LinearMeasurement(Measurement):
         self.std = float(std)
 
     def local_gaussian(self, y: Tensor, seen: Tensor) -> LocalGaussian:
-        """Return the likelihood itself, but for its constant."""
+        """Return the likelihood itself, up to a constant."""
         return self.noise.local_gaussian(y, seen)
 
     def product_at(self, x: Tensor) -> Map:
@@ -187,7 +190,7 @@ class LinearMeasurement(Measurement):
         return self.measure
 
     def transpose_at(self, x: Tensor) -> Map:
-        """Return `transpose` to data of the shape of `x`."""
+        """Return the map `transpose`, for data of the shape of `x`, the same at all data."""
         return lambda u: self.transpose(u, x.shape[1:])
 
     def check_derivative(self, seen: Tensor, u: Tensor, slope: Tensor) -> None:
@@ -208,13 +211,13 @@ class LinearMeasurement(Measurement):
 class Nonlinear(Measurement):
     """A measurement by any function that torch can differentiate, with any noise.
 
-    For example magnitudes ``|A x|`` (phase retrieval), ``x.clamp(-1, 1)`` (saturation), a gamma curve, a network; a linear map
-    too, where the noise is not Gaussian. Where a method needs a matrix, it takes the derivative at the predicted datum.
+    For example magnitudes ``|A x|`` (phase retrieval), ``x.clamp(-1, 1)`` (saturation), a gamma curve, or a network; also a
+    linear map if the noise is not Gaussian. Methods that need a matrix take the derivative at the predicted datum.
 
     Parameters
     ----------
     operator
-        Returns for data ``(B, *)`` what is measured of each, ``(B, *)``.
+        Returns the measurement of each of the data ``(B, *)``, ``(B, *)`` of any shape.
     noise
         The law of the noise; a number is the standard deviation of Gaussian noise.
 
@@ -237,17 +240,17 @@ class Nonlinear(Measurement):
         self.operator = operator
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return ``operator(x)``, of a network in the dtype of its weights."""
+        """Return ``operator(x)``; a network is called in the dtype of its weights."""
         return self.operator(x.to(dtype_of(self.operator, x)))
 
 
 def as_measured(y: Any) -> Tensor:
-    """Return what was measured as a tensor.
+    """Return measured values as a tensor.
 
     Raises
     ------
     TypeError
-        If it is no real numbers.
+        If they are not real numbers.
     """
     try:
         given = with_all_digits(y)
@@ -259,7 +262,7 @@ def as_measured(y: Any) -> Tensor:
 
 
 def require_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
-    """Return what was measured, the condition `y`, as `check_measured` does; refuse conditions without it."""
+    """Return the condition `y`, the measured values, as `check_measured` does; refuse conditions without `y`."""
     if "y" not in cond:
         one, each = tuple(seen.shape[1:]), tuple(seen.shape)
         raise ValueError(
@@ -271,12 +274,12 @@ def require_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:
 
 
 def check_measured(y: Any, seen: Tensor) -> Tensor:
-    """Return what was measured, of one datum or of each, with a row for each of what is `seen` of data without noise.
+    """Return the values `y`, measured of one datum or of each, with a row for each row of `seen`, noiseless measurements of data.
 
     Raises
     ------
     ValueError
-        If it has another shape.
+        If `y` has another shape.
     """
     one = tuple(seen.shape[1:])
     y = as_measured(y).to(seen)

@@ -1,4 +1,6 @@
-"""Score models of several others on one process (`Members`), the base of products and mixtures, and how particles ask them."""
+"""Score models that combine several models of one process (`Members`), the base of products and mixtures, and evaluations of the
+members in batches.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ Powers = dict[ScoreModel, float] | Iterable[tuple[ScoreModel, float]]
 
 
 class Members(Guided):
-    """The base class of score models that combine what several models of one process say; all get the conditions of a call.
+    """The base class of score models that combine the predictions of several models of one process, which get all conditions.
 
     Parameters
     ----------
@@ -51,34 +53,34 @@ class Members(Guided):
 
     @property
     def conditions(self) -> Conditions:
-        """The conditions that all members take, as all get them."""
+        """The conditions that all members take, since all get them."""
         taken = self.model.conditions
         for other in self.others:
             taken = taken.both(other.conditions)
         return taken
 
     def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
-        """Name the conditions with a row for each of `n` samples, as any of the members says."""
+        """Return the names of the conditions that have a row for each of `n` samples for any of the members."""
         return sorted({name for model in self.members for name in model.with_rows(cond, x, n)})
 
     def part(self, rows: slice | Tensor, x: Tensor, n: int) -> ScoreModel:
-        """Return what combines the members for some of the `n` samples of a run."""
+        """Return the combination of the members for some of the `n` samples of a run."""
         first, *others = (model.part(rows, x, n) for model in self.members)
         if first is self.model and all(a is b for a, b in zip(others, self.others, strict=True)):
             return self
         return self._around({"model": first, "others": tuple(others)})
 
     def check_run(self, /, **cond: Any) -> None:
-        """Refuse a run as any member does, since all get the conditions."""
+        """Refuse a run that any member refuses, since all get the conditions."""
         for model in self.members:
             model.check_run(**cond)
 
     def examine(self, x: Tensor, /, **cond: Any) -> None:
-        """Check nothing: what a member would expect of its own is not what the samples are."""
+        """Check nothing: the samples are not of a member's law, and its checks do not hold for them."""
 
     def member_moments(self, /, **cond: Any) -> list[Moments]:
-        """Return the moments of each member under conditions; of its law without them where these are not known, or differ
-        between samples.
+        """Return the moments of each member under conditions, or without conditions if the former are not known or differ between
+        samples.
         """
         found = []
         for model in self.members:

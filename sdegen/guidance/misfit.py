@@ -1,10 +1,10 @@
-"""Whether samples fit what was measured: the test that `sample` ends with under a measurement, and so do `split_gibbs` and
+"""A test of whether samples fit their measurement, at the end of `sample` under a measurement, `split_gibbs` and
 `decoupled_annealing`.
 
-A datum and what was seen of it are a pair, and so are a draw of the posterior and what was seen: both pairs have one law. So
-noise makes what is seen of a right sample less likely than `y` as often as what is seen of the datum, whatever the measurement;
-and more likely as often. Samples that fit worse than noise does are of another posterior, and those that fit better than it does
-vary less than a posterior does along what was measured.
+A datum and its measurement `y` have the same joint law as a draw of the posterior and `y`. So whatever the measurement, `y` is
+less likely under a right sample than new measurements of that sample as often as under the datum itself, and more likely as
+often. Samples that fit `y` worse than noise does are not of this posterior. Samples that fit `y` better than noise does vary less
+than the posterior along the measured directions.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from ..warning import warn_caller
 from .measuring import Measurement, check_measured
 
 SEED = 141_421_356_237  # of the noise that samples are compared with, which no run is likely to begin from
-REPEATS = 199  # of what noise makes of a sample
+REPEATS = 199  # new measurements of a sample
 LOOKED_AT = 64  # samples
-TOGETHER = 2**22  # numbers that noise makes at a time, and of all samples beyond the first few
-FEW = 8  # samples that are looked at however much is measured of each
+TOGETHER = 2**22  # measured numbers that are drawn at a time, and of all samples beyond the first few
+FEW = 8  # samples that are tested however many numbers are measured of each
 TELLING = 0.5  # nats for each number: residuals of 1.4 standard deviations, where noise has 1
 CLOSE = -0.25  # nats for each number: residuals of 0.7 standard deviations; without residuals they are -0.5
 
 
 class Misfit(NamedTuple):
-    """How much worse samples fit what was seen than noise does, or how much better.
+    """How much worse samples fit the measured values than noise does, or how much better.
 
     Attributes
     ----------
     share
-        Of the samples, under which `y` is less likely than all that noise made of them in 199 draws. Over measurements of
-        draws of the model, samples of the posterior have a mean share of one in 200, and so more than a half at most once in 100.
+        The share of the samples under which `y` is less likely than all of 199 new measurements of the sample. Over measurements
+        of draws of the model, samples of the posterior have a mean share of one in 200, and so more than a half at most once in
+        100.
     nats
-        How much less the log-likelihood of `y` under a sample is than that of what noise makes of the sample, on average and for
-        each number measured; the median of the samples.
-        Of Gaussian noise it is half of what the mean square of the residuals, in units of its variance, is above 1.
+        By how much the log-likelihood of `y` under a sample is below the mean of those of new measurements of the sample, for
+        each measured number; the median over samples. For Gaussian noise it is half of (the mean square of the residuals, in
+        units of the variance of the noise, less 1).
     closer
-        Of the samples, the share under which `y` is more likely than all that noise made of them; its mean over measurements is
-        at most one in 200 too.
+        The share of the samples under which `y` is more likely than all of 199 new measurements of the sample; its mean over
+        measurements is at most one in 200 too.
     """
 
     share: float
@@ -64,26 +65,27 @@ class Misfit(NamedTuple):
 
 @check_arguments
 def find_misfit(measurement: Measurement, y: Tensor, x: Tensor) -> Misfit:
-    """Compare how likely what was seen is under samples with what noise makes of them, and return the `Misfit`.
+    """Compare the likelihood of measured values under samples with that of new measurements of the samples, and return the
+    `Misfit`.
 
-    It takes no evaluation of a model. Samples that fit `y` as noise does may be wrong all the same, as in the weights of modes,
-    which `annealed_smc` has right. The more numbers are measured, the smaller are the errors that are told of; of one or two
-    numbers only samples that meet them nearly without noise fit too well.
+    It takes no evaluation of a model. Samples that fit `y` as well as noise does may be wrong all the same, as in the weights of
+    modes, which `annealed_smc` gets right. The more numbers are measured, the smaller are the errors that are found; if one or
+    two are measured, only samples that agree with them nearly exactly fit too well.
 
     Parameters
     ----------
     measurement
-        What was done to the data.
+        The measurement of the data.
     y
-        What was seen, of one datum or of each.
+        The measured values, of one datum or of each.
     x
-        Samples of data given `y`, ``(n, *)``, of which 64, evenly spaced, are looked at.
+        Samples of data given `y`, ``(n, *)``, of which 64, evenly spaced, are tested.
 
     Raises
     ------
     ValueError
-        If there is no sample or one is not finite, or `y` has another shape than what is measured, or is nothing that the noise
-        can give.
+        If there is no sample or a sample is not finite, or `y` has another shape than a measurement, or is impossible under the
+        noise.
 
     Examples
     --------
@@ -113,18 +115,18 @@ def find_misfit(measurement: Measurement, y: Tensor, x: Tensor) -> Misfit:
 
 
 def warn_of_misfit(measurement: Measurement, y: Tensor, x: Tensor, exactly: bool = False) -> None:
-    """Warn of samples of which most fit what was seen worse than noise does, or better.
+    """Warn if most samples fit the measured values worse than noise does, or better.
 
     Parameters
     ----------
     measurement, y, x
         As for `find_misfit`.
     exactly
-        Whether samples are to meet `y` without its noise, so that no fit is too good.
+        Whether samples are to agree with `y` exactly, so that no fit is too good.
     """
     try:
         misfit = find_misfit(measurement, y, x)
-    except ValueError:  # of a sample that noise has no law for, such as a rate below zero
+    except ValueError:  # a sample for which the noise has no law, such as a rate below zero
         return
     if misfit.wrong:
         warn_caller(

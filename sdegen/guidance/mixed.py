@@ -1,4 +1,4 @@
-"""Mixtures of laws: a score model for ``Σ w_i p_i``, whose score is the members' by their responsibilities."""
+"""Mixtures of laws: a score model for ``Σ w_i p_i``, whose score is the mean of the members' by their responsibilities."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from .members import Members, Powers
 class Mixed(Members):
     """A score model of a mixture of laws, ``Σ w_i p_i``, made of score models of the `p_i` on one process.
 
-    A mixture stays one under noise, so that its score is exact at every time and every sampler draws from its law,
+    A mixture stays a mixture under noise, so the score is exact at every time and every sampler draws from the law of the
+    mixture:
 
-        s(x, t) = Σ r_i s_i(x, t),    r_i ∝ w_i p_i,t(x),
+        s(x, t) = Σ r_i s_i(x, t),    r_i ∝ w_i p_i,t(x).
 
-    where the responsibilities `r_i` need the densities: members are models that know them (`Exact`, `ExactConditional`, those
-    with fixed conditions, other mixtures). Clean states and noises are means by the same responsibilities.
+    The responsibilities `r_i` need densities, so members are models that know these (`Exact`, `ExactConditional`, either with
+    fixed conditions, and other mixtures). Clean states and noises are means by the same responsibilities.
 
     Parameters
     ----------
@@ -40,7 +41,8 @@ class Mixed(Members):
     Raises
     ------
     TypeError
-        If a process is not linear, or a member is no score model with a number; at a call, if a member does not know its density.
+        If a process is not linear, or a member is not a score model with a number; at a call, if a member does not know its
+        density.
     ValueError
         If weights are not positive or do not sum to one, or processes differ.
 
@@ -71,22 +73,22 @@ class Mixed(Members):
 
     @property
     def moments(self) -> Moments | None:
-        """The moments of the mixture; None where a member has none."""
+        """The moments of the mixture; None if those of a member are not known."""
         return self._mixed([model.moments for model in self.members])
 
     @moments.setter
     def moments(self, moments: Moments | None) -> None:
-        """Refuse others than they are, which follow from the members'; a file of a mixture holds the same."""
+        """Refuse moments that differ from those that follow from the members; a file of a mixture holds the same ones."""
         own = self.moments
         if own is None or moments is None or not all(map(torch.equal, own, moments)):
             raise AttributeError("the moments of a mixture are those of its members; set theirs.")
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return the moments of the mixture under conditions; None where a member's are not known."""
+        """Return the moments of the mixture under conditions; None if those of a member are not known."""
         return self._mixed([model.conditional_moments(**cond) for model in self.members])
 
     def _mixed(self, each: list[Moments | None]) -> Moments | None:
-        """Return the moments of the mixture of Gaussians with the given ones."""
+        """Return the moments of the mixture of the Gaussians with the given moments."""
         laws = [gaussian(m) for m in each if m is not None and m.mean.shape == m.event_shape]
         if len(laws) < len(each):
             return None
@@ -124,7 +126,7 @@ class Mixed(Members):
 
     @staticmethod
     def _mean(shares: Tensor, values: Tensor) -> Tensor:
-        """Return the sum of the members' values, ``(m, B, *)``, by shares ``(m, B)``."""
+        """Return the mean of the members' values, ``(m, B, *)``, weighted by shares ``(m, B)``."""
         return sum(
             (rows(share, value) * value for share, value in zip(shares, values, strict=True)),
             torch.zeros_like(values[0]),

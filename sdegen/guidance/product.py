@@ -1,4 +1,6 @@
-"""Products of powers of laws: a score model for ``∏ p_i^β_i``, whose score is the sum of the members' times their powers."""
+"""Products of powers of laws: a score model for ``∏ p_i^β_i``, whose score is the sum of the members' scores times their
+powers.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,9 @@ from .members import Members, Powers
 class Product(Members):
     """A score model of a product of powers of laws, ``∏ p_i^β_i / Z``, made of score models of the `p_i` on one process.
 
-    At each time its score is ``Σ β_i s_i``, that of the product of the noised laws. These products are the marginals of no
-    process, so that a sampler which follows the score ends elsewhere than in the product of the data's laws; `corrected` weighs
-    its particles so that they have that law. With a model `m`, a condition, and `Without` or `Conditioned` to fix one:
+    At each time its score is ``Σ β_i s_i``, that of the product of the noised laws. These products are not the marginals of a
+    process, so a sampler that follows the score does not end in the product of the data's laws; `corrected` weights particles so
+    that they have that law. With a model `m`, a condition, and `Without` or `Conditioned` to fix it, products are
 
     - guidance along a class, ``p(x | c)^w p(x)^(1 − w)``: ``Product([(m, w), (Without(m), 1 - w)])``;
     - guidance away from another condition: ``Product([(m, w), (Without(m, label=3), 1 - w)])``;
@@ -34,8 +36,8 @@ class Product(Members):
       (prior, 1.0 - n)])``;
     - another prior, ``p(x | y) q(x) / p(x)``: ``Product([(m, 1.0), (other, 1.0), (prior, -1.0)])``.
 
-    The powers need not sum to one. Where they do not, a state without signal tells nothing of the product's data, and the clean
-    state is 0 there.
+    The powers need not sum to 1. If they do not, the clean state of a state without signal, which tells nothing of the data, is
+    0.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ class Product(Members):
     Raises
     ------
     TypeError
-        If a process is not linear, or a member is no score model with a number.
+        If a process is not linear, or a member is not a score model with a number.
     ValueError
         If there are no members, the powers do not sum to a positive number, so that the law without signal is improper, or
         processes differ.
@@ -83,8 +85,9 @@ class Product(Members):
         return sum(self.powers)
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return the moments of the product of the Gaussians that have the members' moments under the conditions; None where a
-        member's are not known, or that product has no finite integral.
+        """Return the moments of the product of the Gaussians that have the members' moments under the conditions.
+
+        It is None if those of a member are not known, or the product has no finite integral.
         """
         known = [model.conditional_moments(**cond) for model in self.members]
         if any(moments is None or moments.mean.shape != moments.event_shape for moments in known):
@@ -94,7 +97,7 @@ class Product(Members):
         return None if found is None else found.law.moments()
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
-        """Return the noise ``Σ β_i eps_i``, and the clean state that the state has with it."""
+        """Return the noise ``Σ β_i eps_i``, and the clean state that the state has with this noise."""
         x_0, eps = (self.combine(values) for values in self.member_estimates(x, t, **cond))
         if self.power == 1:
             return x_0, eps

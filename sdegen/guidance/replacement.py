@@ -1,4 +1,4 @@
-"""Inpainting by replacement: noiseless measurements put into the predicted clean data, and the RePaint sampler."""
+"""Inpainting by replacement: predicted clean data that are made to agree with noiseless measurements, and the RePaint sampler."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from .measuring import LinearMeasurement, require_measured
 class Replacement(GivenMeasurement, CleanState):
     """A score model whose predicted clean data are made to agree with a noiseless measurement: ``x_0' = x_0 + A⁺ (y − A x_0)``.
 
-    With a mask these are the known coordinates, whose state then follows ``alpha y + sigma z`` exactly, whatever the sampler:
-    the replacement method of Y. Song et al., 2021, arXiv:2011.13456. The rest learns of them through the network alone, so edges
-    do not fit; `repaint` goes back and forth for that. For other measurements it is the null-space method of Y. Wang, J. Yu,
-    J. Zhang, *Zero-shot image restoration using denoising diffusion null-space model*, 2022, arXiv:2212.00490. The noise of the
-    measurement is taken for none.
+    With a mask the known coordinates are replaced, whose state then follows ``alpha y + sigma z`` exactly, whatever the sampler:
+    the replacement method of Y. Song et al., 2021, arXiv:2011.13456. The other coordinates depend on them through the network
+    alone, so edges do not fit; `repaint` goes back and forth to mend this. For other measurements it is the null-space method of
+    Y. Wang, J. Yu, J. Zhang, *Zero-shot image restoration using denoising diffusion null-space model*, 2022, arXiv:2212.00490.
+    The noise of the measurement is ignored.
 
     Parameters
     ----------
     model
         A score model of a linear process.
     measurement
-        What was done to the data, a linear map.
+        The measurement of the data, a linear map.
     iterations
-        Of the conjugate gradients that solve with ``A Aᵀ``; as many as numbers measured, at most 30, by default.
+        The number of iterations of the conjugate gradients that solve with ``A Aᵀ``; by default that of the measured numbers, at
+        most 30.
 
     Raises
     ------
@@ -56,7 +57,7 @@ class Replacement(GivenMeasurement, CleanState):
         self.iterations = None if iterations is None else check_count("iterations", iterations)
 
     def conditional_moments(self, /, **cond: Any) -> Moments | None:
-        """Return None: samples are no draws of a posterior, whose moments they would follow."""
+        """Return None: samples are not draws of the posterior, and do not have its moments."""
         return None
 
     def estimate(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> tuple[Tensor, Tensor]:
@@ -74,23 +75,23 @@ class Replacement(GivenMeasurement, CleanState):
 
 @check_arguments
 def repaint(model: ScoreModel, sampler: Sampler, jump: int = 4, repeats: int = 8) -> Restart:
-    """Return a RePaint sampler: it repeats stretches of its steps after adding noise again, so that unknown parts fit what
-    `Replacement` sets.
+    """Return a RePaint sampler, which repeats stretches of its steps so that unknown parts come to fit those that `Replacement`
+    sets.
 
-    A. Lugmayr et al., *RePaint: inpainting using denoising diffusion probabilistic models*, 2022, arXiv:2201.09865. Every `jump`
-    steps it is noised up to where they began, and goes them again, `repeats` times. It does not end at the exact conditional law:
-    going back and forth mixes what is near.
+    A. Lugmayr et al., *RePaint: inpainting using denoising diffusion probabilistic models*, 2022, arXiv:2201.09865. After every
+    `jump` steps noise takes the state back to where these began, and they are taken again, `repeats` times. The samples do not
+    have the exact conditional law: going back and forth only mixes states that are near each other.
 
     Parameters
     ----------
     model
-        A score model of a linear process, on whose times the steps lie.
+        A score model of a linear process.
     sampler
-        What makes the steps, on its grid.
+        The sampler that makes the steps, on its grid.
     jump
-        Steps that are gone again together.
+        The number of steps that are repeated together.
     repeats
-        How often.
+        The number of repeats.
 
     Raises
     ------

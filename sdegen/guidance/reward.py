@@ -1,4 +1,4 @@
-"""Laws tilted by a reward of the data: particles of a model's own chain, weighted by `tilted_smc`."""
+"""Samples of laws tilted by a reward of the data, by weighted particles of a model's own chain: `tilted_smc`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .particles import (
     resample,
 )
 
-FORBIDDEN = 2.0  # nats that a forbidden prediction is below the least of the others
+FORBIDDEN = 2.0  # nats below the least of the other predicted rewards: what a forbidden prediction counts as
 
 
 @check_arguments
@@ -55,11 +55,11 @@ def tilted_smc(
     """Draw weighted samples of the law ``p(x) exp(r(x) / τ) / Z`` of a model tilted by a reward, and return `Particles`
     with the logarithm of `Z`, exact in the limit of many particles for the model's chain of so many steps.
 
-    Particles take the model's own reversed steps, and are weighted by the rewards predicted: by ``exp(r(x̂_0) / τ)`` of the clean
-    state that the model predicts, over that of the step before, so that in the end the weight is the reward of the datum itself.
-    Where weights are uneven, particles are resampled. The reward is called with data and needs no derivatives; −inf forbids a
-    datum, in the end only, since what is predicted on the way may change. A reward that only data far from the model's have
-    leaves few particles: look at `ancestors`, and take more, or a higher temperature.
+    Particles take the model's own reversed steps, and are weighted by predicted rewards: by ``exp(r(x̂_0) / τ)`` with the clean
+    state ``x̂_0`` that the model predicts, divided by that of the step before, so that in the end the weight is the reward of the
+    datum itself. If weights are uneven, particles are resampled. The reward is called with data and needs no derivatives. −inf
+    forbids a datum, but only at the end, since predictions change on the way. A reward that is high only far from the model's
+    data leaves few particles: look at `ancestors`, and take more particles, or a higher temperature.
 
     Parameters
     ----------
@@ -68,13 +68,13 @@ def tilted_smc(
     reward
         A function of data, ``(n, *)``, which returns ``(n,)``.
     particles
-        How many.
+        The number of particles.
     temperature
         `τ`, by which the reward is divided.
     steps, grid
         Steps and time grid of the chain; `Angle` by default.
     threshold
-        Particles are resampled where the effective ones are fewer than this share.
+        Particles are resampled if their effective number falls below this share.
     seed, generator
         Randomness.
     progress
@@ -143,13 +143,13 @@ def tilted_smc(
 
 
 def _softened(predicted: Tensor) -> Tensor:
-    """Return predicted rewards that are all finite: those of forbidden data are a little below the least of the others."""
+    """Return predicted rewards, those of forbidden data replaced by a number a little below the least of the others."""
     finite = predicted[predicted.isfinite()]
     return predicted.clamp_min(finite.min() - FORBIDDEN) if len(finite) else torch.zeros_like(predicted)
 
 
 def _asked(reward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return the rewards of data, ``(n,)``; those of a network in the dtype of its weights."""
+    """Return the rewards of data, ``(n,)``; a network is called in the dtype of its weights."""
     given = x.to(dtype_of(reward, x))
     return check_answer("reward", ask("reward", reward, given), x.shape[:1], x, "one number for each datum")
 

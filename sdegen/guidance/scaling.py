@@ -1,4 +1,4 @@
-"""Epsilon scaling: the predicted noise divided by a factor."""
+"""Epsilon scaling: score models whose predicted noise is divided by a factor."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class EpsilonScaling(Guided):
     """A score model whose predicted noise is divided by a factor, ``eps' = eps / scale``, a training-free remedy for
     exposure bias.
 
-    A sampler feeds a model its own output, on which it predicts more noise than there is; the factor, a little above
-    one, takes it back. M. Ning, M. Li, J. Su, A. A. Salah, I. O. Ertugrul, *Elucidating the exposure bias in diffusion
-    models*, 2023, arXiv:2308.15321. The other readings follow from the state: ``score' = score / scale`` and
+    A sampler feeds a model its own output, on which the model predicts more noise than there is; the factor, a little above 1,
+    takes this back. M. Ning, M. Li, J. Su, A. A. Salah, I. O. Ertugrul, *Elucidating the exposure bias in diffusion models*,
+    2023, arXiv:2308.15321. The other readings follow from the state: ``score' = score / scale`` and
     ``x_0' = Phi⁻¹ (x − R eps') = x_0 + (1 − 1 / scale) Phi⁻¹ R eps``.
 
     Parameters
@@ -41,7 +41,7 @@ class EpsilonScaling(Guided):
     Raises
     ------
     ValueError
-        If a scale is not positive; and where ``alpha = 0`` and the scale is not 1: there the noise is the state itself.
+        If a scale is not positive; at a call, if ``alpha = 0`` and the scale is not 1, since the noise is the state itself there.
     """
 
     @check_arguments

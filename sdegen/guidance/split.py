@@ -1,4 +1,4 @@
-"""Posteriors by turns: a draw given what was measured, and a denoised one given the model, at falling noise levels."""
+"""Posterior samples by turns at falling noise levels: a draw given the measured values, and a denoised draw by the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .measuring import LinearMeasurement, Measurement
 from .misfit import warn_of_misfit
 
 FIRST = 3.0  # spreads of the data: the first level of a run
-LAST = 0.1  # of the variance of the measurement's noise: what the last level adds to it
+LAST = 0.1  # of the variance of the measurement's noise: the variance that the last level adds to it
 
 
 @check_arguments
@@ -45,33 +45,33 @@ def split_gibbs(
     """Draw samples of data given a measurement by the split Gibbs sampler (PnP-DM), and return them, ``(n, *)``.
 
     At every noise level a noisy copy `z` is drawn given the data and `y`, and then data are drawn given the copy, by the model's
-    reversed process. At one level this leaves the law ``p(x) ∫ N(z; x, level² D²) p(y | z) dz`` as it is, `D` the spread of the
-    data's units, so that many turns at a low level come to the posterior. Falling levels come near the posterior in few turns,
-    but modes keep the weights that they had when the noise last reached from one to the other, which `annealed_smc` puts right.
-    The copy of a linear measurement with Gaussian noise is a Gaussian draw; for others it goes on from the copy of before by
-    steps that Metropolis' rule accepts or refuses, which cost no evaluation of the model. Z. Wu et al., *Principled probabilistic
-    imaging using diffusion models as plug-and-play priors*, 2024, arXiv:2405.18782.
+    reversed process. At a fixed level this leaves the law ``p(x) ∫ N(z; x, level² D²) p(y | z) dz`` as it is, with the spread `D`
+    of the data's units, so many turns at a low level converge to the posterior. Falling levels come near the posterior in few
+    turns, but modes keep the weights that they had when the noise last reached from one to the other; `annealed_smc` corrects
+    this. For a linear measurement with Gaussian noise the copy is a Gaussian draw. For other measurements it goes on from the
+    last copy by steps that Metropolis' rule accepts or refuses, without evaluations of the model. Z. Wu et al., *Principled
+    probabilistic imaging using diffusion models as plug-and-play priors*, 2024, arXiv:2405.18782.
 
     Parameters
     ----------
     model
         A score model of a scalar process.
     measurement
-        What was done to the data: any map that torch can differentiate, with any noise.
+        The measurement of the data: any map that torch can differentiate, with any noise.
     n
-        How many.
+        The number of samples.
     y
-        What was measured, of one datum for all samples or a row for each.
+        The measured values, of one datum for all samples or with a row for each.
     levels
-        Noise levels ``sigma / alpha`` of the turns, one after the other; or how many, evenly spaced in their logarithm, from
-        three times the spread of the data to where a copy adds a tenth to the variance of the measurement's noise, for the
-        datum of the model's draws that is measured best.
+        Noise levels ``sigma / alpha`` of the turns, one after the other; or their number. Then they are evenly spaced in their
+        logarithm, from three times the spread of the data to where a copy adds a tenth to the variance of the measurement's
+        noise, for the datum of the model's draws that is measured best.
     steps
         Evaluations of a turn; the first data, drawn from the model, take twice as many.
     seed, generator
         Randomness.
     batch
-        Most samples that go through the model at a time; all by default.
+        The largest number of samples that go through the model at a time; all by default.
     progress
         Show a bar; by default where standard error is a terminal.
     cond
@@ -82,8 +82,8 @@ def split_gibbs(
     TypeError
         If the process is not scalar, or has data in other coordinates.
     ValueError
-        If a level is below the least that the model can denoise, `y` has another shape than what is measured, too many
-        numbers are measured, or what is measured of data is not finite or has no derivative.
+        If a level is below the lowest that the model can denoise, `y` has another shape than a measurement, too many numbers are
+        measured, or a measurement of data is not finite or has no derivative.
 
     Examples
     --------
@@ -120,18 +120,18 @@ def decoupled_annealing(
 ) -> Tensor:
     """Draw samples of data given a measurement by decoupled annealing (DAPS), and return them, ``(n, *)``.
 
-    At every noise level the probability flow takes a state to data in few steps; new data are drawn given `y` from the Gaussian
-    around these data, of the level's width; and fresh noise takes the new data to the next level, so that errors of the flow
-    are not carried on. The Gaussian stands for the law of the data given the state, and is an approximation. B. Zhang et al.,
-    *Improving diffusion inverse problem solving with decoupled noise annealing*, 2024, arXiv:2407.01521, where the draw is by
-    Langevin steps; here it is that of `split_gibbs`, without their error.
+    At every noise level the probability flow takes a state to data in few steps. New data are drawn given `y`, with the Gaussian
+    around these data, of the level's width, as prior. Fresh noise takes the new data to the next level, so that errors of the
+    flow are not carried on. The Gaussian stands for the law of the data given the state, and is an approximation. B. Zhang et
+    al., *Improving diffusion inverse problem solving with decoupled noise annealing*, 2024, arXiv:2407.01521, draw by Langevin
+    steps; here the draw is that of `split_gibbs`, without the error of these steps.
 
     Parameters
     ----------
     model, measurement, n, y
         As for `split_gibbs`.
     levels
-        As for `split_gibbs`; a number of levels begins at the largest of the process.
+        As for `split_gibbs`; if their number is given, they begin at the highest level of the process.
     steps
         Evaluations of the flow from a level.
     seed, generator, batch, progress, cond
@@ -184,12 +184,12 @@ def _couple(
 def _read_levels(
     coupling: CopiedData, levels: Sequence[float] | int, x: Tensor, first: float | None = None
 ) -> list[float]:
-    """Return the levels of a call, checked; where only their number is given, from the first to the lowest useful one.
+    """Return the levels of a call, checked; if only their number is given, from the first to the lowest useful one.
 
     Raises
     ------
     ValueError
-        If there is none, or one is below the least that the model can denoise.
+        If there are no levels, or a level is below the lowest that the model can denoise.
     """
     if isinstance(levels, int):
         number = check_count("levels", levels)

@@ -47,39 +47,39 @@ def twisted_smc(
     """Draw samples of ``p(x_0 | y)`` by the twisted diffusion sampler, exact in the limit of many particles, and return
     `Particles`.
 
-    Particles go down the reversed chain by the steps that `model` proposes, and are weighted by how these steps differ from the
-    unconditional ones and by how much the predicted likelihood has changed,
-    ``p(x_s | x_t) ψ_s(x_s) / (q(x_s | x_t) ψ_t(x_t))`` with ``ψ_t ≈ p(y | x_t)``; in the end ψ is the true likelihood. Where the
-    weights are uneven, particles are resampled. The error falls as one over the root of their number, whatever the proposal,
-    towards the posterior of the chain of so many steps. L. Wu, B. Trippe, C. Naesseth, D. Blei, J. Cunningham, *Practical and
-    asymptotically exact conditional sampling in diffusion models*, 2023, arXiv:2306.17775.
+    Particles take the steps of the reversed chain that `model` proposes. Their weights account for the difference of these steps
+    from the unconditional steps, and for the change of the predicted likelihood,
+    ``p(x_s | x_t) ψ_s(x_s) / (q(x_s | x_t) ψ_t(x_t))`` with ``ψ_t ≈ p(y | x_t)``; in the end ψ is the true likelihood. If the
+    weights are uneven, particles are resampled. Whatever the proposal, the samples converge to the posterior of the chain of so
+    many steps, with an error of one over the root of the number of particles. L. Wu, B. Trippe, C. Naesseth, D. Blei, J.
+    Cunningham, *Practical and asymptotically exact conditional sampling in diffusion models*, 2023, arXiv:2306.17775.
 
     Parameters
     ----------
     model
-        A `PiGDM`, `MomentMatching` or `DPS` around a score model. The width of `MomentMatching` differs between states, so that
-        its determinant enters ψ, which costs one derivative more of the model for each number measured.
+        A `PiGDM`, `MomentMatching` or `DPS` around a score model. The covariance of `MomentMatching` differs between states, so
+        its determinant is part of ψ, which costs one more derivative of the model for each measured number.
     particles
-        How many.
+        The number of particles.
     steps, grid
         Steps and time grid of the chain; `Angle` by default.
     threshold
-        Particles are resampled where the effective ones are fewer than this share.
+        Particles are resampled if their effective number falls below this share.
     seed, generator
         Randomness.
     cond
-        `y`, what was measured of one datum, and the conditions of the model inside.
+        `y`, the measured values of one datum, and the conditions of the model inside.
 
     Returns
     -------
     Particles
-        Weighted samples, with `log_evidence` the logarithm of the density of what was measured; they depend on each other, so
-        repeat the run to estimate the error of a mean.
+        Weighted samples, with `log_evidence` the logarithm of the density of `y`. The samples depend on each other, so repeat the
+        run to estimate the error of a mean.
 
     Raises
     ------
     TypeError
-        If the model is none of these.
+        If `model` is not one of these wrappers.
     ValueError
         If all weights are zero or not finite, the grid ends early or without noise, or a condition has a row for each particle.
     """

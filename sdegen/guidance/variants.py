@@ -1,6 +1,6 @@
 """Published variants of guidance: projected (`APG`), with one scale for each step (`CFGPlusPlus`), fitted (`CFGZeroStar`).
 
-None has the tilted law that is named after guidance; docs/theory/guidance.md measures how far each is from it.
+None of them samples the tilted law ``p(x) p(c | x)^w``; docs/theory/guidance.md measures how far each is from it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from ..processes.scalar import as_scalar
 from .base import CleanState, check_units, inverse
 from .free import AffineExtrapolation, AgainstNull
 
-SAME = 1e-6  # of a time, by which two count as one: more than rounding to float32
+SAME = 1e-6  # of a time: the difference up to which two times count as one; more than rounding to float32
 
 
 class APG(CleanState, AgainstNull):
-    """Adaptive projected guidance: the part of guidance that only stretches the predicted data is cut, and its length bounded.
+    """Adaptive projected guidance: guidance without its part that only stretches the predicted data, and of bounded length.
 
-    With ``Δ = D_cond − D_null``, shortened to `radius`, and its part ``Δ∥`` along the prediction ``D_cond``,
+    With ``Δ = D_cond − D_null``, shortened to `radius` at most, and its part ``Δ∥`` along the prediction ``D_cond``,
 
         D = D_cond + (scale − 1) (Δ − (1 − parallel) Δ∥).
 
     S. Sadat, O. Hilliges, R. Weber, *Eliminating oversaturation and artifacts of high guidance scales in diffusion models*, 2024,
-    arXiv:2410.02416. Their momentum, a mean of Δ over the steps of a run, is left out: a score model knows no steps.
+    arXiv:2410.02416. Their momentum, a mean of Δ over the steps of a run, is left out, since a score model does not know of
+    steps.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ class APG(CleanState, AgainstNull):
     radius
         The largest length of Δ, over all numbers of a datum, in the units of the process.
     parallel
-        What is left of the part along the prediction; 0 for nothing of it.
+        The share of the part along the prediction that is kept; 0 for none.
 
     Raises
     ------
@@ -79,7 +80,7 @@ class APG(CleanState, AgainstNull):
             return x_0, eps
         data = self.sde.extract(x_0)
         apart = data - self.sde.extract(self.weak.estimate(x, t, **cond)[0])
-        if math.isfinite(self.radius):  # of an infinite one the quotient has no derivative, and none of a length of 0
+        if math.isfinite(self.radius):  # an infinite quotient has no derivative, nor has one of length 0
             apart = apart * rows(self.radius / as_vectors(apart).norm(dim=1).clamp_min(self.radius), apart)
         along = dot(apart, data) / dot(data, data).clamp_min(1e-30)
         apart = apart - data * rows((1 - self.parallel) * along, data)
@@ -96,9 +97,9 @@ class CFGPlusPlus(AgainstNull, AffineExtrapolation):
 
         w(t) = λ / (1 − ρ_s / ρ_t),
 
-    the scale that this model has at the given times. H. Chung et al., *CFG++: manifold-constrained classifier free guidance for
-    diffusion models*, 2024, arXiv:2406.08070; they take `λ` from 0 to 1. So it has no limit of many steps: at one `λ` the scale
-    grows with their number, but for the last, where it is `λ`.
+    which is the scale of this model at the given times. H. Chung et al., *CFG++: manifold-constrained classifier free guidance
+    for diffusion models*, 2024, arXiv:2406.08070; they take `λ` from 0 to 1. So there is no limit of many steps: for a fixed `λ`
+    the scale grows with their number, except in the last step, where it is `λ`.
 
     Parameters
     ----------
@@ -107,7 +108,8 @@ class CFGPlusPlus(AgainstNull, AffineExtrapolation):
     scale
         `λ`.
     times
-        The times of the run, falling, ``sampler.times(model.sde, denoise=True)``; at a time between, `s` is the next of them.
+        The times of the run, falling, ``sampler.times(model.sde, denoise=True)``; for a time between two of them, `s` is the
+        later in the run.
 
     Raises
     ------
@@ -150,8 +152,8 @@ class CFGPlusPlus(AgainstNull, AffineExtrapolation):
 
 
 class CFGZeroStar(AgainstNull):
-    """CFG-Zero* guidance: the velocity without condition is first scaled so that it is nearest to the one with it, and early in a
-    run nothing moves.
+    """CFG-Zero* guidance: the velocity without condition is scaled to come nearest to that with the condition, and states rest
+    early in a run.
 
     ``u = s u_null + scale (u_cond − s u_null)`` with ``s = ⟨u_cond, u_null⟩ / ‖u_null‖²`` for each sample, and ``u = 0`` at times
     after `rest`. Here ``u = E[z | x] − E[x_0 | x]`` is the velocity of straight paths from data to noise, as `Rectified` has
@@ -200,7 +202,7 @@ class CFGZeroStar(AgainstNull):
             u = given + Scale(weight)(given - fitted)
         if self.rest is not None:
             u = Scale((at.t.cpu() <= self.rest).double())(u)
-        change, share = u - given, inverse(at.Phi + at.R)  # of this both have a share, and the state stays as it is
+        change, share = u - given, inverse(at.Phi + at.R)  # both share it: the state stays as it is
         return x_0 - (share @ at.R)(change), eps + (share @ at.Phi)(change)
 
     def score(self, x: Tensor, t: Tensor | float, /, **cond: Any) -> Tensor:

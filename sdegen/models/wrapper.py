@@ -39,8 +39,7 @@ class Wrapper(nn.Module, ScoreModel):
     is read from the model inside at every use: the process, the data's `moments` and the `end` of sampling, which may be set on
     either side, before or after wrapping, and the learned variance of reversed steps, whose mean is the changed one.
 
-    A wrapper is a module, so that the model inside moves and changes mode with it. It has nothing to train: train the model, then
-    wrap it.
+    A wrapper is a module, so that the model inside moves and changes mode with it. Train the model, then wrap it.
 
     Parameters
     ----------
@@ -93,9 +92,7 @@ class Wrapper(nn.Module, ScoreModel):
 
     @property
     def like(self) -> Tensor | None:
-        """A tensor of the dtype and on the device that states must have: that of the model inside, or if any will do there, a
-        weight of the wrapper's other networks.
-        """
+        """A tensor of the dtype and device that states must have, of the model inside or else of the wrapper's other networks."""
         inside = self.model.like
         return super().like if inside is None else inside
 
