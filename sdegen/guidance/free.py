@@ -290,7 +290,7 @@ class ClassifierFree(AgainstNull, AffineExtrapolation):
     interval
         As for `Extrapolated`.
     drop
-        The names of the conditions that guidance pushes along, such as ``["label"]``; all by default. Both evaluations get others.
+        The names of the conditions that guidance pushes along, such as ``["label"]``; all by default. Others go into both terms.
 
     Raises
     ------
