@@ -278,6 +278,19 @@ class ChangesOneReading(Outside):
         return 0.5 * super().score(x, t, **cond)
 
 
+class MixesRows(Outside):
+    """It follows the first row's noise in all."""
+
+    def score(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
+        return self.sde.marginal(t).score_from_noise(self.estimate(x, t)[1])  # type: ignore[attr-defined]
+
+    def estimate(self, x: Tensor, t: Any, **cond: Any) -> tuple[Tensor, Tensor]:
+        at = self.sde.marginal(t)  # type: ignore[attr-defined]
+        eps = super().estimate(x, t)[1]
+        eps = eps + 0.1 * eps[:1]
+        return at.Phi.inv()(x - at.R(eps)), eps
+
+
 def network(variance: bool = False) -> sdegen.Model:
     torch.manual_seed(0)
     kind = sdegen.LearnedVariance if variance else sdegen.Model
@@ -296,6 +309,7 @@ WRAPPERS: list[Fault] = [
     (Trains, "nothing_of_its_own_is_trained", set()),
     (ChangesTheModel, "model_inside_is_left_as_it_is", set()),
     (ChangesOneReading, "change_is_heard_in_every_reading", {"readings_agree"}),
+    (MixesRows, "rows_do_not_mix", set()),
 ]
 
 
