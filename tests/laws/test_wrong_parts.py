@@ -43,8 +43,7 @@ names = lambda value: getattr(value, "__name__", "")
 
 
 def named(report: Report, law: str, also: set[str]) -> None:
-    assert law in report.failures, report
-    assert set(report.failures) <= {law, *also}, report
+    assert set(report.failures) == {law, *also}, report
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -149,19 +148,18 @@ class ForgetsTheScore(sdegen.Exact):
         return super().ask(t, **{name: W for name, W in weights.items() if name != "score"})
 
 
-READ = {"readings_agree", "answers_are_sums_of_readings"}
 MODELS: list[Fault] = [
     (CastsToFloat64, "score_has_the_shape_of_the_state", set()),
-    (NotFinite, "score_has_the_shape_of_the_state", {*READ, "rows_do_not_mix"}),
+    (NotFinite, "score_has_the_shape_of_the_state", {"readings_agree", "rows_do_not_mix"}),
     (Random, "readings_are_functions", set()),
     (InPlace, "readings_are_functions", {"answers_are_sums_of_readings"}),
-    (Mixing, "rows_do_not_mix", READ),
-    (FirstTimeForAll, "rows_do_not_mix", READ),
-    (OneTimeForAllIsAnother, "rows_do_not_mix", READ),
-    (WrongSign, "readings_agree", {"answers_are_sums_of_readings"}),
+    (Mixing, "rows_do_not_mix", {"readings_agree"}),
+    (FirstTimeForAll, "rows_do_not_mix", {"readings_agree"}),
+    (OneTimeForAllIsAnother, "rows_do_not_mix", set()),
+    (WrongSign, "readings_agree", set()),
     (OwnDenoiser, "readings_agree", {"answers_are_sums_of_readings"}),
     (OwnNoise, "readings_agree", {"answers_are_sums_of_readings"}),
-    (OwnVelocity, "readings_agree", {"answers_are_sums_of_readings"}),
+    (OwnVelocity, "readings_agree", set()),
     (ForgetsTheScore, "answers_are_sums_of_readings", set()),
 ]
 
@@ -304,7 +302,7 @@ WRAPPERS: list[Fault] = [
     (AnotherProcess, "process_is_that_of_the_model_inside", set()),
     (TakesAnyStates, "process_is_that_of_the_model_inside", {"score_has_the_shape_of_the_state"}),
     (EndsByItself, "moments_and_end_are_shared", set()),
-    (CopiesMoments, "moments_and_end_are_shared", {"mode_is_that_of_the_network_inside"}),
+    (CopiesMoments, "moments_and_end_are_shared", set()),
     (KeepsItAwake, "mode_is_that_of_the_network_inside", set()),
     (Trains, "nothing_of_its_own_is_trained", set()),
     (ChangesTheModel, "model_inside_is_left_as_it_is", set()),
@@ -405,7 +403,7 @@ PARAMETRIZATIONS: list[Fault] = [
     (LoudInput, "input_has_unit_variance", set()),
     (LogTime, "coefficients_are_finite_at_both_ends", set()),
     (Backwards, "noise_level_rises_with_time", set()),
-    (LevelInAColumn, "noise_level_rises_with_time", {"rows_do_not_mix"}),
+    (LevelInAColumn, "noise_level_rises_with_time", set()),
     (LevelOfTheBatch, "rows_do_not_mix", set()),
 ]
 
