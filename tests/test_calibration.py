@@ -356,6 +356,22 @@ def test_bias_and_width_of_places_that_are_known() -> None:
     assert abs(levels.excess.value - 0.1) < 1e-6
 
 
+def test_places_of_one_pair_have_a_p_value_and_no_errors() -> None:
+    ranks, coverage = metrics.Ranks(torch.tensor([[0.25, 0.9]])), metrics.Coverage(torch.tensor([0.9]))
+    assert torch.allclose(
+        ranks.p_values, torch.tensor([0.5, 0.2], dtype=torch.float64)
+    )  # twice the shorter way to an end is
+    assert coverage.at(0.95).value == 1.0  # less likely by chance
+    assert str(ranks) == "0: p = 0.5, of one pair\n1: p = 0.2, of one pair" and str(coverage) == "p = 0.2, of one pair"
+    for ask in (lambda: ranks.bias, lambda: ranks.width, lambda: coverage.excess):
+        with pytest.raises(ValueError, match="1 simulated pairs; their spread"):
+            ask()
+    ranks, coverage = metrics.Ranks(torch.zeros(0, 2)), metrics.Coverage(torch.zeros(0))
+    for ask in (lambda: ranks.p_values, lambda: coverage.p_value, lambda: coverage.at(0.5), lambda: str(coverage)):
+        with pytest.raises(ValueError, match="0 simulated pairs; give one at least"):
+            ask()
+
+
 def test_the_least_p_value_is_one_over_the_classifiers(pairs: tuple[Tensor, Tensor]) -> None:
     """Of which one is that of the labels as they are; a classifier that sees nothing has the greatest."""
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 import sdegen
+from sdegen import guidance, measurements
+from sdegen.laws.derivatives import Hutchinson
 from sdegen.laws.odes import TABLEAUS
 from sdegen.samplers import (
     DDIM,
@@ -155,3 +157,48 @@ def test_graphs_are_no_matter_of_the_process(sde: Any) -> None:
 @pytest.mark.parametrize("make", [lambda: DDIM(STEPS), lambda: Multistep(STEPS, order=2)], ids=["DDIM", "Multistep"])
 def test_a_compiled_kernel_gives_the_same_samples(make: Callable[[], Sampler]) -> None:
     assert_same(network(sdegen.VP()), make(), compiled(make(), "inductor"))
+
+
+def of_derivatives() -> dict[str, Callable[[sdegen.Model], Any]]:
+    """Whatever takes derivatives of a network by its states, by name."""
+    linear, square = (
+        measurements.Linear(torch.eye(2)[:1], 0.5),
+        measurements.Nonlinear(lambda x: x[:, :1].square(), 0.5),
+    )
+    x, y = torch.linspace(-2, 2, 12).double().reshape(6, 2), torch.tensor([0.5])
+
+    def draws() -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
+    def drawn(guide: Callable[[sdegen.Model], Any]) -> Callable[[sdegen.Model], Tensor]:
+        return lambda model: sdegen.sample(guide(model), 3, sampler=Heun(3), seed=0, y=y)
+
+    return {
+        "density": lambda model: sdegen.log_prob(model, x),
+        "estimated density": lambda model: sdegen.log_prob(model, x, divergence=Hutchinson(3), generator=draws()),
+        "sampled density": lambda model: sdegen.sample_with_log_prob(model, 3, seed=0)[1].value,
+        "PiGDM": drawn(lambda model: guidance.PiGDM(model, linear)),
+        "DPS": drawn(lambda model: guidance.DPS(model, square)),
+        "MomentMatching": drawn(lambda model: guidance.MomentMatching(model, linear)),
+        "KalmanUpdate": drawn(lambda model: guidance.KalmanUpdate(model, linear)),
+        "density of PiGDM": lambda model: sdegen.log_prob(guidance.PiGDM(model, linear), x, y=y, steps=2, method="rk4"),
+        "Implicit": lambda model: sdegen.losses.Implicit()(model, x, generator=draws()).detach(),
+    }
+
+
+@pytest.mark.parametrize("name", of_derivatives())
+@pytest.mark.parametrize("net", ["MLP", pytest.param("CoordinateTransformer", marks=pytest.mark.slow)])
+def test_a_compiled_network_has_the_derivatives_that_it_had(name: str, net: str) -> None:
+    """The compiler may take no tensors of derivatives of functions: then they are of a recorded graph."""
+    torch.manual_seed(0)
+    eager = (
+        sdegen.nets.MLP(2, width=16, depth=1)
+        if net == "MLP"
+        else sdegen.nets.CoordinateTransformer(2, width=16, depth=1)
+    )
+    torch.nn.init.normal_(eager.double().last.weight, std=0.2)
+    models = [sdegen.Model(part, sdegen.VP()) for part in (eager, torch.compile(eager, backend="eager"))]
+    for model in models:
+        model.moments = sdegen.Moments(torch.zeros(2), torch.ones(2))
+    right, found = (of_derivatives()[name](model) for model in models)
+    torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-6)

@@ -18,6 +18,7 @@ from ..checks import check_function
 from ..conditions import Conditions, check_labels
 from ..fixed import Fixed
 from ..laws.described import Described
+from ..laws.followed import Followed
 from ..laws.mixtures import GaussianMixture, Moments
 from ..laws.products import pull_back
 from ..mixing import check_unmixed
@@ -180,12 +181,12 @@ class ExactClassifier(OfTensors, Fixed):
         if not (weights > 0).all():
             raise ValueError(f"weights = {weights.tolist()}; give the classes' probabilities, positive numbers.")
         self.sde, self.laws, self.weights = sde, tuple(laws), weights
-        self._laws = [law.in_units(sde.units) for law in laws]
+        self._laws = [Followed(GaussianMixture.in_units, law, sde.units) for law in laws]
 
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Return ``log weights_k + log p_t(x | k)``, up to a constant that all classes share, ``(B, K)``."""
         seen = self.sde.observe(x, t)
-        logs = torch.stack([law.observed_log_prob(seen.y, seen.by.C, seen.by.S) for law in self._laws], 1)
+        logs = torch.stack([law().observed_log_prob(seen.y, seen.by.C, seen.by.S) for law in self._laws], 1)
         return logs + self.weights.log().to(x)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..answers import versions
 from ..precision import uncast
 from .bases import Basis
 from .diagonal import Diagonal
@@ -58,7 +59,23 @@ class Covariances:
             raise ValueError("covariances are full matrices, which are in no basis; give diagonals, or no basis.")
         if not torch.allclose(given, given.mT, rtol=1e-6, atol=1e-12):
             raise ValueError("covariances is not symmetric; symmetrise it: (C + C.mT) / 2.")
-        self.lam, self.U = torch.linalg.eigh(given)
+        self._decompose()
+
+    def _decompose(self) -> None:
+        """Find the axes of full matrices, and the variances along them."""
+        self.lam, self.U = torch.linalg.eigh(self.given)
+        self._seen = versions(self.given)
+
+    def renew(self) -> None:
+        """Find axes and variances again, if full matrices have been changed in place."""
+        now = versions(self.given) if self.U is not None else []  # none where changes are not counted
+        if now and now != self._seen:
+            self._decompose()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: its tensors count their changes from 0, so that none may be left to be seen."""
+        self.renew()
+        return vars(self)
 
     def matrices(self) -> Tensor:
         """Return the covariances as full matrices, ``(K, d, d)``."""
@@ -72,12 +89,14 @@ class Covariances:
         """Return the axes along which the covariances are diagonal; for isotropic ones, which are so along any, those of a
         map.
         """
+        self.renew()
         if self.U is not None:
             return OWN
         return A.axes if self.lam.shape[1] == 1 else self.basis
 
     def colour(self, k: Tensor, z: Tensor) -> Tensor:
         """Return noise with the covariances of the components `k` ``(n,)``, from standard normal `z` ``(n, *)``."""
+        self.renew()
         flat = z.reshape(len(z), -1) * self.lam[k].sqrt()
         if self.U is not None:
             return (self.U[k] @ flat[..., None])[..., 0]

@@ -42,6 +42,10 @@ from .vectors import as_vectors, dot
 Field = Callable[[Tensor], Tensor]
 Look = Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
 
+# What derivatives of functions raise where there are none. Of a compiled network it is an AssertionError: the compiler does not take
+# their tensors.
+_FAILURES = RuntimeError, AssertionError
+
 SEED = 271_828_182_845  # of the direction that derivatives are tried along, which no run is likely to begin from
 
 FEW = 2**14  # numbers of all directions of states, up to which these go together whatever a network makes of them
@@ -147,7 +151,7 @@ class Products:
                     return value_and_slopes(field, x, directions)
                 except torch.OutOfMemoryError:
                     raise
-                except RuntimeError:  # NotImplementedError too; what is wrong with the field itself comes up again
+                except _FAILURES:  # NotImplementedError too; what is wrong with the field itself comes up again
                     self.forward = False
             return pulled_back(field, x, directions)
 
@@ -160,7 +164,7 @@ class Products:
             ahead = dot(v, value_and_slopes(field, x, v)[1], axes=2)
             try:
                 back = dot(v, value_and_slopes_back(field, x, v)[1], axes=2)
-            except RuntimeError:
+            except _FAILURES:
                 self._backward = False
             else:
                 rounding = 100 * torch.finfo(x.dtype).eps * v.square().sum()
@@ -297,7 +301,7 @@ def pull_back(look: Look, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Field]
     check_tensor("x", x, finite=False)
     try:
         functional: Any = torch.func.vjp(look, x, has_aux=True)
-    except RuntimeError:  # what is wrong with the function itself comes up again
+    except _FAILURES:  # what is wrong with the function itself comes up again
         return _pull_back_recorded(look, x)
     seen, pulled, besides = functional
 

@@ -40,25 +40,27 @@ class Ranks(NamedTuple):
         return show_call(self)
 
     def __str__(self) -> str:
+        if len(self.places) < 2:
+            return "\n".join(f"{i}: p = {p:.2g}, of one pair" for i, p in enumerate(self.p_values.tolist()))
         lines = zip(self.bias, self.width, self.p_values.tolist())
         return "\n".join(f"{i}: bias {b}, width {w}, p = {p:.2g}" for i, (b, w, p) in enumerate(lines))
 
     @property
     def bias(self) -> list[Estimate]:
         """The mean place less ½, of each coordinate: positive where draws are too small."""
-        return [Estimate.of(column - 0.5) for column in self.places.T]
+        return [Estimate.of(column - 0.5) for column in _several(self.places).T]
 
     @property
     def width(self) -> list[Estimate]:
         """Twelve times the mean square of the place less ½, less 1, of each coordinate: positive where the posterior is too
         narrow, or biased, and negative where it is too wide.
         """
-        return [Estimate.of(12 * (column - 0.5).square() - 1) for column in self.places.T]
+        return [Estimate.of(12 * (column - 0.5).square() - 1) for column in _several(self.places).T]
 
     @property
     def p_values(self) -> Tensor:
         """The p-value of each coordinate's places being uniform, by the Kolmogorov–Smirnov test, ``(d,)``."""
-        return torch.tensor([_p_value(column) for column in self.places.T], dtype=torch.float64)
+        return torch.tensor([_p_value(column) for column in _several(self.places, 1).T], dtype=torch.float64)
 
 
 class Coverage(NamedTuple):
@@ -76,7 +78,8 @@ class Coverage(NamedTuple):
         return show_call(self)
 
     def __str__(self) -> str:
-        return f"excess {self.excess}, p = {self.p_value:.2g}"
+        p = f"p = {self.p_value:.2g}"
+        return f"{p}, of one pair" if len(self.places) < 2 else f"excess {self.excess}, {p}"
 
     def at(self, level: float) -> Estimate:
         """Return how often the region of a credible level holds the truth; an exact posterior's does as often as the level says.
@@ -94,18 +97,26 @@ class Coverage(NamedTuple):
             If `level` lies outside of (0, 1).
         """
         level = check_number("level", level, above=0, below=1)
-        n, inside = len(self.places), int((self.places <= level).sum())
+        n, inside = len(_several(self.places, 1)), int((self.places <= level).sum())
         return Estimate(inside / n, share_error(inside, n))
 
     @property
     def excess(self) -> Estimate:
         """The area between the curve of `at` and the diagonal: positive for a posterior too wide, negative for one too narrow."""
-        return Estimate.of(0.5 - self.places)
+        return Estimate.of(0.5 - _several(self.places))
 
     @property
     def p_value(self) -> float:
         """The p-value of the places being uniform, by the Kolmogorov–Smirnov test."""
-        return _p_value(self.places)
+        return _p_value(_several(self.places, 1))
+
+
+def _several(places: Tensor, least: int = 2) -> Tensor:
+    """Return places; refuse those of fewer than `least` pairs: the spread over pairs, of which errors are made, takes two."""
+    if len(places) < least:
+        need = "their spread, of which errors are made, needs two" if least > 1 else "give one at least"
+        raise ValueError(f"places are of {len(places)} simulated pairs; {need}.")
+    return places
 
 
 def _p_value(places: Tensor) -> float:

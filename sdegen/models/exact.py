@@ -16,9 +16,11 @@ from ..blocks import OfTensors
 from ..conditions import NONE, Conditions, check_labels
 from ..fixed import Fixed
 from ..laws.embedding import Observation
+from ..laws.followed import Followed
 from ..laws.marginals import Marginal
 from ..laws.mixtures import Moments
 from ..laws.outside import ClosedLaw, as_closed
+from ..laws.units import Units
 from ..precision import widened
 from ..processes.linear import LinearSDE
 from ..processes.validity import check_process
@@ -65,7 +67,25 @@ class Exact(Fixed, ScoreModel):
     def __init__(self, sde: LinearSDE, distribution: ClosedLaw) -> None:
         self.sde, self.distribution = sde, as_closed(distribution)
         check_process(sde)
-        self.moments, self._law = self.distribution.moments(), self.distribution.in_units(sde.units)
+        self._known = Followed(_moments_of, self.distribution)
+        self._scaled = Followed(_in_units, self.distribution, sde.units)
+        self._known(), self._scaled()  # what is wrong with the law is said here
+
+    @property
+    def moments(self) -> Moments | None:
+        """Mean and covariance of the law as it is now, or what was set in their place."""
+        return self._known() if self._given is None else self._given[0]
+
+    @moments.setter
+    def moments(self, moments: Moments | None) -> None:
+        self._given = (moments,)
+
+    _given: tuple[Moments | None] | None = None
+
+    @property
+    def _law(self) -> Any:
+        """The law in the units of the process, as it is now."""
+        return self.distribution if self.sde.units.plain else self._scaled()
 
     @property
     def conditions(self) -> Conditions:
@@ -120,6 +140,15 @@ class Exact(Fixed, ScoreModel):
         return seen, check_answer(who, mean, seen.y.shape, seen.y), check_answer(who, of_y, seen.y.shape, seen.y)
 
 
+def _moments_of(law: Any) -> Moments:
+    found: Moments = law.moments()
+    return found
+
+
+def _in_units(law: Any, units: Units) -> Any:
+    return law.in_units(units)
+
+
 class ExactConditional(OfTensors, Fixed, ScoreModel):
     """The exact score model of a linear SDE started from one of several known distributions, chosen row by row by `label`.
 
@@ -171,7 +200,18 @@ class ExactConditional(OfTensors, Fixed, ScoreModel):
             )
         self.laws, self.null = known[:-1], known[-1]
         self._models = [Exact(sde, law) for law in known]  # −1 is the last
-        self.sde, self.moments = sde, self.null.moments()
+        self.sde = sde
+
+    @property
+    def moments(self) -> Moments | None:
+        """Mean and covariance of the law of all data as it is now, or what was set in their place."""
+        return self._models[-1].moments if self._given is None else self._given[0]
+
+    @moments.setter
+    def moments(self, moments: Moments | None) -> None:
+        self._given = (moments,)
+
+    _given: tuple[Moments | None] | None = None
 
     @property
     def conditions(self) -> Conditions:
