@@ -42,8 +42,8 @@ from .vectors import as_vectors, dot
 Field = Callable[[Tensor], Tensor]
 Look = Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
 
-# What derivatives of functions raise where there are none. Of a compiled network it is an AssertionError: the compiler does not take
-# their tensors.
+# What derivatives of functions raise where there are none. A compiled network raises an AssertionError, because its compiler does
+# not take their tensors.
 _FAILURES = RuntimeError, AssertionError
 
 SEED = 271_828_182_845  # of the direction that derivatives are tried along, which no run is likely to begin from
