@@ -5,6 +5,7 @@ laws and measures are made of, and answers of what users have written.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from refusals import Refusals, check_refusal
 from torch import Tensor, nn
 
 import sdegen
-from sdegen import VP, Model, baselines, data, guidance, laws, likelihood, metrics, nets, samplers
+from sdegen import VP, Model, baselines, data, guidance, laws, likelihood, metrics, nets, plots, samplers
 from sdegen.data.readers import from_arrays
 from sdegen.guidance.noises import PoissonNoise, QuantisedNoise
 from sdegen.likelihood.bits import middles
@@ -72,6 +73,38 @@ bad(
     ValueError,
     lambda w: from_arrays(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([[1, 1], [0, 1]])),
     r"^labels of shape \(2, 2\) are not one-hot; give rows with a single 1",
+)
+
+
+def broken(folder: Path) -> Path:
+    """A folder with an image that is none."""
+    (folder / "a.png").write_bytes(b"no image")
+    return folder
+
+
+bad(
+    "a mode of colours",
+    ValueError,
+    lambda w: data.from_folder(w, mode="CMYK"),
+    r"^mode = 'CMYK'; choose \"L\", \"RGB\" or \"RGBA\"",
+)
+bad(
+    "a folder without images",
+    FileNotFoundError,
+    lambda w: data.from_folder(w),
+    "holds no images; put image files there",
+)
+bad(
+    "an image that is none",
+    ValueError,
+    lambda w: data.from_folder(broken(w)),
+    r"a.png cannot be read: .*; replace or remove",
+)
+bad(
+    "titles over images",
+    ValueError,
+    lambda w: sdegen.animation.animation(torch.zeros(2, 1, 1, 4, 4), w / "a.gif", titles=["a", "b"]),
+    "^titles are drawn above points; images have none",
 )
 
 
@@ -202,6 +235,65 @@ bad(
 )
 
 
+class Still(sdegen.MatrixSDE):
+    """A process that begins with noise of a covariance that is none."""
+
+    def __init__(self, Sigma_0: Any) -> None:
+        self.Sigma_0 = Sigma_0
+
+    def F(self, t: Tensor) -> Tensor:
+        return torch.zeros(*t.shape, 2, 2, dtype=torch.float64)
+
+    def G(self, t: Tensor) -> Tensor:
+        return torch.eye(2, dtype=torch.float64).expand(*t.shape, 2, 2)
+
+
+ONE = torch.eye(2, dtype=torch.float64)
+for what, given, error, said in (
+    (
+        "single",
+        ONE.float(),
+        ValueError,
+        r"^Still.Sigma_0 is torch.float32 of shape \(2, 2\); give a float64 tensor \(k, k\)",
+    ),
+    ("a row", ONE[:1], ValueError, r"^Still.Sigma_0 is torch.float64 of shape \(1, 2\)"),
+    (
+        "one-sided",
+        ONE + torch.tensor([[0.0, 0.5], [0.0, 0.0]]),
+        ValueError,
+        r"is no covariance; give a symmetric matrix",
+    ),
+    ("infinite", ONE / 0, ValueError, r"is no covariance; give a symmetric matrix of finite"),
+    ("negative", -ONE, ValueError, r"^Still.Sigma_0 has the eigenvalue -1; a covariance has none below 0"),
+    ("a number", 1.0, TypeError, r"^Still.Sigma_0 is a float; give a float64 tensor"),
+):
+    bad(f"Sigma_0, {what}", error, lambda w, v=given: sdegen.Exact(Still(v), RING), said)
+
+
+class Unset(sdegen.SDE):
+    """A process without a law at its end."""
+
+    T = 1.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x.pow(3)
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Any:
+        return torch.ones(3)
+
+
+bad(
+    "no prior",
+    NotImplementedError,
+    lambda w: Unset().prior(RING.moments()),
+    r"^Unset has no closed-form law at T; define prior\(moments\)",
+)
+bad(
+    "noise of three rows for two",
+    ValueError,
+    lambda w: sdegen.simulate(Unset(), torch.zeros(2, 2), 0.0, 0.5, steps=2),
+    r"returned shape \(3,\) of torch.float32 for 1 rows; it must return a number",
+)
 # --- likelihoods ------------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +385,28 @@ bad(
 )
 
 
+bad(
+    "a flow in no steps",
+    ValueError,
+    lambda w: baselines.ContinuousFlow(nets.MLP(2), (2,), steps=0),
+    r"^steps = 0, tolerance = ",
+    both,
+)
+bad(
+    "a flow without tolerance",
+    ValueError,
+    lambda w: baselines.ContinuousFlow(nets.MLP(2), (2,), tolerance=0.0),
+    r", tolerance = 0.0; ",
+    both,
+)
+bad(
+    "one draw in a picture",
+    ValueError,
+    lambda w: plots.marginals(torch.zeros(1, 2)),
+    r"^theta has shape \(1, 2\); give draws \(N, d\), two at least",
+)
+
+
 # --- guidance and training --------------------------------------------------------------------------------------------
 
 
@@ -342,5 +456,5 @@ bad(
 
 
 @pytest.mark.parametrize(("call", "error", "says"), bad.rows)
-def test_bad_parts_are_refused_in_a_sentence(call: Any, error: Any, says: Any) -> None:
-    check_refusal(None, call, error, says)
+def test_bad_parts_are_refused_in_a_sentence(call: Any, error: Any, says: Any, tmp_path: Path) -> None:
+    check_refusal(tmp_path, call, error, says)
