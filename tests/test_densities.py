@@ -15,7 +15,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen.guidance import anneal_density
-from sdegen.guidance.densities import _first_step
+from sdegen.guidance.moves import first_step
 from sdegen.laws import GaussianMixture
 
 RING = sdegen.data.gaussian_ring()
@@ -145,8 +145,7 @@ def test_a_law_beside_the_gaussian_is_not_called_a_wide_one(away: float, std: fl
 @pytest.mark.parametrize("d", [1, 8, 27])
 def test_the_first_step_falls_with_the_cube_root_of_the_numbers(d: int) -> None:
     """As the best step of Langevin proposals does: G. O. Roberts and J. S. Rosenthal, 1998, doi:10.1111/1467-9868.00123."""
-    law = GaussianMixture(torch.ones(1), torch.zeros(1, d), torch.tensor([9.0]))
-    assert _first_step(law) == pytest.approx(9 / d ** (1 / 3))
+    assert first_step(9.0, torch.zeros(1, d)) == pytest.approx(9 / d ** (1 / 3))
 
 
 def test_evaluations_are_the_calls_of_the_density() -> None:

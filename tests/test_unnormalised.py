@@ -18,7 +18,7 @@ from sdegen.laws import GaussianMixture, Units
 from sdegen.laws.empirical import pooled, pooled_values
 from sdegen.processes import LinearSDE
 from sdegen.training import AdjointMatching, LogVariance, NonFiniteLoss, PathDivergence
-from sdegen.training.path_losses import temper
+from sdegen.training.replay import temper
 
 d64 = torch.float64
 RING = sdegen.data.gaussian_ring()

@@ -6,22 +6,22 @@ __all__ = ["anneal_density"]
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..answers import ask_log_prob, ask_numbers
+from ..answers import ask_log_prob
 from ..arguments import check_arguments
 from ..checks import check_count, check_number
 from ..laws.mixtures import GaussianMixture
-from ..laws.operators import rows
-from ..laws.vectors import as_vectors, over_rows, sum_rows
+from ..laws.vectors import as_vectors
 from ..mixing import check_unmixed
-from ..precision import uncast
 from ..progress import show_bar
 from ..samplers.noise import as_seed
 from ..warning import warn_caller
+from .moves import check_log_density, first_step, look, move
 from .near import data_near
 from .particles import Particles, check_particles, log_mean_exp, resample
 
@@ -103,7 +103,8 @@ def anneal_density(
     draws = torch.Generator().manual_seed(as_seed(seed, generator))
     check_unmixed("log_prob", lambda x: _evaluate(log_prob, gaussian, x).log_f, data_near(gaussian.moments()))
     x = gaussian.sample(particles, draws)
-    at, step = _evaluate(log_prob, gaussian, x), _first_step(gaussian)
+    look_at = partial(_evaluate, log_prob, gaussian)
+    at, step = look_at(x), first_step(gaussian.moments().variance().item(), x)
     log_weights, family = torch.zeros(particles, dtype=torch.float64), torch.arange(particles)
     resampled, log_evidence = 0, 0.0
     with show_bar(progress, "anneal_density") as bar:
@@ -120,7 +121,7 @@ def anneal_density(
                     log_weights, at, family = torch.zeros_like(log_weights), at.rows(kept), family[kept]
                     resampled += 1
             beta = min(1.0, (level + 1) / levels)
-            at, accepted = _move(log_prob, gaussian, at, beta, step, spread, draws)
+            at, accepted = move(at, look_at, partial(_between, beta), step, spread, draws)
             step *= math.exp(accepted - ACCEPTED)
             bar.update()
     log_evidence += log_mean_exp(log_weights).item()
@@ -164,50 +165,22 @@ class _Points(NamedTuple):
         """Return some of the points."""
         return _Points(*(value[kept] for value in self))
 
-    def replaced(self, where: Tensor, others: _Points) -> _Points:
-        """Return these points, and others `where` it says so."""
-        return _Points(*(torch.where(over_rows(where, v), w, v) for v, w in zip(self, others, strict=True)))
 
-    def value(self, beta: float) -> Tensor:
-        """Return the log-density of the law between the two, up to a constant."""
-        return beta * self.log_f + (1 - beta) * self.log_g
-
-    def slope(self, beta: float) -> Tensor:
-        """Return the gradient of that."""
-        return beta * self.slope_f + (1 - beta) * self.slope_g
-
-
-def _first_step(gaussian: GaussianMixture) -> float:
-    """Return a step of the size that Langevin steps have in the Gaussian."""
-    variance = gaussian.moments().variance().item()
-    return variance / gaussian.means[0].numel() ** (1 / 3)
+def _between(beta: float, at: _Points) -> tuple[Tensor, Tensor]:
+    """Return the log-density of the law between the two, up to a constant, and its slope."""
+    return beta * at.log_f + (1 - beta) * at.log_g, beta * at.slope_f + (1 - beta) * at.slope_g
 
 
 def _evaluate(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Tensor) -> _Points:
     """Return both densities and their slopes at points; slopes are 0 where the density is."""
-    with torch.inference_mode(False), torch.enable_grad():
-        _refuse_far(gaussian, x, ~as_vectors(x.isfinite()).all(1))
-        x = x.clone().requires_grad_()  # no tensor of inference, which has no slope
-        log_f = ask_numbers("log_prob", log_prob, x).double()
-        bad = log_f.isnan() | (log_f == torch.inf)
-        _refuse_far(gaussian, x.detach(), bad)
-        if bad.any():
-            raise ValueError(
-                f"log_prob is {log_f[bad][0].item()} at {int(bad.sum())} of {len(x)} points, such as {x[bad][0].tolist()}; it "
-                "must be a number, or -inf where the density is 0."
-            )
-        if not log_f.requires_grad:
-            raise ValueError("log_prob(x) has no slope by x; form it by operations of torch without detach().")
-        known = log_f > -torch.inf
-        with uncast(x):
-            (slope,) = torch.autograd.grad(log_f[known].sum(), [x])
-    slope = torch.where(over_rows(known, slope), slope, 0.0)
-    if not slope.isfinite().all():
-        raise ValueError(
-            f"the slope of log_prob is not finite at {x[~as_vectors(slope.isfinite()).all(1)][0].tolist()}."
-        )
-    x = x.detach()
-    return _Points(x, log_f.detach(), ask_log_prob(gaussian, x), slope, gaussian.score(x))
+
+    def check(log_f: Tensor, x: Tensor) -> None:
+        _refuse_far(gaussian, x, log_f.isnan() | (log_f == torch.inf))
+        check_log_density(log_f, x)
+
+    _refuse_far(gaussian, x, ~as_vectors(x.isfinite()).all(1))
+    x, log_f, slope = look(log_prob, x, check)
+    return _Points(x, log_f, ask_log_prob(gaussian, x), slope, gaussian.score(x))
 
 
 def _refuse_far(gaussian: GaussianMixture, x: Tensor, bad: Tensor) -> None:
@@ -219,24 +192,3 @@ def _refuse_far(gaussian: GaussianMixture, x: Tensor, bad: Tensor) -> None:
             f"{int(far.sum())} of {len(x)} particles have left for infinity: the density rises there without bound, and has no "
             "finite integral, or its slope is too steep for a step; bound it, or begin with a Gaussian of its width."
         )
-
-
-def _move(
-    log_prob: Callable[[Tensor], Tensor],
-    gaussian: GaussianMixture,
-    at: _Points,
-    beta: float,
-    step: float,
-    spread: float,
-    draws: torch.Generator,
-) -> tuple[_Points, float]:
-    """Take a Langevin step of random length in the law between the two, accepted by Metropolis and Hastings, and return where
-    particles are and the share of steps that were accepted.
-    """
-    u = torch.rand(2, len(at.x), generator=draws, dtype=torch.float64)
-    size = rows(step * (-spread * u[0]).exp(), at.x)
-    z = torch.randn(at.x.shape, generator=draws, dtype=torch.float64)
-    new = _evaluate(log_prob, gaussian, at.x + size * at.slope(beta) + (2 * size).sqrt() * z)
-    back = (at.x - new.x - size * new.slope(beta)).square() / (4 * size) - 0.5 * z.square()
-    accepted = u[1].log() < new.value(beta) - at.value(beta) - sum_rows(back)
-    return at.replaced(accepted, new), accepted.double().mean().item()

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..answers import ask_log_prob, ask_numbers
 from ..arguments import check_arguments
 from ..checks import check_count
+from ..laws.draws import noise_like
 from ..laws.embedding import WHOLE
 from ..laws.kernels import Transition
 from ..laws.outside import as_law
@@ -33,6 +34,7 @@ from ..samplers.rollout import Rollout, log_prob_of_steps
 from ..samplers.run import sample
 from ..samplers.start import check_sampler_given
 from .base import check_same_process
+from .moves import check_log_density
 from .near import refuse_mixing
 from .particles import Particles, log_mean_exp
 
@@ -135,6 +137,15 @@ class PathTarget:
             steps = log_prob_of_steps(self.base, run.path, run.times, sampler=self.sampler)
             return density + _prior_of(self.base, run.path[0]) + (steps - run.log_prob).double().sum(0) - prior
 
+    def noise(self, model: ScoreModel, x: Tensor, times: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw paths of the forward process from data, ``(steps + 1, n, *)``, in the order of a run: the data come last."""
+        sde = as_linear(model.sde, WHY)
+        states = [sde.units.standardise(x).to(x)]
+        for kernel in reversed(_recalled(sde, times)):
+            early = states[-1].double()
+            states.append(kernel(early).sample(noise_like(early, generator)).to(x))
+        return torch.stack(states[::-1])
+
     def densities(self, x: Tensor) -> Tensor:
         """Return the logarithms of the density at data, ``(n,)`` float64, checked.
 
@@ -143,13 +154,7 @@ class PathTarget:
         ValueError
             As `log_weights`.
         """
-        values = ask_numbers("log_prob", self.log_prob, x).double()
-        bad = values.isnan() | (values == torch.inf)
-        if bad.any():
-            raise self.error(
-                f"log_prob is {values[bad][0].item()} at {int(bad.sum())} of {len(x)} points, such as {x[bad][0].tolist()}; it "
-                "must be a number, or -inf where the density is 0"
-            )
+        values = check_log_density(ask_numbers("log_prob", self.log_prob, x).double(), x, self.error)
         if not values.isfinite().any():
             raise self.error(
                 f"log_prob is -inf at all {len(x)} points, such as {x[0].tolist()}; begin nearer to the law, with "
@@ -251,11 +256,14 @@ def _prior_of(model: ScoreModel, x: Tensor) -> Tensor:
 
 def _log_prob_forward(sde: LinearSDE, run: Rollout) -> Tensor:
     """Return ``Σ log p(x_t | x_s)`` of a path under the forward process, ``(n,)`` float64."""
-    kernels = recall(partial(_kernels, sde, run.times), "kernels", sde, run.times)
     total = torch.zeros(len(run.samples), dtype=torch.float64, device=run.path.device)
-    for late, early, kernel in zip(run.path[:-1], run.path[1:], kernels, strict=True):
+    for late, early, kernel in zip(run.path[:-1], run.path[1:], _recalled(sde, run.times), strict=True):
         total = total + kernel(early.double()).log_prob(late.double())
     return total
+
+
+def _recalled(sde: LinearSDE, times: Tensor) -> list[Transition]:
+    return recall(partial(_kernels, sde, times), "kernels", sde, times)
 
 
 def _kernels(sde: LinearSDE, times: Tensor) -> list[Transition]:

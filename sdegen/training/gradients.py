@@ -15,6 +15,7 @@ from ..answers import check_answer
 from ..conditions import conditions_of, has_rows
 from ..data import Batch
 from ..data.parts import part_of
+from .checkpoints import Checkpoint
 from .copies import FloatCopies
 from .finite import NonFiniteLoss
 from .score_loss import ScoreLoss
@@ -76,7 +77,9 @@ class Gradient:
         copies: FloatCopies | None = None,
     ) -> None:
         self.copies = copies
-        self.model, self.objective, self.parameters = model, objective, parameters
+        self.model, self.parameters = model, parameters
+        begun = objective.begin() if isinstance(objective, ScoreLoss) else objective
+        self.objective: Callable[..., Tensor] = begun
         self.generator, self.workers, self.autocast = generator, workers, autocast
         self.accumulate, self.parts = accumulate, accumulate * workers.number
         net = getattr(model, "net", None)
@@ -133,6 +136,29 @@ class Gradient:
             shares.append(share.detach())
         loss = sum(shares[1:], start=shares[0])
         return loss if self.workers.number == 1 else self.workers.add(loss, self.parameters)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what the loss keeps from step to step, as tensors by name (`ScoreLoss.state`)."""
+        kept = self.objective.state() if isinstance(self.objective, ScoreLoss) else {}
+        return {f"loss:{name}": value for name, value in kept.items()}
+
+    def restore(self, kept: Checkpoint) -> None:
+        """Go back to what the loss kept at a checkpoint.
+
+        Raises
+        ------
+        ValueError
+            If that is not whole.
+        """
+        if isinstance(self.objective, ScoreLoss):
+            device = self.parameters[0].device
+            try:
+                self.objective.restore({name: value.to(device) for name, value in kept.part("loss").items()})
+            except ValueError as error:
+                raise ValueError(
+                    f"{kept.path} does not hold what the loss had kept ({error}); delete it, and the run goes on from the one "
+                    "before."
+                ) from None
 
     def values(self, batch: Batch, generator: torch.Generator, rows: slice) -> Tensor:
         """Return the loss of each datum, checked to be that; only those of `rows` are computed with the network."""

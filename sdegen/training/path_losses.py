@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AdjointMatching", "LogVariance", "PathDivergence", "temper"]
+__all__ = ["AdjointMatching", "LogVariance", "PathDivergence"]
 
 from collections.abc import Callable
 from typing import Any
@@ -24,15 +24,14 @@ from ..precision import uncast
 from ..processes.linear import LinearSDE, as_linear
 from ..processes.times import ImportanceTimes, TimeLaw
 from ..samplers.base import Sampler
-from ..samplers.rollout import Rollout, log_prob_of_steps
+from ..samplers.rollout import log_prob_of_steps
 from .finite import NonFiniteLoss, finite
+from .replay import SHARE, Replay, Replaying, temper
 from .score_loss import ScoreLoss
 from .weightings import LikelihoodWeighting, Weighting, weight_at
 
-SHARE = 0.5  # of the samples, which tempered weights leave effective
 
-
-class LogVariance(Fixed, ScoreLoss):
+class LogVariance(Fixed, Replaying):
     """The log-variance of paths: how much ``log w`` of `guidance.importance_sample` differs between paths of the model.
 
     With ``log w = log f(x_0) + Σ log p(x_t | x_s) − log p(x_T) − Σ log q(x_s | x_t)``, the same of all paths where the steps
@@ -54,14 +53,17 @@ class LogVariance(Fixed, ScoreLoss):
         Steps of the default sampler.
     linear_from
         Nats from the median from where the loss of a path is linear (Huber's), so that a few do not decide alone.
+    replay
+        Ends of earlier paths that some paths of a batch begin with, noised by the forward process (`Replay`); none by default.
+        The median is that of all paths of the batch.
 
     Raises
     ------
     NonFiniteLoss
         In a training, if `log_prob` is NaN or +∞ at a draw, or −∞ at all; the model keeps the weights of the step before.
     ValueError
-        If `linear_from` is not positive; in a training, if the data have conditions, a batch has one row, or as for
-        `guidance.importance_sample`.
+        If `linear_from` is not positive, or `replay` is to move ends in a law with `base`; in a training, if the data have
+        conditions, a batch has one row, or as for `guidance.importance_sample`.
     """
 
     of_data = False
@@ -74,9 +76,15 @@ class LogVariance(Fixed, ScoreLoss):
         sampler: Sampler | None = None,
         steps: int = 50,
         linear_from: float = 5.0,
+        replay: Replay | None = None,
     ) -> None:
         self.log_prob, self.base, self.sampler, self.steps = log_prob, base, sampler, steps
-        self.linear_from = check_number("linear_from", linear_from, above=0)
+        self.linear_from, self.replay = check_number("linear_from", linear_from, above=0), replay
+        if base is not None and replay is not None and replay.moves:
+            raise ValueError(
+                f"replay has moves = {replay.moves}, and with base the density that they would need has that of base's "
+                "samples for a factor, which is not known; give Replay(moves=0)."
+            )
         self._target = PathTarget(log_prob, base, sampler, steps, NonFiniteLoss)
 
     def __call__(
@@ -86,11 +94,19 @@ class LogVariance(Fixed, ScoreLoss):
         _refuse_conditions(cond)
         if len(x_0) < 2:
             raise ValueError("the batch has one row, and weights of one path have no spread; give larger batches.")
-        run = self._target.draw(model, len(x_0), generator)
-        log_weights = self._target.log_weights(model, run)
+        memory, target = self.memory(), self._target
+        own = len(x_0) if memory is None else memory.fresh(len(x_0))
+        run = target.draw(model, own, generator)
+        if memory is not None and own < len(x_0):
+            ends = memory.draw(len(x_0) - own, generator).x
+            path = torch.cat([run.path, target.noise(model, ends, run.times, generator)], 1)
+            run = run._replace(path=path, samples=torch.cat([run.samples, ends]))
+        steps = log_prob_of_steps(model, run.path, run.times, sampler=target.sampler)
+        run = run._replace(log_prob=torch.cat([run.log_prob, steps[:, own:].detach()], 1))
+        log_weights = target.log_weights(model, run)
+        self.keep(model, run.samples[:own], log_weights[:own], generator)
         known = log_weights[log_weights.isfinite()]
         log_weights = log_weights.clamp_min(known.min().item() - self.linear_from)  # where the density is 0
-        steps = log_prob_of_steps(model, run.path, run.times, sampler=self._target.sampler)
         again = log_weights + (run.log_prob - steps).double().sum(0)
         apart = again - log_weights.median()
         return 2 * huber_loss(apart, torch.zeros_like(apart), reduction="none", delta=self.linear_from)
@@ -144,7 +160,7 @@ class PathDivergence(Fixed, ScoreLoss):
         return finite(-self._target.log_weights(model, run), run.times[-1])
 
 
-class AdjointMatching(Fixed, ScoreLoss):
+class AdjointMatching(Fixed, Replaying):
     """Adjoint matching: regression of the score on the slope of the log-density where the model's own samples are.
 
     With the slopes of the density `f` at the data that a noised state may come from, the score of the law is
@@ -174,6 +190,8 @@ class AdjointMatching(Fixed, ScoreLoss):
         As for `losses.Denoising`; `weightings.LikelihoodWeighting` by default.
     longest
         Longest slope that counts whole, root mean square of its numbers in the units of the process; longer ones are cut.
+    replay
+        Ends of earlier paths that count among the samples of a batch, with their weights (`Replay`); none by default.
 
     Raises
     ------
@@ -195,11 +213,12 @@ class AdjointMatching(Fixed, ScoreLoss):
         weighting: Weighting | None = None,
         times: TimeLaw | None = None,
         longest: float = 20.0,
+        replay: Replay | None = None,
     ) -> None:
         self.log_prob, self.sampler, self.steps = log_prob, sampler, check_count("steps", steps)
         self.levels, self.longest = check_count("levels", levels), check_number("longest", longest, above=0)
         self.weighting = LikelihoodWeighting() if weighting is None else weighting
-        self.times = ImportanceTimes() if times is None else times
+        self.times, self.replay = ImportanceTimes() if times is None else times, replay
         self._target = PathTarget(log_prob, None, sampler, steps, NonFiniteLoss)
 
     def __call__(
@@ -207,11 +226,16 @@ class AdjointMatching(Fixed, ScoreLoss):
     ) -> Tensor:
         """Return the loss of each of as many samples as there are rows, ``(B,)``."""
         _refuse_conditions(cond)
-        sde, run = as_linear(model.sde, WHY), self._target.draw(model, len(x_0), generator)
-        log_weights = self._target.log_weights(model, run)
+        sde, memory = as_linear(model.sde, WHY), self.memory()
+        run = self._target.draw(model, len(x_0) if memory is None else memory.fresh(len(x_0)), generator)
+        x, u, log_weights = run.samples, run.path[-1], self._target.log_weights(model, run)
+        if memory is not None and len(x) < len(x_0):
+            kept = memory.draw(len(x_0) - len(x), generator)
+            x, log_weights = torch.cat([x, kept.x]), torch.cat([log_weights, kept.log_weights.to(log_weights)])
+            u = torch.cat([u, sde.units.standardise(kept.x).to(u)])
+        self.keep(model, run.samples, log_weights[: len(run.samples)], generator)
         # From the largest on, whose digits float32 holds whatever the constant is.
-        log_weights = temper(log_weights - log_weights.max(), SHARE)
-        u, values = run.path[-1], self._values(sde, run)
+        log_weights, values = temper(log_weights - log_weights.max(), SHARE), self._values(sde, x, u)
         t, factor = self.times.draw(sde, self.levels * len(u), generator)
         at, data = sde.marginal(t), u.repeat(self.levels, *[1] * (u.ndim - 1))
         x = at.Phi(data) + at.R(noise_like(data, generator))
@@ -220,10 +244,9 @@ class AdjointMatching(Fixed, ScoreLoss):
         error = as_vectors(W(model.velocity_at(x, at) - at.A(expected)).square()).sum(1)
         return finite(error * factor.to(error), t).reshape(self.levels, -1).mean(0)
 
-    def _values(self, sde: LinearSDE, run: Rollout) -> Tensor:
-        """Return ``∇ log f + x_0`` at the ends of paths, in the units of the process, the longest ones cut."""
-        u = run.path[-1]
-        values = self._slopes(run.samples) * sde.units.std.to(u) + u
+    def _values(self, sde: LinearSDE, x: Tensor, u: Tensor) -> Tensor:
+        """Return ``∇ log f + x_0`` at data, in the units of the process, where they are `u`; the longest ones cut."""
+        values = self._slopes(x) * sde.units.std.to(u) + u
         size = as_vectors(values.square()).mean(1).sqrt()
         return values * rows((self.longest / size).clamp_max(1.0), values)
 
@@ -241,21 +264,6 @@ class AdjointMatching(Fixed, ScoreLoss):
             points = f"{int(bad.sum())} of {len(x)} points, such as {x[bad][0].tolist()}"
             raise NonFiniteLoss(f"the slope of log_prob is not finite at {points}")
         return slopes.detach()
-
-
-def temper(log_weights: Tensor, share: float) -> Tensor:
-    """Return log-weights times the largest factor, 1 at most, for which a `share` of the samples is effective."""
-
-    def enough(power: float) -> bool:
-        return (power * log_weights).softmax(0).square().sum().item() * len(log_weights) * share <= 1
-
-    low, power = 0.0, 1.0
-    if enough(power):
-        return log_weights
-    for _ in range(20):
-        middle = 0.5 * (low + power)
-        low, power = (middle, power) if enough(middle) else (low, middle)
-    return power * log_weights
 
 
 def _refuse_conditions(cond: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["ScoreLoss"]
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -33,6 +33,27 @@ class ScoreLoss(ABC):
     def conditions(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the conditions that the network is asked under, for those of the data; by default these."""
         return cond
+
+    def begin(self) -> Self:
+        """Return the loss that one training asks at all its steps: a copy with a memory of its own, if it keeps anything between
+        steps; by default the loss itself.
+        """
+        return self
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what is kept from step to step, as tensors by name, for checkpoints; by default nothing."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to what `state` returned.
+
+        Raises
+        ------
+        ValueError
+            If these are no tensors that `state` returns; by default, if there are any.
+        """
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps nothing, and was given {', '.join(sorted(state))}")
 
     @abstractmethod
     def __call__(

@@ -123,14 +123,13 @@ class Training:
         if self.pending.bad is not None:
             # The fused optimiser then leaves the weights as they are.
             self.optimiser.found_inf = self.pending.bad  # type: ignore[attr-defined]
-        self._make_averages(named, objective)
+        self._make_averages(named, self.gradient.objective)
         # What a continued run must share with its checkpoint: only a run with a folder has one.
         self.about, self.known = ({}, {}) if self.folder is None else (self._about(), self.source.fingerprint(raw))
         if kept is not None:
             kept.check(self.about, model, self.moments)
             kept.check_data(self.known, tolerance(raw, like.dtype))
-            learned = [p for group in self.optimiser.param_groups for p in group["params"]]
-            kept.check_whole(self.tensors(), learned)
+            kept.check_whole(self.tensors(), [p for group in self.optimiser.param_groups for p in group["params"]])
             self._restore(kept)
         if kept is None:
             self._measure(objective)  # only now: a model that is refused stays as it was
@@ -249,7 +248,7 @@ class Training:
             for name, value in values.items()
         }
         tensors |= {} if self.copies is None else {f"copy:{i}": v for i, v in enumerate(self.copies.copies)}
-        tensors |= {"generator": self.generator.get_state()} | self.source.state()
+        tensors |= {"generator": self.generator.get_state()} | self.source.state() | self.gradient.state()
         tensors |= {} if self.run.threads is None else {"threads": torch.tensor(self.run.threads)}
         tensors["torch:cpu"] = self.workers.gather(torch.get_rng_state())
         if device.type == "cuda":
@@ -289,6 +288,7 @@ class Training:
                 f"{kept.path} holds no state of a random generator ({error}); delete it, and the run goes on from the one before."
             ) from None
         self.source.restore(kept.tensors)
+        self.gradient.restore(kept)
         self.run.steps, self.run.seconds = kept.step, kept.seconds
         for name, value in kept.part("record").items():
             setattr(self.run, name, value.tolist())
