@@ -3,13 +3,15 @@
     python -m benchmarks.unnormalised_table            # with --own one to two hours of one core
     python -m benchmarks.unnormalised_table --quick
 
-In the first table a row is a law and a method. The laws, the ring, Neal's funnel in ten dimensions and many wells in 32, have
-known normalisers. Methods that train a network begin with a Gaussian:
+In the first table a row is a law and a method. The laws, the ring, Neal's funnel in ten dimensions, many wells in 32 and four
+drawn mixtures of five modes in four, have known normalisers. Methods that train a network begin with a Gaussian:
 
 - adjoint matching;
 - the log-variance of paths: the loss of denoising diffusion samplers, without slopes;
 - the divergence of paths, with slopes through the whole run: on VP as denoising diffusion samplers have it (DDS), and with the
   pinned Brownian paths of the path integral sampler (PIS);
+- both losses with half of a batch from ends of earlier paths, moved by Langevin steps (`training.Replay`), in so many more steps
+  that the network is evaluated as often;
 - learning from particles that were annealed without a network (`guidance.anneal_density`).
 
 Samples of the network are then weighed along their paths: of 100 steps, but 50 for the log-variance, 30 for the divergence, and
@@ -29,11 +31,11 @@ nearest neighbours, `reward off` the mean of the reward less that of the law.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -44,18 +46,16 @@ from benchmarks import command
 from benchmarks.devices import fit_on
 from benchmarks.rows import Values
 from benchmarks.tables import Table
-from sdegen import grids, guidance, metrics, nets, samplers
+from benchmarks.tilted_ring import BATCH, GRID, tilted_block
+from sdegen import grids, guidance, nets, samplers
 from sdegen.laws import GaussianMixture
-from sdegen.training import AdjointMatching, LogVariance, PathDivergence
+from sdegen.training import AdjointMatching, LogVariance, PathDivergence, Replay
 
 KNOWN = {
     "log Z off": 3, "stated": 3, "effective": 3, "modes off": 3, "particles off": 3, "evaluations": 0, "CPU s": 1, "seeds": 0,
 }  # fmt: skip
-TILTED = {"KL": 3, "reward off": 3, "log Z off": 3, "stated": 3, "effective": 3, "CPU s": 1, "seeds": 0}
-BATCH, STEPS = 256, 100  # paths of a training step, and steps of the run that is weighed
+STEPS = 100  # of the run that is weighed
 RECORDED = 30  # steps of a run that is differentiated
-TAU = 3.0
-GRID = grids.Angle(end=0.0, scale=0.3)
 
 
 @dataclass
@@ -81,6 +81,8 @@ class Problem:
         return GaussianMixture(torch.ones(1), torch.zeros(1, *self.law.event_shape), torch.tensor([self.std**2]))
 
 
+DRAWN = "five modes, 4 dimensions"
+REPLAYS = {"": None, ", replay": Replay()}
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "ring": lambda: Problem(sdegen.data.gaussian_ring(), 3.0, 64, 1000, 4e-3, 300, 2000, 200, 3.0, 3000),
     "funnel, 10 dimensions": lambda: Problem(sdegen.data.Funnel(10), 3.0, 96, 500, 2e-3, 300, 4000, 3000, 8.0, 4000),
@@ -88,6 +90,20 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
         sdegen.data.ManyWell(32), 1.6, 128, 500, 1e-3, 300, 16_000, 300, 3.0, 4000
     ),
 }
+
+
+def draw_modes(seed: int) -> Problem:
+    """Return a law of five modes far apart in four dimensions, of unequal weights and widths, another one for each seed."""
+    draws = torch.Generator().manual_seed(7000 + seed)
+    means = 3 * torch.randn(5, 4, generator=draws, dtype=torch.float64)
+    widths, weights = torch.rand(2, 5, generator=draws, dtype=torch.float64)
+    law = GaussianMixture((weights + 0.3) / (weights + 0.3).sum(), means, (0.3 + 0.5 * widths).square())
+    return Problem(law, 3.5, 64, 200, 2e-3, 100, 0, 0, 0.0, 0)
+
+
+def law_of(name: str, seed: int) -> Problem:
+    """Return a law that is named, or drawn by the seed."""
+    return draw_modes(seed) if name == DRAWN else PROBLEMS[name]()
 
 
 def judged(problem: Problem, found: guidance.Particles, evaluations: int, began: float) -> Values:
@@ -111,6 +127,14 @@ def budget(problem: Problem, steps: int) -> int:
     return 2 * BATCH * steps
 
 
+def moved(replay: Replay | None, steps: int) -> int:
+    """Return how often the density and its slope are evaluated to move the ends that are kept."""
+    if replay is None:
+        return 0
+    kept = [min(replay.size, round(BATCH * (1 + (step - 1) * (1 - replay.share)))) for step in range(1, steps + 1)]
+    return 2 * (replay.moves + 1) * sum(kept[replay.every - 1 :: replay.every])
+
+
 fit_quietly = partial(fit_on, threads=1, progress=False)
 
 
@@ -121,24 +145,34 @@ def network(problem: Problem, seed: int, sde: sdegen.LinearSDE | None = None) ->
     return sdegen.Model(net, sdegen.VP() if sde is None else sde)
 
 
-def learned(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
-    """Train a network on the law by adjoint matching, and judge weighted samples of it."""
-    problem, began = PROBLEMS[name](), time.process_time()
+def learned(name: str, replay: Replay | None, quick: bool, n: int, device: str, seed: int) -> Values:
+    """Train a network on the law by adjoint matching, and judge weighted samples of it; with kept ends in more steps, for as many
+    evaluations of the network, of which 8 levels follow 30 steps of a path.
+    """
+    problem, began = law_of(name, seed), time.process_time()
     steps, model = 60 if quick else problem.steps, network(problem, seed)
-    loss = AdjointMatching(problem.law.log_prob)
+    own = 1 - (replay.share if replay else 0.0)
+    steps = round(steps * 38 / (30 * own + 8))
+    loss = AdjointMatching(problem.law.log_prob, replay=replay)
     fit_quietly(device, model, problem.first, loss=loss, steps=steps, batch_size=BATCH, lr=problem.lr, seed=seed)
     found = guidance.importance_sample(model, problem.law.log_prob, n, steps=STEPS, seed=seed, batch=5000)
-    return judged(problem, found, budget(problem, steps) + n, began)
+    return judged(problem, found, budget(problem, steps) + moved(replay, steps) + n, began)
 
 
-def by_paths(name: str, quick: bool, n: int, device: str, seed: int) -> Values:
-    """Train a network by the log-variance of its own paths, without slopes, and judge samples of as many steps."""
-    problem, began = PROBLEMS[name](), time.process_time()
+def by_paths(name: str, replay: Replay | None, quick: bool, n: int, device: str, seed: int) -> Values:
+    """Train a network by the log-variance of paths, and judge samples of as many steps; with kept ends in more steps, for as many
+    evaluations of the network, which draws its own paths before it weighs all.
+    """
+    problem, began = law_of(name, seed), time.process_time()
     steps, model = 30 if quick else problem.paths, network(problem, seed)
-    loss = LogVariance(problem.law.log_prob, steps=STEPS // 2)
+    steps = round(steps * 2 / (2 - (replay.share if replay else 0.0)))
+    loss = LogVariance(problem.law.log_prob, steps=STEPS // 2, replay=replay)
     fit_quietly(device, model, problem.first, loss=loss, steps=steps, batch_size=BATCH, lr=problem.lr, seed=seed)
     found = guidance.importance_sample(model, problem.law.log_prob, n, steps=STEPS // 2, seed=seed, batch=5000)
-    return judged(problem, found, BATCH * steps + n, began)
+    return judged(problem, found, BATCH * steps + moved(replay, steps) + n, began)
+
+
+LEARNED = {"adjoint matching": learned, "log-variance of paths": by_paths}
 
 
 class Pinned(sdegen.ScheduleSDE):
@@ -212,111 +246,18 @@ def annealed(name: str, quick: bool, n: int, threshold: float, longer: bool, see
     return judged(problem, found, 2 * n * found.evaluations, began)
 
 
-def tilted_ring() -> tuple[GaussianMixture, float]:
-    """Return the ring times ``exp(x_1 / TAU)``, normalised, and the logarithm of the normaliser."""
-    ring, by = sdegen.data.gaussian_ring(), torch.tensor([1 / TAU, 0.0], dtype=torch.float64)
-    v = ring.covariances[:, None] if ring.covariances.ndim == 1 else ring.covariances
-    log_weights = ring.weights.log() + ring.means @ by + 0.5 * (v * by.square()).sum(1)
-    law = GaussianMixture(log_weights.softmax(0), ring.means + v * by, ring.covariances)
-    return law, log_weights.logsumexp(0).item()
-
-
-def policy(quick: bool, n: int, device: str, seed: int) -> Values:
-    """Tilt a model of the ring by a reward along its own paths, and judge it."""
-    torch.manual_seed(seed)
-    law, log_normaliser = tilted_ring()
-    base = sdegen.Model(nets.MLP(2, width=64, depth=2), sdegen.VP())
-    fit = partial(fit_on, device, seed=seed, threads=1, progress=False)
-    fit(base, sdegen.data.gaussian_ring(), steps=200 if quick else 2000, batch_size=512)
-    began, model, sampler = time.process_time(), copy.deepcopy(base), samplers.ExponentialSDE(40, GRID, order=1)
-    reward, data = (lambda x: x[:, 0] / TAU), sdegen.data.gaussian_ring()
-    loss = LogVariance(reward, base=base.to(device), sampler=sampler)
-    fit(model, data, loss=loss, steps=30 if quick else 400, batch_size=BATCH, lr=1e-3)
-    base.cpu()
-    seconds = time.process_time() - began
-    found = guidance.importance_sample(model, reward, n, base=base, sampler=sampler, seed=seed)
-    assert found.log_evidence is not None and found.evidence_error is not None
-    exact = law.sample(n, torch.Generator().manual_seed(1000 + seed))
-    apart = metrics.knn_kl(found.x.double(), exact)
-    return {
-        "KL": [apart.value, apart.stderr],
-        "reward off": [(found.x.double().mean(0) - law.moments().mean)[0].item() / TAU, None],
-        "log Z off": [found.log_evidence - log_normaliser, None],
-        "stated": [found.evidence_error, None],
-        "effective": [found.effective / n, None],
-        "CPU s": [seconds, None],
-    }
-
-
-def rated(quick: bool, seed: int) -> Callable[[Tensor], Tensor]:
-    """Return a network that has learned the reward, over `TAU`, from ratings of the ring's data."""
-    draws = torch.Generator().manual_seed(seed)
-    x = sdegen.data.gaussian_ring().sample(1000, draws).float()
-    ratings = x[:, :1] / TAU + 0.3 * torch.randn(1000, 1, generator=draws)
-    torch.manual_seed(seed)
-    net = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.SiLU(), torch.nn.Linear(64, 1))
-    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
-    for _ in range(10 if quick else 300):
-        optimiser.zero_grad()
-        (net(x) - ratings).square().mean().backward()
-        optimiser.step()
-    return lambda x: net(x.float())[:, 0].detach()
-
-
-def particles(learned: bool, quick: bool, n: int, seed: int) -> Values:
-    """Judge particles of the exact ring, weighted by the reward or by a network that has learned it."""
-    law, log_normaliser = tilted_ring()
-    began, reward = time.process_time(), rated(quick, seed) if learned else (lambda x: x[:, 0] / TAU)
-    model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
-    found = guidance.tilted_smc(model, reward, n, seed=seed, progress=False)
-    seconds = time.process_time() - began
-    assert found.log_evidence is not None and found.evidence_error is not None
-    exact = law.sample(n, torch.Generator().manual_seed(1000 + seed))
-    x = found.sample(n, torch.Generator().manual_seed(seed)).double()
-    apart = metrics.knn_kl(x, exact)
-    return {
-        "KL": [apart.value, apart.stderr],
-        "reward off": [(x.mean(0) - law.moments().mean)[0].item() / TAU, None],
-        "log Z off": [found.log_evidence - log_normaliser, None],
-        "stated": [found.evidence_error, None],
-        "effective": [found.effective / n, None],
-        "CPU s": [seconds, None],
-    }
-
-
-def untilted(n: int, seed: int) -> Values:
-    """Judge the ring as it is, beside the tilted law."""
-    law, ring = tilted_ring()[0], sdegen.data.gaussian_ring()
-    exact = law.sample(n, torch.Generator().manual_seed(1000 + seed))
-    apart = metrics.knn_kl(ring.sample(n, torch.Generator().manual_seed(seed)), exact)
-    return {"KL": [apart.value, apart.stderr], "reward off": [-law.moments().mean[0].item() / TAU, None]}
-
-
-def floor(n: int, seed: int) -> Values:
-    """Judge as many exact samples of the tilted law."""
-    law = tilted_ring()[0]
-    exact, again = (law.sample(n, torch.Generator().manual_seed(k + seed)) for k in (1000, 2000))
-    apart = metrics.knn_kl(again, exact)
-    return {
-        "KL": [apart.value, apart.stderr],
-        "reward off": [(again.mean(0) - law.moments().mean)[0].item() / TAU, None],
-    }
-
-
 def known_block(table: Table) -> str:
     """Return the table of laws without data."""
     n, rows = (500 if table.quick else 10_000), {}
     for name in ("ring",) if table.quick else PROBLEMS:
         few = partial(table.row, "known", seeds=None if name == "ring" else 1)
         m = 500 if table.quick else 2000
-        rows[f"{name}: adjoint matching"] = few(
-            f"{name}: adjoint matching", partial(learned, name, table.quick, n, table.device)
-        )
-        for method, run_of in (("log-variance of paths", by_paths), ("annealed, then learned", taught)):
-            row = f"{name}: {method}"
-            rows[row] = (few if run_of is by_paths else partial(table.row, "known"))(
-                row, partial(run_of, name, table.quick, n, table.device)
-            )
+        for (method, run_of), (ends, replay) in product(LEARNED.items(), REPLAYS.items()):
+            row = f"{name}: {method}{ends}"
+            seeds = None if name == "ring" and replay is None else 1
+            rows[row] = table.row("known", row, partial(run_of, name, replay, table.quick, n, table.device), seeds)
+        row = f"{name}: annealed, then learned"
+        rows[row] = table.row("known", row, partial(taught, name, table.quick, n, table.device))
         for chain in CHAINS:
             row = f"{name}: {chain}"
             rows[row] = few(row, partial(through_paths, name, chain, table.quick, n, table.device))
@@ -326,22 +267,10 @@ def known_block(table: Table) -> str:
             rows[f"{row}, longer"] = table.row(
                 "known", f"{row}, longer", partial(annealed, name, table.quick, m, threshold, True)
             )
+    for (method, run_of), (ends, replay) in product(() if table.quick else LEARNED.items(), REPLAYS.items()):
+        row = f"{DRAWN}: {method}{ends}"
+        rows[row] = table.row("known", row, partial(run_of, DRAWN, replay, table.quick, n, table.device), seeds=4)
     return "\nLaws without data\n\n" + table.write("known", KNOWN, rows)
-
-
-def tilted_block(table: Table) -> str:
-    """Return the table of the policy gradient."""
-    n = 500 if table.quick else 10_000
-    rows = {
-        "the tilted law itself": table.row("tilted", "the tilted law itself", partial(floor, n)),
-        "the ring": table.row("tilted", "the ring", partial(untilted, n)),
-        "particles": table.row("tilted", "particles", partial(particles, False, table.quick, n)),
-        "particles, reward learned": table.row(
-            "tilted", "particles, reward learned", partial(particles, True, table.quick, n)
-        ),
-        "policy gradient": table.row("tilted", "policy gradient", partial(policy, table.quick, n, table.device)),
-    }
-    return "\nA model tilted by a reward\n\n" + table.write("tilted", TILTED, rows)
 
 
 def main() -> None:
