@@ -195,6 +195,17 @@ def test_a_wrapper_has_learned_variances_where_the_model_inside_has(wrap: Callab
     torch.testing.assert_close(reversal.reverse_log_variance(x, s, t), want)
 
 
+@pytest.mark.parametrize("kind", [Conditioned, guidance.Autoguidance, guidance.Clipped, guidance.EpsilonScaling])
+def test_a_reversed_step_has_the_mean_of_the_wrapper_and_the_variance_of_the_model_inside(kind: type[Wrapper]) -> None:
+    model = sdegen.LearnedVariance(Line(4), sdegen.VP())
+    wrapper, x, s, t = WRAPPERS[kind](model), torch.randn(3, 2), torch.tensor(0.3).double(), torch.tensor(0.4).double()
+    reversal = wrapper.reversal
+    assert reversal is not None
+    found = reversal.reverse_estimate(x, s, t)
+    for value, want in zip(found, (*wrapper.estimate(x, t), reversal.reverse_log_variance(x, s, t)), strict=True):
+        torch.testing.assert_close(value, want)
+
+
 def test_a_step_without_learned_variances_is_refused_before_it_is_made() -> None:
     wrapper = Conditioned(sdegen.Model(Line(), sdegen.VP()))
     with pytest.raises(TypeError, match="learned variance"):
