@@ -14,6 +14,7 @@ from labelled import DATA, SDES, Two, states
 from torch import Tensor, nn
 
 import sdegen
+from sdegen import guidance, measurements
 from sdegen.guidance import (
     ClassifierFree,
     Clipped,
@@ -391,3 +392,33 @@ def test_a_classifier_loses_the_nats_of_its_own_label_whatever_the_class() -> No
     )
     want = [-(v - math.log(sum(math.exp(w) for w in logits.tolist()))) for v in logits[label].tolist()]
     assert loss.tolist() == pytest.approx(want)
+
+
+@pytest.mark.parametrize("needed", [False, True])
+@pytest.mark.parametrize(
+    "way", ["PiGDM", "DPS", "KalmanUpdate", "Replacement", "annealed_smc", "split_gibbs", "decoupled_annealing"]
+)
+def test_a_condition_y_of_the_model_is_not_taken_for_the_measurement(way: str, needed: bool) -> None:
+    """Which the network would never be given: it would answer without, in silence."""
+
+    class Net(torch.nn.Module):
+        def forward(self, x: Tensor, level: Tensor, y: Tensor | None = None) -> Tensor:
+            return 0 * x if y is None else 0 * x + y[..., :1]
+
+    class Needing(torch.nn.Module):
+        def forward(self, x: Tensor, level: Tensor, y: Tensor) -> Tensor:
+            return 0 * x + y[..., :1]
+
+    def draw(model: sdegen.ScoreModel) -> Tensor:
+        A, y = measurements.Mask([True, False], 0.5), torch.tensor([0.3])
+        if way.islower():
+            found = getattr(guidance, way)(model, A, 4, y=y, seed=0)
+            return found if isinstance(found, Tensor) else found.x
+        return sdegen.sample(getattr(guidance, way)(model, A), 4, sampler=sdegen.samplers.Heun(2), seed=0, y=y)
+
+    model = sdegen.Model(Needing() if needed else Net(), sdegen.VP())
+    model.moments = sdegen.Moments(torch.zeros(2), torch.ones(2))
+    with pytest.raises(ValueError, match=r"Model has a condition 'y' of its own.*such as 'y_of'"):
+        draw(model)
+    if not needed:
+        assert draw(guidance.Without(model, ["y"])).shape == (4, 2)

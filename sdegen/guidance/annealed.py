@@ -20,7 +20,7 @@ from ..models.score import ScoreModel
 from ..progress import show_bar
 from ..samplers.noise import as_seed
 from .coupling import AcceptedNoise, CoupledCopy, WeighedData
-from .measuring import LinearMeasurement, Measurement
+from .measuring import LinearMeasurement, Measurement, refuse_own_y
 from .particles import Particles, draw_indices, effective_size, refuse_rows
 
 SLOWEST = 0.95  # of the last noise level: the highest that the next may have
@@ -108,6 +108,7 @@ def annealed_smc(
     check_count("particles", particles), check_count("steps", steps), check_count("moves", moves)
     check_number("threshold", threshold, at_least=0, at_most=1)
     check_batch(batch)
+    refuse_own_y(model)
     cond = read_conditions(model, cond, annealed_smc)
     draws = torch.Generator().manual_seed(as_seed(seed, generator))
     kind = CoupledCopy if isinstance(measurement, LinearMeasurement) else AcceptedNoise

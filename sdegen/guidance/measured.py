@@ -28,7 +28,7 @@ from ..models.score import ScoreModel
 from .base import Guided, Tilted
 from .conjugate_gradients import Map, conjugate_gradients, minimal_residuals
 from .measurements import LinearMeasurement, Measurement, posterior_moments
-from .measuring import as_measured, require_measured
+from .measuring import as_measured, refuse_own_y, require_measured
 from .misfit import warn_of_misfit
 
 MANY = 256  # numbers of a datum, above which no covariance is formed
@@ -50,7 +50,7 @@ class GivenMeasurement(Guided):
     @property
     def conditions(self) -> Conditions:
         """The conditions of the model inside, and `y`."""
-        return self.model.conditions.plus("y")
+        return refuse_own_y(self.model).plus("y")
 
     def with_rows(self, cond: dict[str, Any], x: Tensor, n: int) -> list[str]:
         """Return the names of the conditions with a row for each sample.

@@ -11,7 +11,15 @@ datum a linear map with Gaussian noise. If the map is linear and the noise Gauss
 
 from __future__ import annotations
 
-__all__ = ["LinearMeasurement", "Measurement", "Nonlinear", "as_measured", "check_measured", "require_measured"]
+__all__ = [
+    "LinearMeasurement",
+    "Measurement",
+    "Nonlinear",
+    "as_measured",
+    "check_measured",
+    "refuse_own_y",
+    "require_measured",
+]
 
 import math
 from abc import ABC, abstractmethod
@@ -25,6 +33,7 @@ from ..answers import check_answer, check_each
 from ..arguments import asked_as, check_arguments
 from ..blocks import OfTensors
 from ..checks import check_tensor, kind_of
+from ..conditions import Conditions
 from ..dense import with_all_digits
 from ..fixed import Fixed
 from ..laws.products import pull_back, value_and_slope
@@ -259,6 +268,28 @@ def as_measured(y: Any) -> Tensor:
     if given.is_complex():
         raise TypeError(f"y has dtype {given.dtype}; give real numbers of what was measured.")
     return given
+
+
+def refuse_own_y(model: ScoreModel) -> Conditions:
+    """Return the conditions of a model that is to be given a measurement `y`; refuse one that has such a condition of its own.
+
+    It would never be given that. A measurement inside has another refusal (`require_measured`).
+
+    Raises
+    ------
+    ValueError
+        If it has.
+    """
+    known = model.conditions
+    inside: Any = model
+    while not hasattr(inside, "measurement") and "model" in vars(inside):
+        inside = inside.model
+    if "y" in known.names and not hasattr(inside, "measurement"):
+        raise ValueError(
+            f"{type(model).__name__} has a condition 'y' of its own, and here y is what was measured; let the network's forward "
+            "call it otherwise, such as 'y_of', or leave it out, guidance.Without(model, ['y'])."
+        )
+    return known
 
 
 def require_measured(cond: dict[str, Any], seen: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ..samplers.multistep import Multistep
 from ..samplers.noise import as_seed
 from .coupling import CopiedData, CoupledCopy
 from .langevin import LangevinCopy
-from .measuring import LinearMeasurement, Measurement
+from .measuring import LinearMeasurement, Measurement, refuse_own_y
 from .misfit import warn_of_misfit
 
 FIRST = 3.0  # spreads of the data: the first level of a run
@@ -175,6 +175,7 @@ def _couple(
     """Return the coupling of a call, whose conditions are checked."""
     check_count("steps", steps)
     check_batch(batch)
+    refuse_own_y(model)
     cond = read_conditions(model, cond, caller)
     draws = torch.Generator().manual_seed(as_seed(*source))
     kind = CoupledCopy if isinstance(measurement, LinearMeasurement) else LangevinCopy
