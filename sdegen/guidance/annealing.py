@@ -1,4 +1,4 @@
-"""Products of laws whose members know their densities, sampled with exact weights at any number of steps: `anneal_product`."""
+"""Weighted samples of products of laws whose members know their densities, exact at any number of steps: `anneal_product`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from .particles import (
 )
 from .product import Product
 
-ACCEPTED = 0.6  # share of Langevin steps that is to be accepted, by which their length is set
+ACCEPTED = 0.6  # target for the share of accepted Langevin steps, by which their length is set
 
 
 @check_arguments
@@ -68,40 +68,42 @@ def anneal_product(
 
         π_s(x_s) p(x_t | x_s) / (π_t(x_t) q(x_s | x_t)),    π_t = ∏ p_i,t^β_i(t),
 
-    with the exact transition `p` of the process. What stands in `q` is free, and changes how even the weights are, never
-    what they average to. It is the reversed step of the score of ``π_s``, as wide as that of Gaussian data with the covariance of
-    the particles' clean states. P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo samplers*, 2006.
+    with the exact transition `p` of the process. The proposal `q` is free: it changes how even the weights are, but not their
+    expectation. Here it is the reversed step of the score of ``π_s``, as wide as that of Gaussian data with the covariance of the
+    particles' clean states. P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo samplers*, 2006.
 
     At every time each particle takes Langevin steps in ``π_t``, accepted by Metropolis and Hastings, which leave that law as it
-    is. Without them a particle where the laws gain on the way, such as at the border of a class, would stay there and gain weight
-    at each step, and runs that have no such particle would state too small an error. The length of the moves is set so that about
-    six in ten are accepted, more near the data, which biases the normaliser by an amount that vanishes with many particles;
-    ``moves=0`` has no bias.
+    is. Without these moves a particle at a place where the laws gain mass on the way, such as the border of a class, would stay
+    there and gain weight at each step, and runs without such a particle would state too small an error. The length of the moves
+    is set so that about six in ten are accepted, and more near the data, which biases the normaliser by an amount that vanishes
+    with many particles; ``moves=0`` has no bias.
 
-    The laws on the way are free too. Powers go from the positive ones, scaled to the sum one, to those of the product,
-    by the share ``(1 − φ / φ_T)^late`` of their way at the angle `φ`: guidance along a class begins with the class
-    itself, and is thinned where classes have parted. So weights stay even where those of `corrected`, whose laws have all powers
-    from the start, leave no particle; but only members that know their densities can be weighted so. For narrow products of many
-    wide laws, such as twenty observations, which are nearly Gaussian, `corrected` is better.
+    The laws on the way are free too. Their powers begin with the positive powers of the product, scaled to the sum 1, and end
+    with all powers of the product; at the angle `φ` they are the share ``(1 − φ / φ_T)^late`` of the way between. So guidance
+    along a class begins with the class itself, and is thinned once classes have parted. Weights stay even where those of
+    `corrected`, whose laws have all powers from the start, leave no particle; but only members that know their densities can be
+    weighted in this way. For narrow products of many wide laws, such as twenty observations, which are nearly Gaussian,
+    `corrected` is better.
 
     Parameters
     ----------
     model
-        A product with powers of sum one, of models that know their densities, such as `Exact`.
+        A product with powers of sum 1, of models that know their densities, such as `Exact`.
     particles
-        How many.
+        The number of particles.
     steps, grid
         Steps and time grid; `Angle` by default.
     late
-        How late the powers come: 0 for those of the product all the way.
+        How late the powers change; 0 for those of the product all the way.
     moves
-        Langevin steps at each time, each of which costs an evaluation; none for the exponential of `log_evidence` without bias.
+        The number of Langevin steps at each time, each of which costs an evaluation; with 0 the exponential of `log_evidence` has
+        no bias.
     threshold
-        Particles are resampled where the effective ones are fewer than this share.
+        Particles are resampled if their effective number falls below this share.
     seed, generator
         Randomness.
     batch
-        Most particles that go through the models at a time; all by default.
+        The largest number of particles that go through the models at a time; all by default.
     progress
         Show a bar of the steps; by default where standard error is a terminal.
     cond
@@ -117,8 +119,8 @@ def anneal_product(
     TypeError
         If a member does not know its density.
     ValueError
-        If the powers do not sum to one, the product is improper, the process has more numbers than the data, all weights vanish
-        or one is NaN, the grid ends without noise, or a condition has a row for each particle.
+        If the powers do not sum to 1, the product is improper, states of the process have more numbers than the data, all weights
+        vanish or a weight is NaN, the grid ends without noise, or a condition has a row for each particle.
 
     Examples
     --------
@@ -147,7 +149,7 @@ def anneal_product(
         population, h = _begin(members, sde, data, times[0], powers[0], particles, seed), 1.0
         refuse_improper(model, times[-1].item(), cond)
         left = data.moments().covariance
-        left = left if left.ndim == 2 else left.diag()  # of clean states given a state; at first all of it
+        left = left if left.ndim == 2 else left.diag()  # of clean states given a state; at first of the data
         for i, (t, s) in enumerate(pairwise(times)):
             population = population.resample(threshold, draws)
             estimates = members.estimates(population.x, t)
@@ -174,7 +176,7 @@ def anneal_product(
 
 
 class _Population(NamedTuple):
-    """Weighted particles; `log_target` is that of the law whose weights they have, None before the first."""
+    """Weighted particles; `log_target` is the log-density of the law that they are weighted for, None before the first law."""
 
     x: Tensor
     log_weights: Tensor
@@ -183,8 +185,8 @@ class _Population(NamedTuple):
     log_target: Tensor | None = None
 
     def reweighted(self, x: Tensor, log_densities: Tensor, powers: Tensor, change: Tensor, t: Tensor) -> _Population:
-        """Return the particles at new states, weighted for the product of powers of the members' densities there, ``(m, n)``;
-        `change` is what the logarithms of their weights get besides.
+        """Return the particles at new states, weighted for the product of `powers` of the members' densities there, ``(m, n)``;
+        `change` is added to the logarithms of their weights.
         """
         target = powers @ log_densities
         before = torch.zeros_like(target) if self.log_target is None else self.log_target
@@ -197,7 +199,7 @@ class _Population(NamedTuple):
         return _Population(x, log_weights, self.family, self.resampled, target)
 
     def resample(self, threshold: float, draws: torch.Generator) -> _Population:
-        """Return the particles resampled by their weights if the effective ones are fewer than a share."""
+        """Return the particles, resampled by their weights if their effective number is below the share `threshold`."""
         kept = resample(self.log_weights, threshold, draws)
         if kept is None:
             return self
@@ -207,7 +209,7 @@ class _Population(NamedTuple):
 
 
 def _powers(model: Product, sde: LinearSDE, times: Tensor, late: float) -> Tensor:
-    """Return the powers at every time, and in the end those of the product, ``(N + 2, m)``."""
+    """Return the powers at every time, and last those of the product, ``(N + 2, m)``."""
     phi, last = sde.angle_at(times), torch.tensor(model.powers, dtype=torch.float64)
     first = last.clamp_min(0) / last.clamp_min(0).sum()
     share = torch.cat([(1 - phi / phi[0]).clamp(0, 1), torch.ones(1, dtype=torch.float64)]) ** late
@@ -231,7 +233,7 @@ def _begin(
     particles: int,
     seed: int,
 ) -> _Population:
-    """Return draws of Gaussian data with the noise of the first time, weighted for the product there."""
+    """Return draws of Gaussian data with the noise of the first time, weighted for the product at that time."""
     law = data.diffuse(sde.marginal(t), sde.embedding)
     if law.means[0].numel() != data.means[0].numel():
         raise ValueError(
@@ -258,8 +260,8 @@ def _move(
     noise: SampleNoise,
     draws: torch.Generator,
 ) -> tuple[_Population, tuple[Tensor, Tensor], float]:
-    """Take a Langevin step ``x − h R e + √(2 h) R z`` in the product at a time, `e` its noise, accepted by Metropolis and
-    Hastings, and return the particles, the estimates where they are, and the share that was accepted.
+    """Take a Langevin step ``x − h R e + √(2 h) R z`` in the product at a time, whose predicted noise is `e`, and accept it by
+    Metropolis and Hastings; return the particles, the estimates at their states, and the accepted share.
     """
     x, e, before = population.x, _combine(powers, estimates[1]), population.log_target
     assert before is not None
@@ -288,7 +290,7 @@ def _step(
     before: Tensor,
     noise: SampleNoise,
 ) -> tuple[_Population, Tensor]:
-    """Take a step as `_propose` says, weigh it, and return the particles and the covariance of clean states."""
+    """Take a step of the covariance by `_propose`, weight it, and return the particles and the covariance of clean states."""
     clean, eps = (_combine(powers, v) for v in estimates)
     mean, (root, left) = step.mean(clean, eps), _propose(step, clean, population.log_weights.softmax(0), before)
     z, s = noise(population.x), step.at_s.t
@@ -309,8 +311,9 @@ def _finish(
 
 
 def _propose(step: ChainStep, clean: Tensor, weights: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the root of the covariance of a step, and the covariance of clean states given a state where it begins, by the clean
-    states and weights of all particles; `before` is that of the step before.
+    """Return the root of the covariance of a step, and the covariance of clean states given a state at its start.
+
+    Both follow from the clean states and weights of all particles; `before` is the covariance of clean states in the step before.
     """
     d, flat = clean[0].numel(), as_vectors(clean).cpu()
     apart = flat - weights @ flat

@@ -1,10 +1,11 @@
-"""Laws between that of the data and that of data given a measurement, and moves that keep them, by noising and denoising.
+"""Laws between that of the data and that of data given a measurement, and moves that leave them unchanged, by noising and
+denoising.
 
 `CoupledCopy` is for linear measurements: it adds a noisy copy of the data, the auxiliary variable of split Gibbs samplers, and
-the measurement is of the copy. The joint law is ``p(x) N(z; x, level² D²) N(y; A z, std²)`` of the data `x`, their copy `z` and
-what was seen, `y`, with the spread `D` of the data's units. Given data and `y`, the copy is Gaussian; given the copy, the data
-are what the reversed process makes of it.
-For all other measurements `AcceptedNoise` accepts or refuses what comes back; `langevin` has their copies.
+the measurement is of the copy. The joint law of the data `x`, their copy `z` and the measured values `y` is
+``p(x) N(z; x, level² D²) N(y; A z, std²)``, with the spread `D` of the data's units. Given data and `y`, the copy is Gaussian;
+given the copy, data are drawn by the reversed process. For all other measurements `AcceptedNoise` accepts or refuses noised and
+denoised data, and `langevin` draws copies.
 """
 
 from __future__ import annotations
@@ -29,34 +30,35 @@ from ..samplers.exponential_sde import ExponentialSDE
 from ..samplers.run import sample
 from .measuring import LinearMeasurement, Measurement, as_measured, check_measured
 
-MOST = 2**13  # measured numbers, of which a square matrix is decomposed
+MOST = 2**13  # measured numbers, at most, since a square matrix over them is decomposed
 TOGETHER = 256  # rows of that matrix that are formed at a time
 WIDE = 100.0  # spreads of the data: a copy with more noise tells nothing
-FIRST = 3.0  # spreads of the data: the noise of the first moves that are accepted or not
-FLAT = 1e8  # the level of a likelihood to the power of 1e-16
-ACCEPTED = 0.5  # share of the moves that is to be accepted
-FINE = 1e-6  # of the largest level: levels below this count as none
+FIRST = 3.0  # spreads of the data: the noise of the first moves that are accepted or refused
+FLAT = 1e8  # the level at which a likelihood has the power 1e-16
+ACCEPTED = 0.5  # target for the share of accepted moves
+FINE = 1e-6  # of the largest level: lower levels count as no noise
 
 
 class NoisedData(ABC):
-    """The base class of the laws that lead from a model's data to data given what was measured, and of moves that keep them.
+    """The base class of laws that lead from a model's data to data given a measurement, and of moves that leave each law
+    unchanged.
 
-    Subclass it with `move`, by way of data that are noised and denoised.
+    Subclass it with `move`, which noises data and denoises them.
 
     Parameters
     ----------
     model
         A score model of a scalar process.
     measurement
-        What was done to the data.
+        The measurement of the data.
     y
-        What was seen, of one datum or of each.
+        The measured values, of one datum or of each.
     generator
         Randomness.
     steps
         Evaluations of a draw of data.
     batch
-        Most samples that go through the model at a time; None for all.
+        The largest number of samples that go through the model at a time; None for all.
     cond
         Conditions of the model.
 
@@ -92,7 +94,7 @@ class NoisedData(ABC):
 
     @property
     def least(self) -> float:
-        """The least noise level that data are noised to: twice that where the model's data end."""
+        """The lowest noise level to which data are noised: twice that at which sampling from the model ends."""
         end = self.sde.t_min if self.model.end is None else self.model.end
         return max(2 * _level(self.sde, end), FINE * self._noisiest)
 
@@ -108,10 +110,10 @@ class NoisedData(ABC):
 
     @abstractmethod
     def move(self, x: Tensor, level: float) -> Tensor:
-        """Return moved data; a move keeps the law of a level."""
+        """Return moved data; a move leaves the law of the level unchanged."""
 
     def draw_prior(self, n: int) -> Tensor:
-        """Draw `n` data of the model alone, in twice the evaluations of other draws, as pure noise is further from data."""
+        """Draw `n` data of the model alone, by twice the evaluations of other draws, since pure noise is farther from data."""
         self.evaluations += 2 * self.steps
         sampler = ExponentialSDE(2 * self.steps, Angle(end=self.model.end))
         return sample(self.model, n, sampler=sampler, seed=self._seed(), batch=self.batch, progress=False, **self.cond)
@@ -125,7 +127,7 @@ class NoisedData(ABC):
         return x + level * self.sde.units.stretch(noise_like(x, self.generator))
 
     def denoise(self, z: Tensor, level: float, sampler: Sampler) -> Tensor:
-        """Return what a sampler makes of copies of a noise level; its grid begins there."""
+        """Return the data that a sampler makes of copies of a noise level, at which its grid begins."""
         t = self.sde.time(level**-2.0).item()
         sampler.grid = Angle(start=t, end=self.model.end)
         self.evaluations += self.steps
@@ -135,7 +137,7 @@ class NoisedData(ABC):
         )
 
     def refuse_rows(self, x: Tensor) -> None:
-        """Refuse a measurement of each datum, for particles, which are drawn anew and change places on the way."""
+        """Refuse a measurement of each datum, since particles are resampled and change places on the way."""
         if self.y.ndim == self.measurement.measure(x[:1]).ndim and len(self.y) > 1:
             raise ValueError("y has a row for each particle; give one y without rows, which all particles share.")
 
@@ -144,13 +146,14 @@ class NoisedData(ABC):
         return int(torch.randint(2**31, (), generator=self.generator))
 
     def _missed(self, x: Tensor) -> Tensor:
-        """Return ``y − A x``, of the shape of what is measured."""
+        """Return ``y − A x``, of the shape of the measurement."""
         seen = self.measurement.measure(x)
         return check_measured(self.y, seen) - seen
 
 
 class WeighedData(NoisedData):
-    """The base class of laws that are ``p(x)`` times a likelihood, which is flat at the largest level and the true one at 0.
+    """The base class of laws that are ``p(x)`` times a likelihood, which is flat at the largest level and the true likelihood at
+    0.
 
     Subclass it with `statistic`, `log_likelihood` and `move`.
 
@@ -162,15 +165,15 @@ class WeighedData(NoisedData):
 
     @abstractmethod
     def statistic(self, x: Tensor) -> Tensor:
-        """Return what the likelihoods of all levels are computed from, a row for each of the data, float64 on the CPU."""
+        """Return a statistic of the data from which the likelihoods of all levels follow, a row for each, float64 on the CPU."""
 
     @abstractmethod
     def log_likelihood(self, statistic: Tensor, level: float) -> Tensor:
-        """Return the logarithm of the likelihood at a level, ``(n,)``, float64, but for a constant of all data and levels."""
+        """Return the logarithm of the likelihood at a level, ``(n,)`` float64, up to a constant of all data and levels."""
 
 
 class CopiedData(NoisedData):
-    """The base class of laws of data with a noisy copy, which is measured instead of them.
+    """The base class of laws of data with a noisy copy, which is measured in place of the data.
 
     Subclass it with `draw_copy` and `matching_level`.
 
@@ -182,7 +185,7 @@ class CopiedData(NoisedData):
 
     @abstractmethod
     def draw_copy(self, x: Tensor, level: float) -> Tensor:
-        """Draw the copy given the data and what was measured."""
+        """Draw the copy given the data and the measured values."""
 
     @abstractmethod
     def matching_level(self, x: Tensor) -> float:
@@ -198,15 +201,15 @@ class CopiedData(NoisedData):
 class CoupledCopy(CopiedData, WeighedData):
     """A score model's data, coupled with a measured copy of them by Gaussian noise, for linear measurements.
 
-    With ``S = std² + level² A D² Aᵀ`` the data alone have the law ``p(x) N(y; A x, S)``, which the two draws, one after the
-    other, leave as it is; as the level goes to 0 it becomes the posterior.
+    With ``S = std² + level² A D² Aᵀ`` the data alone have the law ``p(x) N(y; A x, S)``. The two draws, one after the other,
+    leave it unchanged, and as the level goes to 0 it becomes the posterior.
 
     Parameters
     ----------
     model, y, generator, steps, batch, cond
         As for `NoisedData`.
     measurement
-        What was done to the data, a linear map.
+        The measurement of the data, a linear map.
 
     Raises
     ------
@@ -228,17 +231,17 @@ class CoupledCopy(CopiedData, WeighedData):
         return self._missed(x).flatten(1).cpu().double() @ vectors
 
     def log_likelihood(self, statistic: Tensor, level: float) -> Tensor:
-        """Return ``log N(y; A x, S)`` of data with this statistic, ``(n,)``, but for a constant of all data and levels."""
+        """Return ``log N(y; A x, S)`` of data with this statistic, ``(n,)``, up to a constant of all data and levels."""
         values, _ = self._decomposed(statistic)
         S = self.measurement.std**2 + level**2 * values
         return -0.5 * (statistic.square() / S).sum(1) - 0.5 * S.log().sum()
 
     def draw_copy(self, x: Tensor, level: float) -> Tensor:
-        """Draw the copy given the data and what was measured, exactly: a copy without the measurement, put right by its misfit
-        to a measurement with noise.
+        """Draw the copy given the data and the measured values exactly, and return it.
 
-        ``z = z' + level² D² Aᵀ S⁻¹ (y + std n − A z')`` with ``z' ~ N(x, level² D²)``. G. Papandreou, A. Yuille, *Gaussian
-        sampling by local perturbations*, 2010.
+        A copy ``z' ~ N(x, level² D²)`` without the measurement is corrected by its misfit to a measurement with noise,
+        ``z = z' + level² D² Aᵀ S⁻¹ (y + std n − A z')``. G. Papandreou, A. Yuille, *Gaussian sampling by local perturbations*,
+        2010.
         """
         A, stretch = self.measurement, self.sde.units.stretch
         z = self.add_noise(x, level)
@@ -249,7 +252,9 @@ class CoupledCopy(CopiedData, WeighedData):
         return z + level**2 * stretch(stretch(A.transpose(u.reshape(missed.shape), x.shape[1:])))
 
     def _decomposed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return eigenvalues and eigenvectors of ``A D² Aᵀ``, float64, found at the first call from data of the shape."""
+        """Return eigenvalues and eigenvectors of ``A D² Aᵀ``, float64, which the first call finds for data of the shape of
+        `x`.
+        """
         if self._axes is None:
             A, stretch = self.measurement, self.sde.units.stretch
             one = A.measure(x[:1].cpu().double())[0]
@@ -268,9 +273,9 @@ class CoupledCopy(CopiedData, WeighedData):
 class AcceptedNoise(WeighedData):
     """Laws of a score model's data times powers of any likelihood, ``p(x) p(y | x)^β`` with ``β = 1 / (1 + level²)``.
 
-    Data that are noised and denoised again are a reversible move of ``p(x)``: a pair of before and after is as likely as after
-    and before. So Metropolis' rule accepts it with the ratio of the likelihoods alone, and no density of the data is needed. The
-    noise is made so that half of the moves are accepted.
+    To noise and denoise data is a reversible move of ``p(x)``: a pair of data before and after is as likely in the opposite
+    order. So Metropolis' rule accepts a move by the ratio of the likelihoods alone, and no density of the data is needed. The
+    noise is adapted so that half of the moves are accepted.
 
     Parameters
     ----------
@@ -278,11 +283,11 @@ class AcceptedNoise(WeighedData):
         As for `NoisedData`.
     """
 
-    next_noise: float | None = None  # that data are given in the next move
+    next_noise: float | None = None  # the noise level of the next move
 
     @property
     def largest(self) -> float:
-        """A level at which the likelihood counts for nothing."""
+        """A level at which the likelihood has practically no weight."""
         return FLAT
 
     def statistic(self, x: Tensor) -> Tensor:
@@ -291,7 +296,7 @@ class AcceptedNoise(WeighedData):
         Raises
         ------
         ValueError
-            If it is NaN or plus infinity for one of the data, or the likelihood is zero for all.
+            If it is NaN or plus infinity for one of the data, or the likelihood is 0 for all.
         """
         found = self.measurement.log_prob(check_measured(self.y, self.measurement.measure(x)), x).cpu().double()
         if not (found < torch.inf).all() or found.isneginf().all():
@@ -306,7 +311,7 @@ class AcceptedNoise(WeighedData):
         return statistic[:, 0] / (1 + level**2)
 
     def move(self, x: Tensor, level: float) -> Tensor:
-        """Noise the data and denoise them, and keep what is accepted."""
+        """Noise the data and denoise them, and return the new data where these are accepted, and else the old."""
         noise = FIRST * self.spread if self.next_noise is None else self.next_noise
         other = self.draw_data(self.add_noise(x, noise), noise)
         before, after = (self.log_likelihood(self.statistic(state), level) for state in (x, other))

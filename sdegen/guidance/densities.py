@@ -1,4 +1,4 @@
-"""Particles of a law that is known up to a constant, annealed from a Gaussian without a model: `anneal_density`."""
+"""Weighted samples of a law that is known up to a constant, annealed from a Gaussian without a model: `anneal_density`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .moves import check_log_density, first_step, look, move
 from .near import data_near
 from .particles import Particles, check_particles, log_mean_exp, resample
 
-ACCEPTED = 0.5  # share of the proposals that is to be accepted, by which the largest step is set
-WIDER = 4.0  # the mean square distance from the middle of the Gaussian, by its variance, beyond which it covers no law
-FAR = 1e6  # of its standard deviations: what is there is on its way to infinity
+ACCEPTED = 0.5  # target for the share of accepted proposals, by which the largest step is set
+WIDER = 4.0  # mean square distance from the middle of the Gaussian, in its variances, above which it covers no law
+FAR = 1e6  # standard deviations of the Gaussian: particles that are farther away are on their way to infinity
 
 
 @check_arguments
@@ -47,32 +47,32 @@ def anneal_density(
     """Draw weighted samples of a law that is known up to a constant by sequential Monte Carlo, without a network, and return
     `Particles` with the logarithm of the constant.
 
-    Particles go from draws of a Gaussian `g` through the laws ``g^(1 − β) f^β`` to the density `f`, `β` from 0 to 1 in equal
-    levels. At a level their weights are multiplied by ``(f / g)^Δβ``, they are resampled where weights are uneven, and each
-    takes a Langevin step that is accepted by Metropolis and Hastings. P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo
+    Particles go from draws of a Gaussian `g` through the laws ``g^(1 − β) f^β`` to the density `f`, with `β` from 0 to 1 in equal
+    levels. At each level their weights are multiplied by ``(f / g)^Δβ``, they are resampled if weights are uneven, and each takes
+    a Langevin step that is accepted by Metropolis and Hastings. P. Del Moral, A. Doucet, A. Jasra, *Sequential Monte Carlo
     samplers*, 2006; without resampling it is annealed importance sampling (R. Neal, 1998, arXiv:physics/9803008).
 
-    A step is ``ε exp(−spread U)`` long, with `U` uniform on ``(0, 1)`` for each particle, so that narrow and wide parts of the
-    law both have steps that suit them; `ε` is set from level to level so that half of the steps are accepted, which biases the
-    constant by an amount that vanishes with many particles. The density costs one evaluation and its slope for each particle
-    and level. Draws of the result are data for `fit`, and `importance_sample` judges the model that comes of it.
+    A step is ``ε exp(−spread U)`` long, with `U` uniform on ``(0, 1)`` for each particle, so that there are steps that suit
+    narrow and wide parts of the law. `ε` is adapted from level to level so that half of the steps are accepted, which biases the
+    constant by an amount that vanishes with many particles. Each particle and level costs one evaluation of the density and its
+    slope. Draws of the result are data for `fit`, and `importance_sample` judges the model that is trained on them.
 
     Parameters
     ----------
     log_prob
         The logarithm of the density of data ``(n, *)`` up to a constant, ``(n,)``, by operations of torch; −∞ where it is 0.
     gaussian
-        Where particles begin: a Gaussian, or a mixture of such, as wide as the law or wider.
+        The law from which particles begin: a Gaussian, or a mixture of Gaussians, at least as wide as the law.
     particles
-        How many.
+        The number of particles.
     levels
-        How many, each of one step.
+        The number of levels, each of one step.
     settle
-        Further steps in the law itself, which move apart what was drawn twice and change no weights.
+        The number of further steps in the law itself, which move copies of a particle apart and change no weights.
     spread
-        Nats between the largest step and the least; 0 for one step size.
+        The logarithm of the ratio of the largest and the smallest step; 0 for one step size.
     threshold
-        Particles are resampled where the effective ones are fewer than this share; 0 for never.
+        Particles are resampled if their effective number falls below this share; 0 for never.
     seed, generator
         Randomness.
     progress
@@ -86,8 +86,8 @@ def anneal_density(
     Raises
     ------
     ValueError
-        If `log_prob` is NaN or +∞ somewhere, −∞ at all particles, or has no slope, particles leave for infinity, or a number is
-        out of its bounds.
+        If `log_prob` is NaN or +∞ somewhere, −∞ at all particles, or has no slope, if particles leave for infinity, or a number
+        is out of its bounds.
 
     Examples
     --------
@@ -132,7 +132,7 @@ def anneal_density(
 
 
 def _warn_if_uncovered(gaussian: GaussianMixture, found: Particles) -> None:
-    """Warn of particles that have ended where the Gaussian they began with is not: wider than it, or beside it."""
+    """Warn of particles that have ended where the Gaussian that they began with has little mass: wider than it, or beside it."""
     begun, mean = gaussian.moments(), found.mean(found.x)
     out, wide = (
         found.mean((found.x - centre).square()).mean().item() / begun.variance().item() for centre in (begun.mean, mean)
@@ -167,12 +167,12 @@ class _Points(NamedTuple):
 
 
 def _between(beta: float, at: _Points) -> tuple[Tensor, Tensor]:
-    """Return the log-density of the law between the two, up to a constant, and its slope."""
+    """Return the log-density of the law ``g^(1 − β) f^β``, up to a constant, and its slope."""
     return beta * at.log_f + (1 - beta) * at.log_g, beta * at.slope_f + (1 - beta) * at.slope_g
 
 
 def _evaluate(log_prob: Callable[[Tensor], Tensor], gaussian: GaussianMixture, x: Tensor) -> _Points:
-    """Return both densities and their slopes at points; slopes are 0 where the density is."""
+    """Return both log-densities and their slopes at points; slopes are 0 where the density is 0."""
 
     def check(log_f: Tensor, x: Tensor) -> None:
         _refuse_far(gaussian, x, log_f.isnan() | (log_f == torch.inf))

@@ -1,4 +1,4 @@
-"""Weighted runs of products of laws: particles that follow the product's score and have the law that it states (`corrected`).
+"""Weighted runs of products of laws: particles that follow the score of a product and are weighted for its law (`corrected`).
 
 With ``s = Σ β_i s_i`` and any `eta`, particles that go back by ``dx = [−F x + ½ (1 + eta²) G Gᵀ s + u] |dt| + eta G dw`` have the
 law ``∏ p_i^β_i`` at every time if their weights obey ``d log w = V |dt|`` with
@@ -44,10 +44,10 @@ from .particles import (
 from .product import Product
 from .swarm import Precomputed, Stage, Swarm, stages_of
 
-COARSE = 0.1  # nats of the logarithm of a normaliser, by which steps may be too long before that is said
-OWN = 0.5  # of what fits have taken from weights by leave-one-out: with it these vary as those of new particles would
-SHOWN = 0.5  # of the doubt about what was given back, that particles of heavy tails show
-FLOWS = 0.1  # of the variance of data: what the noise may have that a step of the flow takes off in the end
+COARSE = 0.1  # nats: an error of the logarithm of a normaliser by long steps above which there is a warning
+OWN = 0.5  # of what fits have taken from weights by leave-one-out: with it weights vary as those of new particles would
+SHOWN = 0.5  # of the doubt about what was given back: the part that particles of heavy tails show
+FLOWS = 0.1  # of the variance of data: the largest variance of the noise that a step of the flow removes at the end
 
 
 @check_arguments
@@ -68,48 +68,49 @@ def corrected(
     """Draw weighted samples of a product of powers of laws by sequential Monte Carlo, exact in the limit of many particles and
     steps, and return `Particles` with the logarithm of its normaliser.
 
-    Particles go down by the product's score, from the product of the Gaussians that the members have at the first time, and
-    carry Feynman–Kac weights of their paths; where these are uneven, particles are resampled. M. Skreta et al., *Feynman-Kac
-    correctors in diffusion*, 2025, arXiv:2503.02819. A drift that is linear in the state is added, and counted in the weights, so
-    that these differ little: of Gaussian members they do not differ at all. It is fitted to the particles, and takes more from
-    the weights of these than from those of others, by an amount that falls as one over their number: the normaliser is given back
-    what leave-one-out fits would not have taken. Steps have weak order 2, and so has the integral of the weights.
+    Particles follow the product's score, from the product of the members' Gaussians at the first time, and carry Feynman–Kac
+    weights of their paths; if these are uneven, particles are resampled. M. Skreta et al., *Feynman-Kac correctors in diffusion*,
+    2025, arXiv:2503.02819. A drift that is linear in the state is added, and counted in the weights, so that weights differ
+    little; with Gaussian members they do not differ at all. The drift is fitted to the particles. So it lowers their weights by
+    more than those of new particles, by an amount that falls as one over their number; what leave-one-out fits would not have
+    taken is added to the normaliser again. Steps have weak order 2, and so has the integral of the weights.
 
-    A step gives no weight more than half a nat above the mean, and a fit counts no more than one nat a step beyond itself. A
-    particle that would get more is where the product has next to no mass: the step was too long for it, and its weight would be
-    that of the next ones too. Both limits are out of reach as steps become short.
+    No step raises a weight by more than half a nat above the mean, and no fit counts a weight for more than one nat a step beyond
+    the fit. A particle that would get more is where the product has next to no mass: the step was too long for it, and the next
+    weights would be wrong too. Short steps do not reach these limits.
 
-    The stated error is that of the weights, with what the limit has withheld and the doubt about what was given back, and that
-    of the length of the steps, in squares. Weights of the particles of a fit differ too little, those that leave-one-out fits
-    would have left too much: the error is that of weights half-way between, whose variance is right (J. G. MacKinnon, H. White,
-    *Some heteroskedasticity-consistent covariance matrix estimators with improved finite sample properties*, 1985). What was
-    given back of a particle is in doubt by ``2 h / (1 − h)`` of itself, `h` the particle's leverage on the fit: nothing where
-    each has a small part of the fit, as of posteriors that are nearly Gaussian, all and more where few have most of it. The error
-    is infinite where the run warns of few descendants, or of too few steps to tell.
+    The square of the stated error is the sum of the squares of two errors: that of the weights, with what the limits have
+    withheld and the doubt about what was given back, and that of the length of the steps. Weights of particles that a drift was
+    fitted to differ too little, and weights by leave-one-out fits too much; the error is that of weights half-way between, whose
+    variance is right (J. G. MacKinnon, H. White, *Some heteroskedasticity-consistent covariance matrix estimators with improved
+    finite sample properties*, 1985). What was given back for a particle is in doubt by the share ``2 h / (1 − h)``, with the
+    particle's leverage `h` on the fit: nearly 0 if each particle has a small part in the fit, as for posteriors that are nearly
+    Gaussian, and 1 or more if few have most of it. The error is infinite if the run warns of few descendants, or of too few steps
+    to tell.
 
-    Weights are as uneven as the product is far from its members. Look at `ancestors` first, then at the effective size: if few of
-    the first particles have descendants, take more steps, then more particles, or do not believe the result. Powers that do not
-    sum to one make the first steps long: take more, or an `EDM` process. A run warns if its steps leave more than .1 nats of
-    doubt about the normaliser, withhold that much, are two, which do not tell, or leave descendants to fewer than twenty of the
-    first particles, or than a tenth of them. Where members know their densities, `anneal_product` keeps its particles in such
-    cases.
+    Weights are the more uneven the farther the product is from its members. Look at `ancestors` first, then at the effective
+    size: if few of the first particles have descendants, take more steps, then more particles, or do not trust the result. Powers
+    that do not sum to 1 make the first steps long: take more steps, or an `EDM` process. A run warns if its steps leave a doubt
+    of more than 0.1 nats about the normaliser, withhold that much, are at most two, which is too few to tell, or leave
+    descendants to fewer than twenty, or a tenth, of the first particles. If members know their densities, `anneal_product` keeps
+    its particles in such cases.
 
     Parameters
     ----------
     model
         The product.
     particles
-        How many; below twenty for each number that is fitted, the drift has fewer numbers or is left out.
+        The number of particles; with fewer than twenty for each fitted number, the drift has fewer numbers or is left out.
     steps, grid
         Steps and time grid of the chain; `Angle` by default.
     eta
-        The noise level of the reversed step, for which ``Σ β_i (1 + eta²)`` is above one.
+        The noise level of the reversed step; ``Σ β_i (1 + eta²)`` must be above 1.
     threshold
-        Particles are resampled where the effective ones are fewer than this share.
+        Particles are resampled if their effective number falls below this share.
     seed, generator
         Randomness.
     batch
-        Most particles that go through the models at a time; all by default.
+        The largest number of particles that go through the models at a time; all by default.
     progress
         Show a bar of the steps; by default where standard error is a terminal.
     cond
@@ -123,10 +124,9 @@ def corrected(
     Raises
     ------
     ValueError
-        If the product is improper at the first time by the members' moments, or at the last by their densities where all know
-        them, states or weights turn non-finite, the grid ends early or without noise,
-        `eta` is too small, a condition has a row for each particle, or powers do not sum to one on a process with more numbers
-        than the data.
+        If the product is improper, at the first time by the members' moments, or at the last by their densities if all are known;
+        if states or weights turn non-finite, the grid ends early or without noise, `eta` is too small, a condition has a row for
+        each particle, or powers do not sum to 1 on a process whose states have more numbers than the data.
 
     Examples
     --------
@@ -171,7 +171,7 @@ def _with_evidence(
     swarm: Swarm, sde: LinearSDE, data: torch.Tensor, stages: list[Stage], log_normaliser: float
 ) -> Particles:
     """Return data as weighted particles, with the logarithm of the normaliser of the product and its error; `log_normaliser` is
-    that of the first law.
+    the logarithm of the normaliser of the first law.
     """
     first, last, excess = stages[0], stages[-1], swarm.model.power - 1
     flow = first.log_spread - last.log_spread + last.log_volume
@@ -196,8 +196,9 @@ def _with_evidence(
 
 
 def _step_error(swarm: Swarm, steps: int) -> float:
-    """Return by how many nats the length of so many steps may have changed the normaliser, with a warning where that is much;
-    infinite where they are too few to tell.
+    """Return the error of the logarithm of the normaliser by the length of the steps, in nats; warn if it is large.
+
+    It is infinite if the steps are too few to tell.
     """
     error = swarm.step_error() if steps > 2 else math.inf
     if steps < 3:
@@ -217,10 +218,11 @@ def _step_error(swarm: Swarm, steps: int) -> float:
 
 
 def _check_eta(model: Product, eta: float) -> float:
-    """Return the noise level at which reversed steps by the members' mean have the product's drift; refuse noise that has none.
+    """Return the noise level at which reversed steps of the members' mean score have the drift of the product; refuse an `eta`
+    for which there is none.
 
-    The product's score is the sum of its powers times that mean. Their reversed steps have one drift if ``1 + eta²`` of the mean
-    is that many times as large; what differs is the noise.
+    The score of the product is the sum of the powers times the mean score. So both have one drift if ``1 + eta²`` is that many
+    times as large for the mean score; only the noise differs.
     """
     squared = model.power * (1 + eta**2) - 1
     if not (eta > 0 and squared > 0):
@@ -230,7 +232,7 @@ def _check_eta(model: Product, eta: float) -> float:
 
 
 def _first_law(model: Product, t: float, cond: dict[str, Any]) -> Normalised:
-    """Return the product at the first time, of the Gaussians that have the members' moments."""
+    """Return the product, at the first time, of the Gaussians that have the members' moments."""
     factors, data = noised_members(model, t, cond), model.require_moments().event_shape
     if model.power != 1 and factors[0][0].event_shape.numel() != data.numel():
         raise ValueError(

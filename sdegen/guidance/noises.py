@@ -1,8 +1,8 @@
-"""Laws of the noise of measurements: what may be seen of a number, given the number that is measured without noise.
+"""Laws of the noise of measurements: the law of a measured number, given the number without noise.
 
-A law has the log-likelihood of what was seen, and draws it. Methods that need a Gaussian take the one that has the slope of the
-log-likelihood at a point, and the Fisher information there for its curvature (`NoiseLaw.local_gaussian`): for Gaussian noise it
-is the likelihood itself, for other noise an approximation, which is good where the prediction is precise.
+A law has the log-likelihood of measured values, and draws them. Methods that need a Gaussian take the Gaussian that has the slope
+of the log-likelihood at a point, and the Fisher information there as its curvature (`NoiseLaw.local_gaussian`). For Gaussian
+noise this is the likelihood itself; for other noise it is an approximation, which is good if the prediction is precise.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class LocalGaussian(NamedTuple):
     Attributes
     ----------
     height
-        ``(B,)``, or 0 where it is a constant of the noise.
+        The largest value, ``(B,)``; 0 if it is a constant of the noise.
     residual
-        ``(B, *)``, how far what was seen is from what was expected: ``y − z`` for Gaussian noise.
+        The distance of the Gaussian's mean from `z`, ``(B, *)``: ``y − z`` for Gaussian noise.
     std
-        A number, or ``(B, *)``.
+        The standard deviation, a number or ``(B, *)``.
     """
 
     height: Tensor | float
@@ -52,16 +52,16 @@ class LocalGaussian(NamedTuple):
 
 @asked_as("a law of noise, such as measurements.PoissonNoise(), or the standard deviation of Gaussian noise")
 class NoiseLaw(OfTensors, Fixed, ABC):
-    """The base class of laws of noise: of what is seen, number by number, given what is measured without noise.
+    """The base class of laws of noise: the law of each measured number, given the number without noise.
 
-    Subclass it with `law`, and with `information` where the law has no mean or variance, or more information than these tell.
+    Subclass it with `law`, and with `information` if the law has no mean or variance, or more information than these tell.
 
     Attributes
     ----------
     support
-        What can be seen, a constraint of ``torch.distributions``.
+        The values that can be measured, a constraint of ``torch.distributions``.
     values
-        What can be seen, in the words of an error.
+        These values, in the words of an error.
     """
 
     support: Any = constraints.real
@@ -71,30 +71,32 @@ class NoiseLaw(OfTensors, Fixed, ABC):
 
     @abstractmethod
     def law(self, z: Tensor) -> distributions.Distribution:
-        """Return the law of what is seen, one for each of the numbers `z` measured without noise, of ``torch.distributions``."""
+        """Return the laws of the measured numbers, of ``torch.distributions``, one for each of the noiseless numbers `z`."""
 
     def information(self, y: Tensor, z: Tensor) -> Tensor:
-        """Return the Fisher information of `z` in what is seen, of the shape of `z`, or another positive curvature of the
+        """Return the Fisher information about `z` in a measurement, of the shape of `z`, or another positive curvature of the
         negative log-likelihood of `y`.
 
-        By default ``(∂m/∂z)² / v`` with mean `m` and variance `v` of the law: the Fisher information itself in families such as
-        Poisson's, a lower bound on it in others.
+        By default it is ``(∂m/∂z)² / v`` with mean `m` and variance `v` of the law: the Fisher information itself in families
+        such as Poisson's, and a lower bound on it in others.
         """
         mean, _, back = pull_back(lambda z: (self.law(z).mean, ()), z)
         return back(torch.ones_like(mean)).square() / self.law(z).variance
 
     def log_prob(self, y: Tensor, z: Tensor) -> Tensor:
-        """Return ``log p(y | z)`` in nats, summed over a row, ``(B,)``; a ValueError if `y` is nothing that can be seen."""
+        """Return ``log p(y | z)`` in nats, summed over a row, ``(B,)``; raise a ValueError if `y` is impossible."""
         self.check_seen(y)
         return as_vectors(self._each(y, z)).sum(1)
 
     def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw what is seen of clean measurements `z`, of the same shape."""
+        """Draw measured values, given those without noise `z`, and return them, of the same shape."""
         with seeded(generator):
             return self.law(z).sample().to(z.dtype)
 
     def local_gaussian(self, y: Tensor, z: Tensor) -> LocalGaussian:
-        """Return the Gaussian that has value and slope of the log-likelihood at `z`, and its `information`."""
+        """Return the Gaussian that has the value and the slope of the log-likelihood at `z`, and its `information` as
+        curvature.
+        """
         self.check_seen(y)
         each, _, back = pull_back(lambda z: (self._each(y, z), ()), z)
         slope, information = back(torch.ones_like(each)), self.information(y, z)
@@ -103,7 +105,7 @@ class NoiseLaw(OfTensors, Fixed, ABC):
         return LocalGaussian(height, residual, information.rsqrt())
 
     def check_seen(self, y: Tensor) -> None:
-        """Refuse, by a ValueError, numbers that this noise cannot give."""
+        """Raise a ValueError for numbers that this noise cannot give."""
         bad = ~self.support.check(y) | ~y.isfinite()
         if bad.any():
             raise ValueError(
@@ -123,7 +125,7 @@ class GaussianNoise(NoiseLaw):
     Parameters
     ----------
     std
-        Standard deviation, in units of what is measured; positive.
+        Standard deviation, in units of the measurement; positive.
 
     Raises
     ------
@@ -148,19 +150,19 @@ class GaussianNoise(NoiseLaw):
         return z + self.std * noise_like(z, generator)
 
     def local_gaussian(self, y: Tensor, z: Tensor) -> LocalGaussian:
-        """Return the likelihood itself, but for its constant: residual ``y − z`` and `std`."""
+        """Return the likelihood itself, up to a constant: residual ``y − z`` and `std`."""
         return LocalGaussian(0.0, y - z, self.std)
 
 
 class PoissonNoise(NoiseLaw):
-    """Counts of independent events: ``y ~ Poisson(z)``, of which what is measured without noise is the mean, a positive number.
+    """Counts of independent events, ``y ~ Poisson(z)``: the number without noise is the mean, a positive number.
 
     Its information is ``1 / z``, so that the local Gaussian is ``N(z, z)``, as for many counts.
 
     Raises
     ------
     ValueError
-        At a call, if a rate is not positive, or what was seen are no counts.
+        At a call, if a rate is not positive, or measured values are not counts.
     """
 
     support, values = constraints.nonnegative_integer, "counts 0, 1, 2, …"
@@ -216,12 +218,12 @@ class StudentNoise(NoiseLaw):
     df
         Degrees of freedom: 1 is Cauchy's law, many are the normal law.
     scale
-        What `t` is multiplied by; positive.
+        The factor on `t`; positive.
 
     Raises
     ------
     ValueError
-        If one is not positive.
+        If `df` or `scale` is not positive.
     """
 
     @check_arguments
@@ -238,14 +240,14 @@ class StudentNoise(NoiseLaw):
 
 
 class BernoulliNoise(NoiseLaw):
-    """Yes or no: ``y = 1`` with probability ``1 / (1 + exp(−z))``, else 0; what is measured without noise are log-odds.
+    """Yes or no: ``y = 1`` with probability ``1 / (1 + exp(−z))``, else 0; the numbers without noise are log-odds.
 
     Its information is ``p (1 − p)``, or the rounding of the dtype if that is larger.
 
     Raises
     ------
     ValueError
-        At a call, if what was seen is neither 0 nor 1.
+        At a call, if a measured value is neither 0 nor 1.
     """
 
     support, values = constraints.boolean, "0 or 1"
@@ -262,8 +264,8 @@ class BernoulliNoise(NoiseLaw):
 class QuantisedNoise(NoiseLaw):
     """Normal noise, then rounding to levels ``offset + k step``: ``p(y | z)`` is the probability of the interval rounded to `y`.
 
-    The curvature of its local Gaussian is the observed information, which is never negative: nearly 0 where `z` lies within a
-    wide interval, ``1 / std²`` where it lies outside, and ``1 / (std² + step² / 12)`` where steps are short.
+    The curvature of its local Gaussian is the observed information, which is never negative: it is nearly 0 if `z` lies within a
+    wide interval, ``1 / std²`` if `z` lies outside, and ``1 / (std² + step² / 12)`` if steps are short.
 
     Parameters
     ----------
@@ -277,7 +279,7 @@ class QuantisedNoise(NoiseLaw):
     Raises
     ------
     ValueError
-        If `step` or `std` is not positive; at a call, if what was seen lies between the levels.
+        If `step` or `std` is not positive; at a call, if a measured value lies between the levels.
     """
 
     @check_arguments
@@ -302,7 +304,7 @@ class QuantisedNoise(NoiseLaw):
         return curvature.clamp(torch.finfo(z.dtype).eps, 1.0).to(z.dtype) / self.std**2
 
     def check_seen(self, y: Tensor) -> None:
-        """Refuse, by a ValueError, numbers between the levels."""
+        """Raise a ValueError for numbers between the levels."""
         k = (y.double() - self.offset) / self.step
         rounding = torch.finfo(y.dtype).eps * (y.double().abs() + abs(self.offset)) / self.step
         between = ~((k - k.round()).abs() <= 1e-6 + 4 * rounding)
@@ -323,7 +325,7 @@ class _Rounded(distributions.Distribution):
     def log_prob(self, y: Tensor) -> Tensor:
         """Return the logarithm of the probability of the interval that is rounded to `y`."""
         far, half, std = (y - self.z).double().abs(), self.noise.step / 2, self.noise.std
-        # Both ends on the side where the normal distribution function is small: differences there keep their digits.
+        # Both ends are on the side where the normal distribution function is small, and differences there are accurate.
         near, beyond = (torch.special.log_ndtr((end - far) / std) for end in (half, -half))
         return (near + (-torch.expm1(beyond - near)).log()).to(self.z.dtype)
 

@@ -1,4 +1,4 @@
-"""Posteriors of parameters given many observations, composed of those given each: `ComposedPosterior`."""
+"""Posteriors of parameters given many observations, composed of the posteriors given each: `ComposedPosterior`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..samplers.noise import as_seed
 from ..show import show_call
 from .posterior import AmortisedPosterior
 
-LEAST = 1e-6  # of the prior's precision: the least that an observation adds in any direction
+LEAST = 1e-6  # of the prior's precision: the smallest precision that an observation adds in any direction
 
 
 class ComposedScore(ScoreModel):
@@ -39,13 +39,13 @@ class ComposedScore(ScoreModel):
     Parameters
     ----------
     model
-        A score model on a linear process; its states are those of the composed model less the shift of the observation.
+        A score model of a linear process; its states are those of the composed model less the shift of the observation.
     name
         The name of the model's condition.
     x
         The observations, ``(n, *)``.
     shifts
-        ``(n, d)``: what is added to clean states of the model, for each observation.
+        The vectors that are added to clean states of `model` for each observation, ``(n, d)``.
     prior
         Mean and covariance of the Gaussian prior, ``(d,)`` and ``(d, d)``.
     means, covariances
@@ -110,8 +110,9 @@ class ComposedScore(ScoreModel):
 
 
 def _clip_negative(added: Tensor, prior_precision: Tensor) -> Tensor:
-    """Return added precisions whose negative eigenvalues, relative to the prior's precision, are raised to a small positive
-    number, since no observation takes away what the prior tells.
+    """Return added precisions whose eigenvalues relative to the prior's precision are at least a small positive number.
+
+    They are raised to it since no observation takes information away from the prior.
     """
     root = torch.linalg.cholesky(prior_precision)
     white = torch.linalg.solve_triangular(root, added, upper=False)
@@ -132,17 +133,17 @@ class ComposedPosterior:
         The posterior given a single observation. Its prior must be Gaussian, or of independent numbers whose distribution
         function is known, such as uniform ones.
     draws
-        How many draws of the posterior given each observation its covariance is measured on.
+        The number of draws of the posterior given each observation, on which its covariance is measured.
     sampler
-        How to sample the composed model; the default sampler otherwise. ``ExponentialSDE(100)`` suits a model that is far
-        from Gaussian.
+        The sampler of the composed model; by default the default sampler. ``ExponentialSDE(100)`` suits a model that is far from
+        Gaussian.
 
     Raises
     ------
     TypeError
-        If the prior is none of these.
+        If the prior is of another kind.
     ValueError
-        If `draws` is no whole number of at least 2.
+        If `draws` is not a whole number of at least 2.
 
     Examples
     --------
@@ -166,15 +167,15 @@ class ComposedPosterior:
     def sample(self, n: int, x: Tensor, *, steps: int | None = None, seed: int | None = None) -> Tensor:
         """Draw `n` parameters given observations ``(number, *)``, and return them, ``(n, d)``.
 
-        The seed is that of `compose`; the run itself has one that is drawn from it.
+        `seed` is that of `compose`; the seed of the run is drawn from it.
 
         Raises
         ------
         ValueError
-            If `n` is no whole number of at least 1, `x` has no row for each observation, or holds NaN or infinite values.
+            If `n` is not a whole number of at least 1, `x` has no row for each observation, or holds NaN or infinite values.
         """
         model = self.compose(x, seed)
-        run = as_seed(seed, None)  # apart from the draws of `compose`, or samples would repeat their noise
+        run = as_seed(seed, None)  # another seed than that of `compose`, or samples would repeat the noise of its draws
         return self._parameters(sample(model, n, steps=steps, sampler=self.sampler, seed=run, progress=False))
 
     @check_arguments
@@ -184,9 +185,9 @@ class ComposedPosterior:
         Raises
         ------
         TypeError
-            If parameters or observations are no tensors of floating-point numbers.
+            If parameters or observations are not tensors of floating-point numbers.
         ValueError
-            If the shapes are others, or parameters lie outside of the prior's support.
+            If the shapes do not fit, or parameters lie outside of the prior's support.
         """
         check_tensor("theta", theta, shape=(None, len(self.prior.mean)))
         if not len(theta):
@@ -199,15 +200,16 @@ class ComposedPosterior:
         return (own + volume).to(theta)
 
     def compose(self, x: Tensor, seed: int | None = None) -> ComposedScore:
-        """Return the score model of the parameters given observations. Its states are the parameters in coordinates without
-        bounds, in units of what the linear guess of the posterior misses.
+        """Return the score model of the parameters given observations.
+
+        Its states are the parameters in coordinates without bounds, in units of the errors of the posterior's linear guess.
 
         Parameters
         ----------
         x
             The observations, ``(number, *)``.
         seed
-            Of the draws that covariances are measured on.
+            The seed of the draws on which covariances are measured.
         """
         single, x = self.posterior, self.posterior.check_rows(x)
         r = single.draw_states(self.draws, x, seed=seed)

@@ -20,9 +20,10 @@ from .guess import LinearGuess
 
 
 class ConditionalDensity:
-    """The law of `y` given `x` that a score model with one condition has learned, as an object that `metrics` take.
+    """The law of `y` given `x` that a score model with one condition has learned, as an object that functions of `metrics` take.
 
-    The model is of ``r = L⁻¹ (phi(y) − m(x))``: `y` in coordinates `phi` without bounds, less the best linear guess from `x`.
+    The states of the model are ``r = L⁻¹ (phi(y) − m(x))``: `y` in coordinates `phi` without bounds, less the best linear guess
+    from `x`.
 
     Parameters
     ----------
@@ -33,9 +34,9 @@ class ConditionalDensity:
     guess
         ``m`` and ``L``; without it the model is of ``phi(y)`` itself.
     sampler
-        How to sample it; the default sampler otherwise.
+        The sampler of the model; by default the default sampler.
     batch
-        Most states that go through the model at a time; all by default.
+        The largest number of states that go through the model at a time; all by default.
 
     Attributes
     ----------
@@ -45,7 +46,7 @@ class ConditionalDensity:
     Raises
     ------
     ValueError
-        If the model has no condition, or more than one (``Conditioned(model, label=3)`` fixes one of them); or `batch` is no
+        If the model has no condition, or more than one (``Conditioned(model, label=3)`` fixes one of them); or `batch` is not a
         whole number of at least 1.
 
     Examples
@@ -91,29 +92,30 @@ class ConditionalDensity:
         Parameters
         ----------
         n
-            How many values for each `x`.
+            The number of values for each `x`.
         x
             The conditions, a row for each, ``(K, *)``.
         steps
             Steps of the default sampler.
         seed
-            Of the draws; a fresh one by default.
+            The seed of the draws; a fresh one by default.
 
         Raises
         ------
         TypeError
-            If `x` is no tensor of floating-point numbers.
+            If `x` is not a tensor of floating-point numbers.
         ValueError
-            If `n` is no whole number of at least 1, `x` has another shape than the model was trained on, or holds NaN or infinite
-            values.
+            If `n` is not a whole number of at least 1, `x` has another shape than the model was trained on, or holds NaN or
+            infinite values.
         """
         n, x = check_count("n", n), self.check_rows(x)
         states = self.draw_states(n, x, steps, seed)
         return self.to_values(states, x.repeat_interleave(n, 0)).unflatten(0, (len(x), n))
 
     def draw_states(self, n: int, x: Tensor, steps: int | None = None, seed: int | None = None) -> Tensor:
-        """Draw `n` states of the model given each of several `x`, which `check_rows` returned, and return those of the first `x`
-        first, ``(K n, *)``; arguments are those of `sample_each`.
+        """Draw `n` states of the model given each of several `x`, which `check_rows` returned, and return them, ``(K n, *)``.
+
+        States for the first `x` come first; arguments are those of `sample_each`.
         """
         bound = Conditioned(self.model, **{self.name: x.repeat_interleave(n, 0)})
         return sample(bound, n * len(x), sampler=self.sampler, steps=steps, seed=seed, batch=self.batch, progress=False)
@@ -124,16 +126,16 @@ class ConditionalDensity:
         Parameters
         ----------
         y
-            The values whose density is asked for.
+            The values.
         x
             The condition, without a dimension for rows.
 
         Raises
         ------
         TypeError
-            If one is no tensor of floating-point numbers.
+            If `y` or `x` is not a tensor of floating-point numbers.
         ValueError
-            If one has another shape than the model was trained on, or holds NaN or infinite values.
+            If `y` or `x` has another shape than the model was trained on, or holds NaN or infinite values.
         """
         return self.log_prob_each(self._check_values(y)[None], self._as_row(x))[0]
 
@@ -150,9 +152,10 @@ class ConditionalDensity:
         Raises
         ------
         TypeError
-            If one is no tensor of floating-point numbers.
+            If `y` or `x` is not a tensor of floating-point numbers.
         ValueError
-            If one has another shape than the model was trained on, numbers of rows differ, or one holds NaN or infinite values.
+            If `y` or `x` has another shape than the model was trained on, or holds NaN or infinite values, or numbers of rows
+            differ.
         """
         x = self.check_rows(x)
         if check_tensor("y", y).ndim < 2 or len(y) != len(x):
@@ -178,7 +181,9 @@ class ConditionalDensity:
         return check_tensor("x", x, ndim=None if kind is None else kind.ndim, finite=False, hint=hint)[None]
 
     def check_rows(self, x: Tensor) -> Tensor:
-        """Return several `x`, a row for each, as the condition reads them; refuse another shape, and what is not finite."""
+        """Return several `x`, a row for each, as the condition reads them; refuse another shape, and values that are not
+        finite.
+        """
         kind = self.model.conditions.kinds.get(self.name)
         if isinstance(x, Tensor) and x.ndim and not len(x):
             raise ValueError(f"x has shape {tuple(x.shape)}; give one row at least.")
@@ -188,20 +193,20 @@ class ConditionalDensity:
         return kind.read("x", check_tensor("x", x, ndim=kind.ndim + 1, finite=False, hint=hint))
 
     def _check_values(self, y: Tensor) -> Tensor:
-        """Return values; refuse what is no tensor ``(n, *)`` of the shape that the guess is made for."""
+        """Return values; refuse what is not a tensor ``(n, *)`` of the shape that the guess is made for."""
         check_tensor("y", y, shape=None if self.guess is None else (None, self._count_values(len(self.guess.b))))
         if y.ndim == 0 or not len(y):
             raise ValueError(f"y has shape {tuple(y.shape)}; give values (n, *), one row at least.")
         return y
 
     def _count_values(self, d: int) -> int:
-        """Return how many numbers a value has that has `d` in coordinates, as one on a simplex of `d + 1`."""
+        """Return how many numbers a value has if its coordinates are `d` numbers; on a simplex these are `d + 1`."""
         return (
             d if self.coordinates is None else self.coordinates.inverse(torch.zeros(1, d, dtype=torch.float64)).shape[1]
         )
 
     def _inside(self, y: Tensor) -> Tensor:
-        """Tell which values lie in the domain, ``(n,)``."""
+        """Return which values lie in the domain, ``(n,)``."""
         if self.coordinates is None:
             return torch.ones(len(y), dtype=torch.bool, device=y.device)
         return self.coordinates.domain.check(y).reshape(len(y), -1).all(1)
@@ -217,6 +222,6 @@ class ConditionalDensity:
         return u if self.coordinates is None else self.coordinates.inverse(u)
 
     def log_volume(self, y: Tensor) -> Tensor:
-        """Return by how much the log-density of values is larger than that of states, ``(n,)``."""
+        """Return the difference of the log-density of values from that of states, ``(n,)``."""
         volume = y.new_zeros(len(y)) if self.coordinates is None else self.coordinates.log_det(y)
         return volume if self.guess is None else volume + self.guess.log_det

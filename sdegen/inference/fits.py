@@ -25,8 +25,8 @@ from .pairs import Pairs
 from .posterior import AmortisedPosterior
 
 GIVEN = "given"  # the name of the condition of networks that are made here
-WIDTH = 64  # of the network that is made by default: a few thousand simulations teach no larger one more
-DECAY = 0.1  # of weights, unless another is given: a few thousand pairs are learned by heart without it
+WIDTH = 64  # of the default network: on a few thousand simulations a larger one learns no more
+DECAY = 0.1  # of weights, unless another is given: without it a network learns a few thousand pairs by heart
 
 Density = TypeVar("Density", bound=ConditionalDensity)
 
@@ -50,8 +50,8 @@ def fit_posterior(
     Parameters
     ----------
     prior
-        The law that the parameters were drawn from, with ``sample`` and ``log_prob``: of ``torch.distributions``, of this
-        library, or of the user, which says by an attribute ``coordinates`` in what it has no bounds.
+        The law from which the parameters were drawn, with ``sample`` and ``log_prob``: of ``torch.distributions``, of this
+        library, or of the user, which has an attribute ``coordinates`` with those in which it has no bounds.
     pairs
         What `draw_pairs` returned, or ``(theta, x)``; pairs with NaN or infinite data are left out, and warned of.
     net
@@ -62,22 +62,21 @@ def fit_posterior(
     progress
         Whether to show a bar.
     settings
-        Of the training, by name (`training.Settings`), and other arguments of `training.fit`. ``weight_decay`` is 0.1 unless
-        it is given by name, or `Settings` are, which have their own: pairs are few, and the network would learn single ones by
-        heart.
+        Settings of the training by name (`training.Settings`), and other arguments of `training.fit`. ``weight_decay`` is 0.1
+        unless it is given by name or in `Settings`: pairs are few, and without it the network would learn single ones by heart.
 
     Returns
     -------
     AmortisedPosterior
-        With the record of the training as ``run``.
+        The posterior, with the record of the training as ``run``.
 
     Raises
     ------
     TypeError
-        If the prior is no law with a density, or pairs are no tensors of floating-point numbers.
+        If the prior is not a law with a density, or pairs are not tensors of floating-point numbers.
     ValueError
-        If there are no pairs with finite data, parameters lie where the prior has no density, or data are no vectors and no
-        network is given; and as `training.fit`.
+        If there are no pairs with finite data, parameters lie where the prior has no density, or data are not vectors and no
+        network is given; and as for `training.fit`.
 
     Examples
     --------
@@ -136,7 +135,7 @@ def fit_likelihood(
     Returns
     -------
     ConditionalDensity
-        With the record of the training as ``run``.
+        The likelihood, with the record of the training as ``run``.
 
     Raises
     ------
@@ -160,7 +159,7 @@ def _read(name: str, given: Sequence[Any]) -> tuple[Tensor, Tensor]:
 def _prepare(
     y: Tensor, x: Tensor, coordinates: Coordinates | None, net: nn.Module | None
 ) -> tuple[Model, LinearGuess | None, Tensor]:
-    """Return an untrained model of `y` given `x`, the linear guess where both are vectors, and the states to train it on."""
+    """Return an untrained model of `y` given `x`, the linear guess if both are vectors, and the states to train the model on."""
     u = y.double()
     if coordinates is not None:
         u = coordinates(coordinates.check(u, "y"))

@@ -1,4 +1,4 @@
-"""The best linear guess of one vector from another, and what it misses in units of its spread: `LinearGuess`."""
+"""The best linear guess of one vector from another, and its errors in units of their spread: `LinearGuess`."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ FAR = 5.0  # standardised data are clipped to this many standard deviations
 
 
 class LinearGuess(OfTensors):
-    """A linear guess ``m(x) = A f(x) + b`` of vectors `u` from data, and the numbers ``r = L⁻¹ (u − m(x))`` that it misses.
+    """A linear guess ``m(x) = A f(x) + b`` of vectors `u` from data, and its standardised errors ``r = L⁻¹ (u − m(x))``.
 
     `f` standardises the data and clips them to five standard deviations, so that no datum sends the guess far away; `L` is the
-    Cholesky root of the covariance of what is missed. If `u` and the data are jointly Gaussian, `r` is standard normal whatever
-    the data, and there is nothing left for a network to learn.
+    Cholesky root of the covariance of the errors. If `u` and the data are jointly Gaussian, `r` is standard normal whatever the
+    data, and there is nothing left for a network to learn.
 
     Parameters
     ----------
     mean, std
-        Of the data, ``(k,)``.
+        Mean and standard deviation of the data, ``(k,)``.
     A, b
-        The guess, ``(d, k)`` and ``(d,)``.
+        The coefficients of the guess, ``(d, k)`` and ``(d,)``.
     L
         The root, ``(d, d)``, lower triangular.
 
     Raises
     ------
     TypeError
-        If one is no tensor of floating-point numbers.
+        If an argument is not a tensor of floating-point numbers.
     ValueError
         If shapes do not belong together, numbers are not finite, or spreads not positive.
     """
@@ -54,12 +54,12 @@ class LinearGuess(OfTensors):
         """Fit the guess to pairs by least squares, and return it with its leave-one-out residuals `r`, ``(N, d)``.
 
         The ridge is as weak as one pair of unit spread. Residuals of pairs that the guess was fitted to are too small, by a
-        share that grows with the number of coefficients; those of pairs that were left out are as large as on new pairs.
+        share that grows with the number of coefficients; residuals of pairs that were left out are as large as on new pairs.
 
         Parameters
         ----------
         u, x
-            ``(N, d)`` and ``(N, k)``.
+            Vectors and data, ``(N, d)`` and ``(N, k)``.
 
         Raises
         ------
@@ -68,8 +68,8 @@ class LinearGuess(OfTensors):
         """
         u, x = u.double().cpu(), x.double().cpu()
         mean, std = x.mean(0), x.std(0, correction=0)
-        std = torch.where(std > 1e-12 * mean.abs(), std, 1.0)  # the others are constant
-        # A guess without slope at first, whose features the slope is then fitted to.
+        std = torch.where(std > 1e-12 * mean.abs(), std, 1.0)  # the other coordinates are constant
+        # At first a guess without slope, for its features, to which the slope is then fitted.
         guess = cls(mean, std, torch.zeros(u.shape[1], x.shape[1]), u.mean(0), torch.eye(u.shape[1]))
         features = guess._features(x)
         rows = torch.cat([features, torch.ones(len(x), 1, dtype=torch.float64)], 1)
@@ -89,17 +89,17 @@ class LinearGuess(OfTensors):
         return guess, torch.linalg.solve_triangular(L, missed.T, upper=False).T
 
     def miss(self, u: Tensor, x: Tensor) -> Tensor:
-        """Return what the guess from data ``(B, k)`` misses of vectors ``(B, d)``, ``r = L⁻¹ (u − m(x))``."""
+        """Return the errors ``r = L⁻¹ (u − m(x))`` of the guess of vectors ``(B, d)`` from data ``(B, k)``."""
         missed = u.double().cpu() - self._mean(x)
         return torch.linalg.solve_triangular(self.L, missed.T, upper=False).T.to(u)
 
     def restore(self, r: Tensor, x: Tensor) -> Tensor:
-        """Return the vectors of which the guess misses `r`, ``m(x) + L r``: the inverse of `miss`."""
+        """Return the vectors ``m(x) + L r`` for which the guess has the errors `r`: the inverse of `miss`."""
         return (self._mean(x) + r.double().cpu() @ self.L.T).to(r)
 
     @property
     def log_det(self) -> float:
-        """By how much the log-density of `u` is larger than that of `r`, ``−log det L``."""
+        """The difference of the log-density of `u` from that of `r`, ``−log det L``."""
         return -self.L.diagonal().log().sum().item()
 
     def _features(self, x: Tensor) -> Tensor:

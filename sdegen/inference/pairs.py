@@ -34,9 +34,9 @@ class Pairs(NamedTuple):
     theta
         Parameters, ``(N, d)``.
     x
-        Data, ``(N, *)``: a row for each.
+        Data, ``(N, *)``: a row for each vector of parameters.
     lost
-        Simulations that failed, whose pairs were left out.
+        The number of simulations that failed, whose pairs were left out.
     """
 
     theta: Tensor
@@ -53,14 +53,14 @@ class Pairs(NamedTuple):
         Parameters
         ----------
         theta, x
-            As above, with NaN or infinite values in data where a simulation failed.
+            As for the attributes, with NaN or infinite values in data where a simulation failed.
 
         Raises
         ------
         TypeError
-            If parameters or data are no tensors of floating-point numbers.
+            If parameters or data are not tensors of floating-point numbers.
         ValueError
-            If parameters are no vectors, numbers of rows differ, or all data hold NaN or infinite values.
+            If parameters are not vectors, numbers of rows differ, or all data hold NaN or infinite values.
         """
         check_tensor("theta", theta), check_tensor("x", x, finite=False)
         if theta.ndim != 2 or not theta.numel():
@@ -108,33 +108,33 @@ def draw_pairs(
         Called as ``simulator(theta)`` with parameters ``(n, d)``, it returns data ``(n, *)``, a tensor or an array: NaN for a
         simulation that failed. What it raises ends the run, with a note of the parameters.
     n
-        How many pairs to simulate.
+        The number of pairs to simulate.
     batched
         Whether the simulator takes all parameters at once; otherwise it is called with one vector ``(d,)`` at a time, and returns
         one datum.
     seed
-        Of the prior's draws, and of what the simulator draws by torch, NumPy or ``random``, whose global states are restored; by
-        default one that torch's own generator draws.
+        The seed of the prior's draws, and of the simulator's by torch, NumPy or ``random``, whose global states are restored; by
+        default torch's own generator draws it.
     progress
-        Whether to show a bar where simulations go one at a time; by default on a terminal and in a notebook.
+        Whether to show a bar if simulations go one at a time; by default on a terminal and in a notebook.
 
     Returns
     -------
     Pairs
-        The pairs whose data are finite: others are left out, counted and warned of.
+        The pairs whose data are finite; others are left out and counted, with a warning.
 
     Raises
     ------
     TypeError
-        If the prior is no law, the simulator no function, or what it returns no numbers.
+        If the prior is not a law, the simulator not a function, or its data are not numbers.
     ValueError
-        If draws are no vectors, data have not a row for each, or all of them hold NaN or infinite values.
+        If draws are not vectors, data have not a row for each, or all data hold NaN or infinite values.
 
     Warns
     -----
     UserWarning
-        If a batched simulator mixes the rows of its batch, to see which it is called with two vectors a few times before the
-        run; or if simulations are left out.
+        If a batched simulator mixes the rows of its batch, for which it is called with two vectors a few times before the run; or
+        if simulations are left out.
 
     Examples
     --------
@@ -167,11 +167,11 @@ def _warn_of_mixing(simulator: Callable[..., Any], theta: Tensor) -> None:
 
     def simulate(theta: Tensor) -> Tensor:
         x = _as_data(simulator(theta.clone()))
-        return x if len(x) == 2 else x.new_zeros(2)  # the run itself tells of it
+        return x if len(x) == 2 else x.new_zeros(2)  # the run itself refuses another number of rows
 
     try:
         mixes = mixes_rows(simulate, theta, tolerance=0.01)
-    except Exception:  # whatever it is, the run itself meets it, and tells of it
+    except Exception:  # whatever it is, the run itself meets and reports it
         return
     if mixes:
         warn_caller(
@@ -182,7 +182,7 @@ def _warn_of_mixing(simulator: Callable[..., Any], theta: Tensor) -> None:
 
 
 def _simulate(simulator: Callable[..., Any], theta: Tensor) -> Tensor:
-    """Run the simulator on a copy of parameters ``(n, d)`` or ``(d,)``; what it raises gets a note of what can be done."""
+    """Run the simulator on a copy of parameters ``(n, d)`` or ``(d,)``, and return its data; errors get a note of a remedy."""
     try:
         x = simulator(theta.clone())
     except Exception as failure:

@@ -1,4 +1,4 @@
-"""Posteriors of parameters given data, amortised over all data: `AmortisedPosterior`."""
+"""Posteriors of parameters given data, learned once for all data: `AmortisedPosterior`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class AmortisedPosterior(ConditionalDensity):
     model, coordinates, guess, sampler, batch
         As for `ConditionalDensity`.
     prior
-        The law of parameters that the model was trained under.
+        The law of the parameters that the model was trained on.
 
     Raises
     ------
     TypeError
-        If the prior is no law.
+        If the prior is not a law.
     ValueError
         As for `ConditionalDensity`.
     """
@@ -54,7 +54,7 @@ class AmortisedPosterior(ConditionalDensity):
     def find_mode(self, x: Tensor, draws: int = 1000, steps: int = 20, *, seed: int | None = None) -> Tensor:
         """Find the parameters of highest posterior density given one `x`, and return them, ``(d,)``.
 
-        An ascent by L-BFGS begins at the densest of some draws. The density is that of the parameters themselves, not of their
+        An ascent by L-BFGS begins at the draw of highest density. The density is that of the parameters themselves, not of their
         coordinates without bounds.
 
         Parameters
@@ -62,16 +62,16 @@ class AmortisedPosterior(ConditionalDensity):
         x
             Data, as for `sample`.
         draws
-            How many draws there are to begin from.
+            The number of draws, from the best of which the ascent begins.
         steps
-            Steps of the ascent.
+            The number of steps of the ascent.
         seed
-            Of the draws.
+            The seed of the draws.
 
         Raises
         ------
         ValueError
-            If a number is no whole number of at least 1, or `x` as for `sample`.
+            If `draws` or `steps` is not a whole number of at least 1, or for an `x` that `sample` refuses.
         """
         theta = self.sample(check_count("draws", draws), x, seed=seed)
         rows = x[None].to(theta)

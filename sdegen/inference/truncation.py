@@ -1,4 +1,4 @@
-"""Priors that are cut down to where a posterior has its mass, for further rounds of simulations: `Truncated`."""
+"""Priors that are restricted to where a posterior has its mass, for further rounds of simulations: `Truncated`."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ TRIES = 500  # blocks after which the region is taken to be too small
 
 
 class Truncated(OfTensors, Fixed):
-    """A prior cut down to the region of highest posterior density given one datum, for a further round of simulations.
+    """A prior restricted to the region of highest posterior density given one datum, for a further round of simulations.
 
-    Within the region draws have the prior's density up to a constant, so that the posterior given this datum stays the same, and
-    what is trained on them needs no correction: train on the pairs of all rounds together. Given other data the trained
+    Within the region draws have the prior's density up to a constant. So the posterior given this datum stays the same, and a
+    model that is trained on them needs no correction: train on the pairs of all rounds together. Given other data the trained
     posterior is wrong. M. Deistler et al., *Truncated proposals for scalable and hassle-free simulation-based inference*, 2022,
     arXiv:2210.04815; with score models L. Sharrock et al., 2022, arXiv:2210.04872.
 
     A draw of the prior is kept if it lies in the bounding box of draws of the posterior, and its posterior density is at least
-    that of all but a share `cut` of them.
+    that of all but a share `cut` of these draws.
 
     Parameters
     ----------
     posterior
-        Of the round before.
+        The posterior of the round before.
     x
         The datum.
     cut
-        The probability that the posterior gives what lies outside of the region.
+        The posterior probability of the outside of the region.
     seed
-        Of the draws on which the region is measured.
+        The seed of the draws on which the region is measured.
 
     Raises
     ------
     ValueError
-        If `cut` is not between 0 and 1, or `x` is no datum of the posterior.
+        If `cut` is not between 0 and 1, or the posterior cannot take `x` as a datum.
     """
 
     __repr__ = show_call
@@ -60,19 +60,19 @@ class Truncated(OfTensors, Fixed):
         self.low, self.high = theta.amin(0), theta.amax(0)
 
     def contains(self, theta: Tensor) -> Tensor:
-        """Tell which parameters ``(n, d)`` lie in the region, ``(n,)``."""
+        """Return which parameters ``(n, d)`` lie in the region, ``(n,)``."""
         inside = ((theta >= self.low) & (theta <= self.high)).all(1)
         if inside.any():
             inside[inside.clone()] = self.posterior.log_prob(theta[inside], self.x) >= self.threshold
         return inside
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw `n` parameters, ``(n, d)``.
+        """Draw `n` parameters in the region, and return them, ``(n, d)``.
 
         Raises
         ------
         ValueError
-            If the region holds so little of the prior that they are not found.
+            If the region holds so little of the prior that too few draws are found.
         """
         kept: list[Tensor] = []
         count = check_draws(n, generator)
