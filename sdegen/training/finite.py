@@ -14,19 +14,19 @@ class NonFiniteLoss(ValueError):
 
 
 def finite(values: Tensor, t: Tensor) -> Tensor:
-    """Return the values; raise an error that names the time if one is NaN or infinite.
+    """Return the values; raise an error that names the time if a value is NaN or infinite.
 
-    They are looked at where that costs no wait. Those on an accelerator `fit` reads later, many steps together.
+    Values are checked if this costs no wait. On an accelerator `fit` reads them later, many steps together.
 
     Parameters
     ----------
     values, t
-        The losses and the times they were measured at, ``(B,)``.
+        The losses and the times at which they were measured, ``(B,)``.
 
     Raises
     ------
     NonFiniteLoss
-        If one is not finite.
+        If a value is not finite.
     """
     if not at_hand(values.device):
         return values

@@ -22,18 +22,19 @@ from .map_losses import Lagrangian, Semigroup
 class Learner(Protocol):
     """The interface of models that `fit` can train: weights, and a loss for each datum.
 
-    It is an ``nn.Module`` with weights that require a gradient, and besides:
+    It is an ``nn.Module`` with weights that require a gradient, and has
 
-    - ``loss(x, generator=, **cond)``, one value per datum ``(B,)``, whose mean `fit` lowers. Score models that have none learn by
-      `losses.Denoising`; others need ``fit(..., loss=)``.
+    - ``loss(x, generator=, **cond)``, one value per datum ``(B,)``, whose mean `fit` lowers. Score models without this method
+    learn
+      by `losses.Denoising`; other models need ``fit(..., loss=)``.
     - ``moments``, an attribute or a property with a setter: `fit` writes those of the data there before the first step, and never
-      reads them. A `laws.calibrated.Calibrated` is told of them before the first training (``measure``), and is given data finer
-      than its weights, which it can take in units of their spread.
-    - ``net``, the network as a module of its own: `accumulate`, `autocast` and several workers change how it is called, and
-      cannot be had without it.
+      reads them. A `laws.calibrated.Calibrated` gets them before the first training by ``measure``; it also gets data in a finer
+      dtype than its weights, so that it can take them in units of their spread.
+    - ``net``, the network as a module of its own: `accumulate`, `autocast` and several workers change how it is called, and are
+      refused without it.
 
-    Conditions of the data reach the loss as keywords; a loss that does not name one, nor takes ``**cond``, refuses data that has
-    it. Averages, checkpoints and the optimiser go by ``named_parameters()`` and ``state_dict()``.
+    Conditions of the data are passed to the loss as keywords; if a loss neither names a condition nor takes ``**cond``, data with
+    this condition are refused. Averages, checkpoints and the optimiser use ``named_parameters()`` and ``state_dict()``.
     """
 
     moments: Moments | None
@@ -48,9 +49,9 @@ def learnable(model: nn.Module) -> dict[str, Tensor]:
     Raises
     ------
     TypeError
-        If it is no module, the data's moments cannot be written to it, or a weight is complex or holds no numbers.
+        If it is not a module, the data's moments cannot be written to it, or a weight is complex or holds no numbers.
     ValueError
-        If no weight requires a gradient, or one that does was made under ``torch.inference_mode()``.
+        If no weight requires a gradient, or a weight that does was made under ``torch.inference_mode()``.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -86,14 +87,14 @@ def learnable(model: nn.Module) -> dict[str, Tensor]:
 def objective_of(model: nn.Module) -> Callable[..., Tensor]:
     """Return the loss that `fit` minimises if none is given: the model's own ``loss``, or `losses.Denoising` for score models.
 
-    Of a nonlinear process, whose noise grows from 0 at no known rate, times are uniform in their logarithm. Where its law is not
-    known a batch has 16 of them, so that rows that share one pool their targets, and opposite noise cancels what is left of the
+    On a nonlinear process, whose noise grows from 0 at an unknown rate, times are uniform in their logarithm. If its law is not
+    known, a batch has 16 times, so that rows that share a time pool their targets, and opposite noise cancels what is left of the
     variance of a short kernel.
 
     Raises
     ------
     TypeError
-        If the model has no loss and is no score model with weights of its own.
+        If the model has no loss, and is not a score model with weights of its own.
     """
     own = getattr(type(model), "loss", None)
     if own is not None:

@@ -21,8 +21,8 @@ from .state import Training
 class Listener(Overridable):
     """The base class of training callbacks: override any of four methods, each of which does nothing by default.
 
-    A plain function of a `Step` is as good as a listener that overrides ``__call__`` alone (`Function`). Where several processes
-    train, those that the user gives `fit` hear in the main one.
+    A plain function of a `Step` does the same as a listener that overrides only ``__call__`` (`Function`). If several processes
+    train, the user's callbacks are called only in the main process.
 
     Examples
     --------
@@ -43,13 +43,13 @@ class Listener(Overridable):
     __repr__ = show_call
 
     def begin(self, training: Training) -> None:
-        """Hear that the training begins, or continues from a checkpoint."""
+        """Take notice that the training begins, or continues from a checkpoint."""
 
     def __call__(self, step: Step) -> None:
-        """Hear that a step was taken."""
+        """Take notice of a step that was taken."""
 
     def end(self, training: Training) -> None:
-        """Hear that the last step was taken; not called if the training fails."""
+        """Take notice that the last step was taken; not called if the training fails."""
 
     def close(self) -> None:
         """Close what `begin` opened, however the training ended."""
@@ -78,7 +78,7 @@ def listening(callback: Listener | Callable[[Step], Any]) -> Listener:
     Raises
     ------
     TypeError
-        If it cannot be called, or is a class of listeners.
+        If the callback cannot be called, or is a class of listeners instead of an object.
     """
     if isinstance(callback, Listener):
         return callback
@@ -92,11 +92,11 @@ class Bar(Listener):
     """A callback that shows a progress bar with the mean loss of the last 50 steps."""
 
     def begin(self, training: Training) -> None:
-        """Show the steps taken before an interruption."""
+        """Show the bar, with the steps taken before an interruption."""
         self.bar = tqdm(total=training.settings.last, initial=training.run.steps, desc="fit", leave=False)
 
     def __call__(self, step: Step) -> None:
-        """Move on by one."""
+        """Advance the bar by one step."""
         self.bar.update()
         if step.step % 50 == 0:
             self.bar.set_postfix(loss=f"{sum(step.run.loss[-50:]) / 50:.4g}")
@@ -112,28 +112,28 @@ class Keeping(Listener):
     Parameters
     ----------
     every
-        Steps between two times.
+        Steps between two occasions.
     """
 
     def __init__(self, every: int) -> None:
         self.every = check_count("every", every)
 
     def keep(self) -> None:
-        """Keep whatever the subclass keeps, now; losses have been read from the accelerator and are finite."""
+        """Keep what the subclass keeps; losses have been read from the accelerator before and are finite."""
         raise NotImplementedError
 
     def begin(self, training: Training) -> None:
-        """Note where the training begins."""
+        """Note the step at which the training begins."""
         self.training, self.first = training, training.run.steps
 
     def __call__(self, step: Step) -> None:
-        """Keep where it is due."""
+        """Keep if it is due after this step."""
         if step.step % self.every == 0:
             self.training.read()
             self.keep()
 
     def end(self, training: Training) -> None:
-        """Keep the last."""
+        """Keep after the last step, unless that was done."""
         if training.run.steps > self.first and training.run.steps % self.every:
             self.keep()
 
@@ -144,9 +144,9 @@ class KeepSnapshots(Keeping):
     Parameters
     ----------
     snapshots
-        What keeps them. Without a folder every process keeps its own.
+        The object that keeps them. Without a folder every process keeps its own.
     every
-        Steps between two of them.
+        Steps between two snapshots.
     """
 
     def __init__(self, snapshots: Snapshots, every: int) -> None:
@@ -173,7 +173,7 @@ class Checkpoints(Keeping):
     folder
         The folder of the checkpoints.
     every
-        Steps between two of them.
+        Steps between two checkpoints.
     """
 
     def __init__(self, folder: Folder, every: int) -> None:

@@ -1,6 +1,6 @@
-"""`fit`, which trains a model, and `train`, the loop over steps that it runs.
+"""`fit`, which trains a model, and `train`, its loop over steps.
 
-`settings` has the options, `state` all that a run is between two steps, and `listeners` the callbacks.
+`settings` has the options, `state` the whole state of a run between two steps, and `listeners` the callbacks.
 """
 
 from __future__ import annotations
@@ -47,35 +47,35 @@ def fit(
 
     Settings are keywords, ``fit(model, data, steps=500, lr=1e-3)``, or an object, ``fit(model, data, Settings(steps=500))``.
 
-    Under ``accelerate launch --multi_gpu --num_processes 2`` the processes share every batch, with the result of one: call `fit`
-    in each with the same model and data, on ``accelerate.PartialState().device``; on CPUs that is ``PartialState(cpu=True)``.
-    The main one alone writes, calls back and shows a bar.
+    Under ``accelerate launch --multi_gpu --num_processes 2`` the processes share every batch, with the result of a single
+    process: call `fit` in each with the same model and data, on ``accelerate.PartialState().device``, or on CPUs on that of
+    ``PartialState(cpu=True)``. Only the main process writes, calls back and shows a bar.
 
     Parameters
     ----------
     model
         An ``nn.Module`` whose ``loss(x, generator=, **cond)`` returns one value per datum (`learner.Learner`). Its ``moments``
-        are set to those of the data before the first step; a score model that has none yet takes its data in units of their
-        spread from then on (`Trainable.measure`).
+        are set to those of the data before the first step; a score model without moments takes its data in units of their spread
+        from then on (`Trainable.measure`).
     data
         A law, a tensor, ``(x, cond)``, a `Dataset`, a memory-mapped array, images (`data.Source`), or an iterable of batches such
-        as a `DataLoader` (`data.Stream`). Conditions reach the network as keywords; a single tensor of conditions as ``label``.
-        What data are without one the network learns where training drops it: by the probability that `nets.Label` and the like
-        declare for each, or all at once by ``p_uncond``.
+        as a `DataLoader` (`data.Stream`). Conditions are passed to the network as keywords, a single tensor of conditions as
+        ``label``. The network learns the law without a condition if training drops it: with the probability that `nets.Label` and
+        the like declare for each, or all at once with ``p_uncond``.
     settings
         All options that the trained weights depend on; the default ones if none are given.
     validation, validate_every
         Other data, of any of these kinds, on which the loss of the averaged weights is measured, and the steps between two
         measurements; they are in ``run.validation`` (`validation.Validation`).
     checkpoint, every
-        A folder, and the steps between two checkpoints there. The same call again goes on where the last one ended,
-        however it ended, towards the same weights to the last bit where `steps` alone end it; of a finished run it gives the
-        result. A run of `constant_rate` goes on to a new limit. The states of torch's own generators come back with it.
+        A folder, and the steps between two checkpoints there. The same call continues a run, however it ended, towards the same
+        weights to the last bit if `steps` alone limit it; for a finished run it returns the result. A run of `constant_rate` goes
+        on to a new limit. The states of torch's own generators are restored too.
     threads
-        How many torch is given while a model trains on a CPU. By default the first steps are taken with one and with all of them
-        by turns, and the rest with the number that was faster. The record and checkpoints keep the number.
+        The number of torch's threads while a model trains on a CPU. By default the first steps are taken with one and with all
+        threads by turns, and the rest with the number that was faster. The record and checkpoints keep the number.
     callbacks
-        Each called with a `Step` after every step, for a grid of samples now and then, say; or a `Listener`.
+        Functions that are called with a `Step` after every step, such as for a grid of samples now and then; or `Listener`s.
     progress
         Show a bar; by default where standard error is a terminal.
     changes
@@ -84,16 +84,16 @@ def fit(
     Returns
     -------
     Run
-        The record: losses, settings, and what else was measured.
+        The record: losses, settings, and all else that was measured.
 
     Raises
     ------
     NonFiniteLoss
         If a loss or gradient is not finite. The model keeps the weights of the last good step.
     ValueError, TypeError
-        If an argument or the data is unusable, or the checkpoint is of another run.
+        If an argument or the data are unusable, or the checkpoint is of another run.
     OSError
-        If a checkpoint cannot be written. The one before is whole.
+        If a checkpoint cannot be written. The checkpoint before it stays whole.
 
     Examples
     --------
@@ -139,7 +139,7 @@ def train(training: Training, listeners: Iterable[Listener] = ()) -> Iterator[St
     Parameters
     ----------
     training
-        A run, new or as its checkpoint left it.
+        A run, new or continued from its checkpoint.
     listeners
         Callbacks, called in this order.
 

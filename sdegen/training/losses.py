@@ -1,10 +1,10 @@
 """Score-matching losses with one value per datum: denoising, implicit (Hyvärinen), sliced, and variational with learned
 variance.
 
-Each is an object called as ``loss(model, x_0, generator=None, **cond)``, for `fit` or for a training loop of one's own. The
-DDPM loss, the mean squared error of the noise, is `Denoising` with `weightings.InverseVarianceWeighting`: the default of `fit`.
-As published, at uniform steps and without pooled targets, it is
-``Denoising(times=weightings.DiscreteTimes(1000), pooled=False)``. No loss here knows the SDE it runs on.
+Each is an object called as ``loss(model, x_0, generator=None, **cond)``, for `fit` or for the user's own training loop. The DDPM
+loss, the mean squared error of the noise, is `Denoising` with `weightings.InverseVarianceWeighting`: the default of `fit`. As
+published, at uniform steps and without pooled targets, it is ``Denoising(times=weightings.DiscreteTimes(1000), pooled=False)``.
+No loss here depends on which SDE the model has.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ class Denoising(ScoreLoss):
     Parameters
     ----------
     weighting
-        lambda on the squared score error; the noise loss by default.
+        The weight lambda of the squared score error; the noise loss by default.
     times
         The law of `t`; by default uniform in the log-noise level with its factor, which estimates the loss of uniform
         times with less variance.
     pooled
-        Replace the target by its mean given the noised state and the *whole batch* of data (Rao–Blackwell): the same
-        expectation and so the same minimiser, less variance, at the price of all pairwise distances in the batch. The
-        idea of Y. Xu, S. Tong, T. Jaakkola, *Stable target field for reduced variance score estimation in diffusion
-        models*, 2023, arXiv:2302.00670, with the batch as its own reference, which makes it exact. It is not used with
-        conditions, whose pairing with the data it would undo. Of nonlinear processes see `targets.pooled_target`.
+        Whether to replace the target by its mean given the noised state and the *whole batch* of data (Rao–Blackwell). It has the
+        same expectation, and so the same minimiser, and less variance, at the price of all pairwise distances in the batch. The
+        idea is that of Y. Xu, S. Tong, T. Jaakkola, *Stable target field for reduced variance score estimation in diffusion
+        models*, 2023, arXiv:2302.00670, but with the batch as its own reference, which makes it exact. It is not used with
+        conditions, whose pairing with the data it would undo. For nonlinear processes see `targets.pooled_target`.
     antithetic
-        Noise every datum twice, with z and −z, and take the mean: two network evaluations a datum. At small noise the
-        target ``−R⁻ᵀ z`` has variance ``1 / sigma²``, which a pair cancels to order one (J. Hammersley and K. Morton, *A
-        new Monte Carlo technique: antithetic variates*, 1956): worth its price where the weighting dwells there.
+        Whether to noise every datum twice, with z and −z, and take the mean, by two network evaluations a datum. At small noise
+        the target ``−R⁻ᵀ z`` has variance ``1 / sigma²``, which a pair cancels to order one (J. Hammersley and K. Morton, *A new
+        Monte Carlo technique: antithetic variates*, 1956). This is worth its price if the weighting puts much weight there.
     """
 
     @check_arguments
@@ -101,8 +101,8 @@ class Denoising(ScoreLoss):
     ) -> Tensor:
         """Return the weighted error of the score, ``W (score − target)``, at the noised states, of their shape.
 
-        A pooled target is what the exact model of the batch's empirical law says. A model that gives the velocity has its
-        error formed from that of the velocity: nothing is divided by a vanishing noise.
+        A pooled target is the score of the exact model of the batch's empirical law. For a model that predicts the velocity the
+        error follows from that of the velocity, so nothing is divided by a vanishing noise.
         """
         pool = self.pooled and not cond
         x, kernel, z, at, data = perturbed
@@ -122,10 +122,10 @@ class Denoising(ScoreLoss):
 class InputPerturbation(Denoising):
     """Denoising score matching with additional input noise: ``x_t = Phi x_0 + R (z + gamma xi)``, while the target stays `z`.
 
-    In training a network sees true states, in sampling its own; the extra noise `xi` stands for its errors. M. Ning,
-    E. Sangineto, A. Porrello, S. Calderara, R. Cucchiara, *Input perturbation reduces exposure bias in diffusion models*,
-    2023, arXiv:2301.11706. The minimiser is no longer the score but ``E[z | x_t]`` under the perturbed law, for Gaussian data of
-    covariance P ``Rᵀ (Phi P Phiᵀ + (1 + gamma²) R Rᵀ)⁻¹ (x_t − Phi m)``. Its target is never pooled.
+    In training a network sees true states, in sampling its own states; the extra noise `xi` stands for their errors. M. Ning, E.
+    Sangineto, A. Porrello, S. Calderara, R. Cucchiara, *Input perturbation reduces exposure bias in diffusion models*, 2023,
+    arXiv:2301.11706. The minimiser is no longer the score but ``E[z | x_t]`` under the perturbed law; for Gaussian data of mean
+    `m` and covariance P this is ``Rᵀ (Phi P Phiᵀ + (1 + gamma²) R Rᵀ)⁻¹ (x_t − Phi m)``. The target is never pooled.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ class InputPerturbation(Denoising):
         R, t = as_gaussian(perturbed.kernel, ": there is no noise to add to; take Denoising().").R, perturbed.at.t
         x = perturbed.x + self.gamma * R(noise_like(perturbed.z, generator))
         if not is_linear(model.sde):
-            # Noise may depend on the state: the weight is that of the state that is asked about.
+            # Noise may depend on the state; the weight is that of the perturbed state.
             W = weight_at(self.weighting, model.sde, model.sde.at(t, x))
             return W(ask_score(model, x, t, **cond) + R.inv().T(perturbed.z))
         return (W @ R.inv().T)(perturbed.z - model.noise(x, t, **cond))
@@ -174,15 +174,15 @@ class InputPerturbation(Denoising):
 class Implicit(ScoreLoss):
     """Implicit score matching: ``E_t E [½ ‖W s‖² + div(Wᵀ W s)]``, which needs noised states but not their transition density.
 
-    Equal to half the explicit loss up to a constant of the data. A. Hyvärinen, *Estimation of non-normalized statistical
-    models by score matching*, 2005; with a Hutchinson divergence, sliced score matching: Y. Song et al., 2019,
-    arXiv:1905.07088. Where noise depends on the state, so does its weight, whose slope is part of the divergence. Linear
-    processes take scalar weights only, ``lambda (½ ‖s‖² + div s)``.
+    It is equal to half the explicit loss up to a constant of the data. A. Hyvärinen, *Estimation of non-normalized statistical
+    models by score matching*, 2005; with a Hutchinson divergence it is sliced score matching: Y. Song et al., 2019,
+    arXiv:1905.07088. If noise depends on the state, so does its weight, whose slope is part of the divergence. Linear processes
+    take only scalar weights, ``lambda (½ ‖s‖² + div s)``.
 
     Parameters
     ----------
     weighting
-        lambda on the squared score error; the noise level's variance by default.
+        The weight lambda of the squared score error; by default the variance of the noise.
     times
         The law of `t`.
     divergence
@@ -252,7 +252,7 @@ class Hybrid(ScoreLoss):
     Raises
     ------
     ValueError
-        If `steps` is no whole number, or below 2.
+        If `steps` is not a whole number, or below 2.
     """
 
     @check_arguments
@@ -279,16 +279,16 @@ class Variational(ScoreLoss):
     learned processes.
 
     ``KL(q(x_N | x) ‖ prior) + Σ_k KL(q(x_{k−1} | x_k, x) ‖ p(x_{k−1} | x_k)) − log p(x | x_1)``, the terms of
-    `sdegen.discrete_elbo`, at times equally spaced in `t`. Of the sum one term is drawn for each datum. Where the process
-    has parameters (`LearnedSchedule`, `LearnedSDE`), they are in all three parts. D. Kingma et al., 2021, arXiv:2107.00630.
+    `sdegen.discrete_elbo`, at times equally spaced in `t`. One term of the sum is drawn for each datum. If the process has
+    parameters (`LearnedSchedule`, `LearnedSDE`), all three parts depend on them. D. Kingma et al., 2021, arXiv:2107.00630.
 
     Parameters
     ----------
     steps
-        N; as it grows the bound nears that of the process, at the rate 1/N.
+        N; as it grows the bound approaches that of the process, at the rate 1/N.
     cells
-        Where data are bytes, how they were scaled: the bound is then of their probability, as that of `discrete_bits_per_dim`.
-        By default it is of a density, which bytes do not have: a learned schedule would raise it without end.
+        The scaling of the data if they are bytes; the bound is then on their probability, as that of `discrete_bits_per_dim`. By
+        default it is on a density, which bytes do not have: a learned schedule would raise it without end.
 
     Raises
     ------
@@ -323,13 +323,13 @@ class Variational(ScoreLoss):
 
 
 def _mirrored(sde: SDE, perturbed: Perturbed) -> Perturbed:
-    """Return the states drawn with the opposite noise, and their own noise level where that depends on the state."""
+    """Return the states drawn with the opposite noise, with their own noise level if that depends on the state."""
     other = perturbed.mirrored()
     return other if isinstance(other.at, Marginal) else other._replace(at=sde.at(other.at.t, other.x))
 
 
 def _noised(sde: SDE, x_0: Tensor, t: Tensor, generator: torch.Generator | None) -> Perturbed:
-    """Return noised data; refuse a process with parameters to learn, of which the weighted error of a score says nothing."""
+    """Return noised data; refuse a process with parameters to learn, since the weighted error of a score cannot train them."""
     perturbed = sde.perturb(x_0, t, generator=generator)
     if perturbed.x.requires_grad and not x_0.requires_grad:
         raise ValueError(

@@ -1,7 +1,8 @@
 """Losses of a flow map, each with one value per datum: `Lagrangian` and `Semigroup`.
 
-A map is right where its end moves as the flow does, or where one jump goes where two do: each loss asks for one of these, and for
-the data's velocity in a map from a time to itself. All are in the units of the velocity, of which a map is made.
+A map is right if the end of a jump moves as the flow does, or if one jump ends where two do. Each loss asks for one of these, and
+for the velocity of the data's flow in a map from a time to itself. All losses are in the units of the velocity, which a map
+predicts.
 """
 
 from __future__ import annotations
@@ -39,22 +40,23 @@ from .weightings import SNRWeighting, weight_at
 
 
 class PairTimes:
-    """A law of pairs of times, from which and to which a map is trained to go.
+    """A law of pairs of times, between which a map is trained to go.
 
-    Both are even in the angle of the process, the earlier one first with the probability `up`. With the probability `whole` each
-    for itself, the later one is the last of the process, and the earlier one 0: the jumps that few evaluations take.
+    Both times are even in the angle of the process, and the earlier time comes first with the probability `up`. With the
+    probability `whole`, independently, the later time is the last of the process, and the earlier time 0: runs of few evaluations
+    take such jumps.
 
     Parameters
     ----------
     whole
-        The probability of an end.
+        The probability of an end, for each of the times.
     up
-        That of a way from data to noise, which `encode` goes.
+        The probability of a way from data to noise, as `encode` takes.
 
     Raises
     ------
     ValueError
-        If one is no probability.
+        If `whole` or `up` is not a probability.
     """
 
     __repr__ = show_call
@@ -76,30 +78,30 @@ class PairTimes:
         return torch.where(turned, s, t), torch.where(turned, t, s)
 
 
-SHORTEST = 1e-3  # the least angle that a difference of two ways is divided by
-SMALLEST = 1e-3  # added to a squared error before it divides itself
+SHORTEST = 1e-3  # the smallest angle by which a difference of jumps is divided
+SMALLEST = 1e-3  # added to a squared error by whose power it is divided
 
 
 def adaptively_weighted(squares: Tensor, power: float) -> Tensor:
-    """Return squared errors, each divided by a power of its own value, through which no gradient goes.
+    """Return squared errors, each divided by a power of its own value, which counts as a constant for gradients.
 
     Parameters
     ----------
     squares
         Squared errors, ``(B,)``.
     power
-        0 for the squares themselves; the gradient of 1/2 is that of distances, and of 1 that of logarithms.
+        0 for the squares themselves; with 1/2 gradients are those of distances, and with 1 those of logarithms.
     """
     return squares / (squares.detach() + SMALLEST) ** power if power else squares
 
 
 def as_map(model: ScoreModel, teacher: ScoreModel | None) -> FlowMap:
-    """Return a flow map as it is; refuse any other model, and a map that is not on the process of its teacher.
+    """Return a flow map as it is; refuse any other model, and a map of another process than that of its teacher.
 
     Raises
     ------
     TypeError
-        If the model is no `FlowMap`.
+        If the model is not a `FlowMap`.
     ValueError
         If the processes differ.
     """
@@ -113,7 +115,7 @@ def as_map(model: ScoreModel, teacher: ScoreModel | None) -> FlowMap:
 
 
 class Way(NamedTuple):
-    """What a loss of a map is computed from: a noised batch, and where it is to go.
+    """What a loss of a map is computed from: a noised batch, and the times that its states go to.
 
     Attributes
     ----------
@@ -138,23 +140,23 @@ class Way(NamedTuple):
 
 
 class MapLoss(ScoreLoss):
-    """The base class of losses of a `FlowMap`: how far it is from a flow between two times, and from the data's at one.
+    """The base class of losses of a `FlowMap`, of two parts: the error of the map between two times, and that of its velocity.
 
-    The second part is denoising score matching of the velocity, at times even in the angle, so that a map trained on data alone
-    follows a flow that it learns itself.
+    The second part is denoising score matching of the velocity, at times even in the angle, so that a map that is trained on data
+    alone follows a flow that it learns itself.
 
     Parameters
     ----------
     teacher
-        A score model of the same process, whose flow the map follows; by default its own.
+        A score model of the same process, whose flow the map follows; by default the map itself.
     times
         The law of the two times.
     diagonal
         Weight of the second part; 0 only with a teacher.
     power
-        Squared misses of the first part are divided by this power of their own size, from 0 to 1. Where neighbours go to
-        different modes no network can follow, and squares ask for what is between them; distances, ``power=0.5``, for one of
-        the two. The second part, whose targets are noisy, is learned by their mean, and stays a square. Z. Geng et al., *Mean
+        The power, from 0 to 1, of their own size by which squared errors of the first part are divided. Where neighbouring states
+        go to different modes no network can follow: squares then ask for a point between the modes, and distances, ``power=0.5``,
+        for one of them. The second part stays a square, since the mean of its noisy targets is wanted. Z. Geng et al., *Mean
         flows for one-step generative modeling*, 2025, arXiv:2505.13447.
 
     Raises
@@ -162,7 +164,7 @@ class MapLoss(ScoreLoss):
     ValueError
         If `diagonal` is negative, or 0 without a teacher, or `power` is not in [0, 1].
     TypeError
-        At a call, if the model is no `FlowMap`.
+        At a call, if the model is not a `FlowMap`.
     """
 
     @check_arguments
@@ -181,7 +183,7 @@ class MapLoss(ScoreLoss):
 
     @abstractmethod
     def misses(self, way: Way) -> Tensor:
-        """Return by how much a map misses the flow, in the units of the velocity, with a row for each state."""
+        """Return the errors of a map in the units of the velocity, with a row for each state."""
 
     def __call__(
         self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
@@ -212,9 +214,9 @@ class MapLoss(ScoreLoss):
 
 
 class Lagrangian(MapLoss):
-    """The Lagrangian loss of a flow map, whose end moves as the flow moves there: ``∂_s X_{t→s}(x) = v_s(X_{t→s}(x))``.
+    """The Lagrangian loss of a flow map: the end of a jump must move as the flow does, ``∂_s X_{t→s}(x) = v_s(X_{t→s}(x))``.
 
-    The derivative by the end is one forward-mode derivative of the network; the right side is held fixed. For scalar processes.
+    The derivative by `s` is one forward-mode derivative of the network; the right side is held fixed. It is for scalar processes.
     N. Boffi, M. Albergo, E. Vanden-Eijnden, *Flow map matching*, 2024, arXiv:2406.07507, and *How to build a consistency model:
     learning flow maps via self-distillation*, 2025, arXiv:2505.18825.
 
@@ -226,7 +228,7 @@ class Lagrangian(MapLoss):
     Raises
     ------
     ValueError, TypeError
-        As for every `MapLoss`; TypeError at a call too, if the process is not scalar.
+        As for every `MapLoss`; a TypeError at a call also if the process is not scalar.
     """
 
     def misses(self, way: Way) -> Tensor:
@@ -238,7 +240,7 @@ class Lagrangian(MapLoss):
         return slope - pieces.enter(wanted)
 
     def ends(self, way: Way) -> tuple[Tensor, Tensor, Scalar]:
-        """Return where jumps end, its derivative by the angle there, and the formula in whose coordinates both are."""
+        """Return the ends of jumps, their derivatives by the angle there, and the object in whose coordinates both are."""
         model, at = way.model, way.at
         sde = as_scalar(
             model.sde, ", and its map has no derivative by the time that it goes to here; take Semigroup()."
@@ -259,16 +261,16 @@ class Lagrangian(MapLoss):
 
 
 class Semigroup(MapLoss):
-    """The semigroup loss of a flow map: one jump goes where two do, ``X_{t→s}(x) = X_{u→s}(X_{t→u}(x))`` for an angle between.
+    """The semigroup loss of a flow map: one jump must end where two do, ``X_{t→s}(x) = X_{u→s}(X_{t→u}(x))`` with `u` half-way.
 
-    The two jumps are held fixed, and the difference is divided by the angle of the way. With the map's own ends it is a way of
+    The two jumps are held fixed, and the difference is divided by the angle of the way. Without a teacher it is a form of
     progressive distillation (T. Salimans and J. Ho, 2022, arXiv:2202.00512) and of shortcut models (K. Frans et al., *One step
     diffusion via shortcut models*, 2024, arXiv:2410.12557). It needs no derivative, and takes every linear process.
 
     Parameters
     ----------
     teacher, times, diagonal, power
-        As for every `MapLoss`. A teacher holds the map of a time to itself to its velocity, besides the data.
+        As for every `MapLoss`. The velocity of a teacher is a further target of the map from a time to itself, besides the data.
 
     Raises
     ------
@@ -277,7 +279,7 @@ class Semigroup(MapLoss):
     """
 
     def misses(self, way: Way) -> Tensor:
-        """Return the difference of one jump and two, by the angle between, and with a teacher that of the velocities."""
+        """Return the difference of one jump and two, divided by the angle, and with a teacher also that of the velocities."""
         model, (t, s) = way.model, (way.at.t, way.to.t)
         start, end = (model.sde.angle_at(v) for v in (t, s))
         middle = model.sde.time_of_angle(0.5 * (start + end))

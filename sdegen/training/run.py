@@ -30,16 +30,16 @@ from .settings import Settings
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a training run, as a callback is told of it: its loss, the model as it is now, and the record so far.
+    """One step of a training run, as callbacks get it: its loss, the model as it is now, and the record so far.
 
     Attributes
     ----------
     step, lr, seconds
-        Steps taken, the learning rate of the last, and the wall-clock time before it.
+        The number of steps taken, the learning rate of the last step, and the wall-clock time before it.
     model
-        With its present weights, in training mode.
+        The model with its present weights, in training mode.
     run
-        The record so far, of the steps before an interruption too. Losses that are still on an accelerator are not in it.
+        The record so far, with the steps before an interruption. Losses that are still on an accelerator are not in it.
     """
 
     step: int
@@ -55,12 +55,12 @@ class Step:
 
     @property
     def loss(self) -> float:
-        """The mean loss of the batch. On an accelerator, asking waits for it."""
+        """The mean loss of the batch. On an accelerator, reading it waits for the step."""
         return self._loss.item()
 
     @property
     def grad_norm(self) -> float:
-        """The norm of the gradient before it was clipped. On an accelerator, asking waits for it."""
+        """The norm of the gradient before it was clipped. On an accelerator, reading it waits for the step."""
         return self._grad_norm.item()
 
     @contextmanager
@@ -89,17 +89,17 @@ class Run:
     Attributes
     ----------
     steps, seconds
-        Steps taken, and wall-clock time; those before an interruption included.
+        The number of steps taken, and the wall-clock time, including those before an interruption.
     loss, grad_norm, lr
         One value a step.
     validation
-        The loss on other data by the step it was measured after, with its standard error (`validation.Validation`).
+        The loss on other data, by the step after which it was measured, with its standard error (`validation.Validation`).
     threads
-        How many of torch's threads were found to be fastest, or given; None where too few steps were taken to say.
+        The number of torch's threads that was fastest, or was given; None if too few steps were taken to tell.
     settings
-        What the run was made with, its seed included.
+        The settings of the run, with its seed.
     model, snapshots
-        What was trained, and what `averaged` needs, if it was kept.
+        The trained model, and the snapshots that `averaged` needs, if they were kept.
     """
 
     steps: int = 0
@@ -125,8 +125,7 @@ class Run:
         return show_picture(repr(self), drawn(partial(losses, self), (5.0, 2.5)))
 
     def averaged(self, width: float) -> Any:
-        """Return a copy of the model, of its own class, whose weights are an average of another relative width
-        (`averages.Snapshots`).
+        """Return a copy of the model whose weights are an average of another relative width (`averages.Snapshots`).
 
         Parameters
         ----------
@@ -136,7 +135,7 @@ class Run:
         Raises
         ------
         ValueError
-            If `fit` was not asked for snapshots, or they are too few for this width.
+            If `fit` kept no snapshots, or they are too few for this width.
         """
         if self.snapshots is None or self.model is None:
             raise ValueError("no snapshot was kept; call fit with snapshots=, the number of steps between two of them.")
@@ -160,21 +159,21 @@ def _span(values: list[float]) -> str:
 class PendingLosses:
     """The losses and gradient norms of the last steps, which are still on an accelerator and not yet in the run's record.
 
-    On a CPU they are read at every step. An accelerator is asked for those of 50 steps together, as each reading waits for all of
-    its queued work. A loss that is not finite ends the run, and the record at the step before; until it is read, the flag `bad`
-    keeps the optimiser on the device from moving the weights.
+    On a CPU they are read at every step. From an accelerator those of 50 steps are read together, since each reading waits for
+    all of its queued work. A loss that is not finite ends the run, and the record ends at the step before; until the loss is
+    read, the flag `bad` keeps the optimiser on the device from moving the weights.
 
     Parameters
     ----------
     run
-        The record that they are written to.
+        The record to which they are written.
     device
         The device of the model.
 
     Attributes
     ----------
     reason
-        Why a loss is not finite, where more is known than its value.
+        Why a loss is not finite, if more is known than its value; else None.
     bad
         1 on an accelerator once a loss or a norm was not finite, else 0; None on a CPU.
     """
@@ -192,7 +191,7 @@ class PendingLosses:
         Raises
         ------
         NonFiniteLoss
-            If they have been read and are not finite.
+            If values were read and are not finite.
         """
         self.waiting.append(torch.stack([loss, norm]))
         if self.bad is not None:
@@ -206,7 +205,7 @@ class PendingLosses:
         Raises
         ------
         NonFiniteLoss
-            If one is not.
+            If a value is NaN or infinite.
         """
         pairs = torch.stack(self.waiting).tolist() if self.waiting else []  # in one transfer
         self.waiting = []

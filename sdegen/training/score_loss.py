@@ -17,13 +17,13 @@ from ..show import show_call
 class ScoreLoss(ABC):
     """The base class of losses of a score model, each called as ``loss(model, x_0, generator=None, **cond)``.
 
-    The model is asked under all conditions of the data, or of the loss's own of the same names, so that `fit` can refuse those
-    that it does not take.
+    The model is asked under all conditions of the data, or under conditions of the same names that the loss makes, so that `fit`
+    can refuse conditions that the model does not take.
 
     Attributes
     ----------
     of_data
-        Whether the law that is learned is that of the data. Of another law the data tell the moments alone.
+        Whether the model learns the law of the data. If it learns another law, only the moments of the data are used.
     """
 
     of_data: bool = True
@@ -31,7 +31,7 @@ class ScoreLoss(ABC):
     __repr__ = show_call
 
     def conditions(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the conditions that the network is asked under, for those of the data; by default these."""
+        """Return the conditions under which the network is asked, given those of the data; by default the same."""
         return cond
 
     def begin(self) -> Self:

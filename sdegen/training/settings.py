@@ -55,35 +55,36 @@ class Settings:
         Settings of AdamW; `warmup` steps raise the rate to `lr`, and `clip` bounds the norm of the gradient, None not at all.
         Batches that the user makes keep their own size, and another `batch_size` beside them is refused.
     lr_factors
-        Of parameters whose names begin with a key, such as ``{"net.critic.": 4.0}``: what their rate is multiplied by.
+        Factors on the rate of parameters whose names begin with a key, such as ``{"net.critic.": 4.0}``.
     schedule
-        The factor on `lr`, given the part of the run that is done: `cosine_decay`, `constant_rate`, or a function of the user.
+        The factor on `lr`, given the finished part of the run: `cosine_decay`, `constant_rate`, or a function of the user.
     ema
-        Relative width of the average of the weights that the model ends up with (`averages.PowerEMA`), with the buffers that
-        belong to it (`buffers.Buffers`).
+        Relative width of the average of the weights (`averages.PowerEMA`), which the model has after the run, with the buffers
+        that belong to it (`buffers.Buffers`).
     loss
         Called as ``loss(model, x, generator=, **cond)`` in place of the model's own.
     p_uncond, null
-        The conditions of a datum are dropped with probability `p_uncond`, all at once and independently of those of others, so
-        that the model learns the law without them too: for `guidance.ClassifierFree` (J. Ho and T. Salimans, *Classifier-free
-        diffusion guidance*, 2022, arXiv:2207.12598). A dropped condition becomes its value in `null`; one that `null` does not
-        name is never dropped so. By default they are all that the network declares and that may be dropped (`nets.Label` and
-        the like, where each can have a probability of its own), and ``{"label": -1}`` where it declares none.
+        The conditions of a datum are dropped with probability `p_uncond`, all at once and independently of other data, so that
+        the model learns the law without them too, for `guidance.ClassifierFree` (J. Ho and T. Salimans, *Classifier-free
+        diffusion guidance*, 2022, arXiv:2207.12598). A dropped condition gets its value in `null`; a condition that `null` does
+        not name is never dropped in this way. By default `null` has all conditions that the network declares and that may be
+        dropped (`nets.Label` and the like, each of which can have a probability of its own), or ``{"label": -1}`` if it declares
+        none.
     accumulate
-        Parts in which a batch goes through the network, for less memory and the same result (`gradients.Gradient`).
+        The number of parts in which a batch goes through the network, for less memory and the same result (`gradients.Gradient`).
     autocast
-        ``torch.bfloat16`` lets the network compute in it where it can; weights, losses and averages keep their precision.
+        ``torch.bfloat16`` lets the network compute in this dtype where it can; weights, losses and averages keep their precision.
     snapshots
-        Steps between two snapshots of averages, from which `Run.averaged` forms any other; none by default.
+        Steps between two snapshots of averages, from which `Run.averaged` forms any other average; none by default.
     seed
-        Of data order, times and noise; a fresh one by default, which the record keeps.
+        The seed of data order, times and noise; a fresh one by default, which the record keeps.
 
     Raises
     ------
     TypeError
-        If a setting is of another kind than it must be.
+        If a setting has the wrong type.
     ValueError
-        If a setting is none that a run could be made with.
+        If a setting has a value that no run can have.
 
     Examples
     --------
@@ -151,21 +152,22 @@ class Settings:
         exponent(self.ema, "ema")
 
     def _keep(self, name: str, check: Callable[..., Any], **bounds: Any) -> None:
-        """Check a number and keep it in its plain form; None is kept where it means something."""
+        """Check a number, and keep it as a plain int or float; None is kept for settings that may be None."""
         value = getattr(self, name)
         if value is not None or name not in OPTIONAL:
             object.__setattr__(self, name, check(name, value, **bounds))
 
     @classmethod
     def of(cls, settings: Settings | None, changes: dict[str, Any], beside: Sequence[str] = ()) -> Settings:
-        """Return settings, the default ones if None, with some fields changed; `beside` are names that the caller takes itself.
+        """Return settings, by default the default ones, with some fields changed; `beside` has names of the caller's own
+        arguments.
 
         Raises
         ------
         TypeError
-            If there is no setting of a name, or `settings` are no `Settings`.
+            If there is no setting of a name, or `settings` is not a `Settings`.
         ValueError
-            If a setting is none that a run could be made with.
+            If a setting has a value that no run can have.
         """
         if not (settings is None or isinstance(settings, Settings)):
             raise TypeError(
@@ -186,17 +188,17 @@ class Settings:
         return STEPS if self.steps is None and self.seconds is None else self.steps
 
     def done(self, steps: int, seconds: float) -> float:
-        """Return the finished fraction of the run after so many steps and seconds; one or more when it is over."""
+        """Return the finished fraction of the run after so many steps and seconds; at least 1 when it is over."""
         last = self.last
         return max(steps / last if last else 0.0, seconds / self.seconds if self.seconds else 0.0)
 
     def check_parts(self, parts: int) -> None:
-        """Refuse to split a batch in more parts than it has rows."""
+        """Refuse to split a batch into more parts than it has rows."""
         if self.batch_size < parts:
             raise ValueError(f"batch_size = {self.batch_size} cannot be split in {parts}; take fewer parts.")
 
     def check_own_size(self, own: int | None) -> None:
-        """Refuse a batch size that is given beside batches of the user's own of another size, `own`, which they keep."""
+        """Refuse a batch size that differs from the size `own` of batches that the user makes, which they keep."""
         if own is not None and self.batch_size not in (own, Settings.batch_size):
             raise ValueError(
                 f"batch_size = {self.batch_size}, and batches of data have {own} rows, a size that they keep; give batch_size to "
@@ -214,6 +216,6 @@ class Settings:
     def compared(self) -> dict[str, Any]:
         """Return the settings that a continued run must share with the original one, by name."""
         own = {"schedule": self.schedule} | {field.name: getattr(self, field.name) for field in fields(self)}
-        # Where a run of constant rate ends has no say in how it goes.
+        # A run of constant rate is the same wherever it ends.
         ends = {"steps": None, "seconds": None} if self.schedule is constant_rate else {"steps": self.last}
         return own | ends

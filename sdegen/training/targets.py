@@ -1,4 +1,4 @@
-"""Targets of denoising score matching on nonlinear processes, averaged over the data that may have made a state."""
+"""Targets of denoising score matching on nonlinear processes, averaged over the data that may have led to a state."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ..processes.base import SDE
 
 
 def pooled_target(sde: SDE, perturbed: Perturbed) -> Tensor:
-    """Return the mean target ``E[∇ log p(x_t | x_0)]`` of each noised state, over the data of the batch that may have made it.
+    """Return the mean target ``E[∇ log p(x_t | x_0)]`` of each noised state, over the data of the batch that may have led to it.
 
-    Given a state and some rows of data of which one has made it, any of them did so with its posterior weight: the
-    expectation is that of the target itself, and the variance is less (Rao–Blackwell). Where the law is known, rows go in
-    groups of ``sde.pool``, and each state of a group may be from each datum of it. Otherwise states are simulated, and rows
-    that share a time pool the short kernels that they end with (`weightings.SharedTimes`).
+    Given a state and some rows of data, one of which has led to it, each of them did so with its posterior weight. The
+    expectation of the mean is that of the target itself, and its variance is smaller (Rao–Blackwell). If the law is known, rows
+    are in groups of ``sde.pool``, and each state of a group may be from each datum of it. Otherwise states are simulated, and
+    rows that share a time pool the short kernels with which they end (`weightings.SharedTimes`).
 
     Parameters
     ----------
     sde
         A nonlinear process.
     perturbed
-        The noised states, with the data they were made from.
+        The noised states, with the data from which they were made.
     """
     x, kernel, _, at, data = perturbed
     if sde.pool > 1:
@@ -34,7 +34,7 @@ def pooled_target(sde: SDE, perturbed: Perturbed) -> Tensor:
 
 
 def _pool_data(sde: SDE, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor:
-    """Return the score at each state of the equal mixture of its laws given the data of its group."""
+    """Return at each state the score of the equal mixture of the kernels from all data of its group."""
     n, size = len(x), min(sde.pool, len(x))
     own = torch.arange(n)[:, None]
     other = own - own % size + torch.arange(size)

@@ -1,7 +1,7 @@
 """Weightings of the squared error at each time inside score-matching losses.
 
-A *weighting* is written as lambda on the squared score error, ``lambda ‖s − target‖²``; as an operator `W` with
-``‖W (s − target)‖²``, so that matrix processes weight directions too. Laws of time are in `processes.times`.
+A *weighting* is the factor lambda on the squared score error, ``lambda ‖s − target‖²``. It is given as an operator `W`,
+``‖W (s − target)‖²``, so that matrix processes can weight directions too. Laws of times are in `processes.times`.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Weighting(Overridable, ABC):
 
 
 def weight_at(weighting: Weighting, sde: SDE, at: Level) -> Operator:
-    """Return the operator `W` of a weighting at a noise level, checked to be one.
+    """Return the operator `W` of a weighting at a noise level, and refuse a weighting that returns anything else.
 
     Parameters
     ----------
     weighting
-        Any weighting, maybe the user's own.
+        Any weighting, such as one of the user's own.
     sde
         The process of the model.
     at
@@ -68,7 +68,7 @@ def weight_at(weighting: Weighting, sde: SDE, at: Level) -> Operator:
     Raises
     ------
     TypeError
-        If the weighting's method `operator` gave something else.
+        If the weighting's method `operator` does not return an operator.
     """
     W = weighting.operator(sde, at)
     if not isinstance(W, Operator):
@@ -119,7 +119,7 @@ class SNRWeighting(Weighting):
     Parameters
     ----------
     offset
-        What an error of clean data weighs where no signal is left; the larger, the more high noise counts.
+        The weight of an error of clean data where no signal is left; the larger, the more high noise counts.
 
     Raises
     ------
@@ -139,14 +139,14 @@ class SNRWeighting(Weighting):
 
 
 class EDMWeighting(SNRWeighting):
-    """EDM's weighting ``(sigma² + std²) / (sigma std)²`` of the error of clean data: initially every noise level has loss one.
+    """EDM's weighting ``(sigma² + std²) / (sigma std)²`` of the error of clean data: at first every noise level has the loss 1.
 
     T. Karras et al., 2022, arXiv:2206.00364. Equal to `SNRWeighting` with offset ``1 / std²``.
 
     Parameters
     ----------
     std
-        Standard deviation of the data in the units of the process, 1 in those that `fit` gives it.
+        Standard deviation of the data in the units of the process; 1 in the units that `fit` gives the process.
 
     Raises
     ------
@@ -170,7 +170,7 @@ class MinSNRWeighting(Weighting):
     Parameters
     ----------
     gamma
-        The most that an error of clean data weighs; 5 is the paper's.
+        The largest weight of an error of clean data; the paper takes 5.
 
     Raises
     ------
