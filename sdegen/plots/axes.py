@@ -1,4 +1,4 @@
-"""What all pictures share: the axis that one is drawn on, with its title, and a picture as PNG bytes."""
+"""What all pictures share: the axis on which a picture is drawn, with its title, and a picture as PNG bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..signatures import check_call
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-RED = "#d1495b"  # what is marked beside the data, which are in INK: the truth, an estimate, the end of a path
+RED = "#d1495b"  # the colour of marks on the data, which are in INK: the truth, an estimate, the end of a path
 
 
 def axis_for(ax: Axes | None, title: str | None = None) -> Axes:
@@ -29,7 +29,7 @@ def axis_for(ax: Axes | None, title: str | None = None) -> Axes:
     Raises
     ------
     TypeError
-        If it is neither.
+        If `ax` is neither an axis nor None.
     """
     import matplotlib.pyplot as plt  # loads on use
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""Pictures of calibration: `coverage` curves beside the diagonal, and `ranks` as steps around the uniform law."""
+"""Pictures of calibration: curves of `coverage` against the diagonal, and histograms of `ranks` against the uniform law."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @check_arguments
 def coverage(found: Coverage, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw how often credible regions hold the truth against their level, in the band of two standard errors of an exact
-    posterior.
+    """Draw how often credible regions hold the truth against their level, with the band of two standard errors of an exact
+    posterior, and return the axis.
 
-    A curve above the diagonal is of a posterior too wide, one below of a posterior too narrow.
+    A curve above the diagonal shows that the posterior is too wide, and one below that it is too narrow.
 
     Parameters
     ----------
@@ -46,10 +46,11 @@ def coverage(found: Coverage, *, ax: Axes | None = None, title: str | None = Non
 
 @check_arguments
 def ranks(found: Ranks, *, bins: int = 20, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw the ranks of the true parameters, one line a coordinate, in the band of two standard errors of an exact posterior.
+    """Draw the ranks of the true parameters, a line for each coordinate, with the band of two standard errors of an exact
+    posterior.
 
-    A line that bulges up in the middle is of a posterior too wide, one that rises to both ends of a posterior too narrow, a
-    slope is of a bias.
+    The axis is returned. A line that is high in the middle shows that the posterior is too wide, a line that rises to both ends
+    that it is too narrow, and a slope that it is biased.
 
     Parameters
     ----------

@@ -35,20 +35,20 @@ def marginals(
     theta
         Draws, ``(N, d)``, as ``posterior.sample(n, x)`` returns them.
     truth
-        Parameters that are marked, ``(d,)``.
+        Parameters to mark, ``(d,)``.
     names
         Names of the parameters; by default their numbers, from 0.
     bins
         Bins of a histogram.
     most
-        The largest number of points drawn of a pair, of which the first are taken.
+        The largest number of points in the picture of a pair; the first draws are taken.
 
     Raises
     ------
     TypeError
-        If draws or marked parameters are no tensors of floating-point numbers.
+        If draws or marked parameters are not tensors of floating-point numbers.
     ValueError
-        If draws are no vectors, there are fewer than two, others have another length, or a number is not at least 1.
+        If draws are not vectors, there are fewer than two, `truth` or `names` has another length, or a number is not at least 1.
     """
     from matplotlib.figure import Figure  # loads on use
 

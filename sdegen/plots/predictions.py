@@ -1,5 +1,5 @@
-"""Pictures of a metric that is one number, beside what it is made of: `replicates` of a statistic, `predictions` of numbers,
-`weights` of draws, and the `local_error` of a posterior. The metric, with its standard error, is the title.
+"""Pictures of the numbers that a metric is computed from: `replicates` of a statistic, `predictions` of numbers, `weights` of
+draws, and the `local_error` of a posterior. The metric, with its standard error, is the title.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def replicates(
     Parameters
     ----------
     observed, replicated, statistic
-        As for `predictive_check`, whose refusals are the same.
+        As for `predictive_check`, which refuses the same.
     bins
         Bins of the histogram.
     ax, title
@@ -52,7 +52,8 @@ def replicates(
 
 @check_arguments
 def local_error(found: LocalTest, *, bins: int = 20, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw a histogram of the errors of classifiers trained on shuffled labels, with a line at the posterior's; return the axis.
+    """Draw a histogram of the errors of classifiers trained on shuffled labels, with a line at the posterior's error; return the
+    axis.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ def weights(log_weights: Tensor, *, ax: Axes | None = None, title: str | None = 
     Parameters
     ----------
     log_weights
-        As for `effective_share`, whose refusals are the same.
+        As for `effective_share`, which refuses the same.
     ax, title
         The axis to draw on, and its title; by default the effective share.
     """
@@ -103,12 +104,12 @@ def weights(log_weights: Tensor, *, ax: Axes | None = None, title: str | None = 
 def predictions(draws: Tensor, observed: Tensor, *, ax: Axes | None = None, title: str | None = None) -> Axes:
     """Draw the middle half and the middle nine tenths of the draws of each number against the observed one, and return the axis.
 
-    Of right predictions half of the thick bars, and nine tenths of the thin ones, meet the diagonal.
+    If predictions are right, half of the thick bars and nine tenths of the thin ones meet the diagonal.
 
     Parameters
     ----------
     draws, observed
-        As for `crps`, whose refusals are the same.
+        As for `crps`, which refuses the same.
     ax, title
         The axis to draw on, and its title; by default the score.
     """

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def density(
     law: Any, *, ax: Axes | None = None, extent: float | None = None, points: int = 100, title: str | None = None
 ) -> Axes:
-    """Draw the density of a law or a score model over two dimensions.
+    """Draw the density of a law or a score model over two dimensions, and return the axis.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def density(
         The axis to draw on, and its title.
     extent
         Half the side of the square around 0 that is shown; by default 2.2 times the larger of the law's standard deviations, or 6
-        where it has no moments.
+        if it has no moments.
     points
         Points on a side of the grid of values.
     """
@@ -70,7 +70,7 @@ def density(
 
 @check_arguments
 def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw points ``(N, 2)``.
+    """Draw points ``(N, 2)``, and return the axis.
 
     Parameters
     ----------
@@ -98,9 +98,9 @@ def scatter(x: Tensor, *, ax: Axes | None = None, title: str | None = None) -> A
 def trajectories(
     path: Tensor, *, times: Tensor | None = None, ax: Axes | None = None, most: int = 100, title: str | None = None
 ) -> Axes:
-    """Draw paths ``(times, N, d)``, as `sample(..., return_path=True)` returns them.
+    """Draw paths ``(times, N, d)``, as `sample(..., return_path=True)` returns them, and return the axis.
 
-    Two dimensions are drawn in the plane, the ends marked; one dimension against time.
+    Two dimensions are drawn in the plane, with marks at the ends of paths, and one dimension against time.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def trajectories(
     ax, title
         The axis to draw on, and its title.
     most
-        Paths that are drawn, the first of them.
+        The largest number of paths that are drawn; the first are taken.
 
     Raises
     ------
@@ -142,14 +142,14 @@ def trajectories(
 def images(
     x: Tensor, *, columns: int | None = None, gap: int = 0, ax: Axes | None = None, title: str | None = None
 ) -> Axes:
-    """Draw images ``(N, C, H, W)`` in [0, 1] side by side; values outside are clipped.
+    """Draw images ``(N, C, H, W)`` in [0, 1] side by side, values outside clipped, and return the axis.
 
     Parameters
     ----------
     x
         The images.
     columns
-        How many a row; about as many as rows by default.
+        The number of images in a row; by default about as many as there are rows.
     gap
         White pixels between neighbours.
     ax, title
@@ -158,9 +158,9 @@ def images(
     Raises
     ------
     TypeError
-        If they are bytes, which would all be white.
+        If the images are bytes, which would all be white.
     ValueError
-        If the shape is another, or the gap negative.
+        If `x` has another shape, or `gap` is negative.
     """
     pixels = sheet(x, columns, gap)
     ax = axis_for(ax, title)

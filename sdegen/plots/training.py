@@ -36,22 +36,22 @@ class Record(Protocol):
 
 @check_arguments
 def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
-    """Draw the loss of a `Run`, its mean over a moving window, against the step; the validation loss with errors beside
-    it.
+    """Draw the loss of a `Run` and its mean over a moving window against the step, with the validation loss and its errors if
+    there is one, and return the axis.
 
     Parameters
     ----------
     run
-        What `fit` returned.
+        The record that `fit` returned.
     ax
         The axis to draw on.
     window
-        Steps in a mean; none is drawn of a run that is not longer.
+        The number of steps in a mean; there is no mean of a run that is not longer.
 
     Raises
     ------
     TypeError
-        If `run` is no such record.
+        If `run` is not such a record.
     """
     check_count("window", window)
     if isinstance(run, type) or not hasattr(run, "loss"):
@@ -72,7 +72,7 @@ def losses(run: Record, *, ax: Axes | None = None, window: int = 100) -> Axes:
 
 @check_arguments
 def players(health: Stability, *, ax: Axes | None = None) -> Axes:
-    """Draw the losses of both players of an adversarial model, critic and generator, against the step.
+    """Draw the losses of both players of an adversarial model, critic and generator, against the step, and return the axis.
 
     Parameters
     ----------
@@ -100,25 +100,26 @@ def players(health: Stability, *, ax: Axes | None = None) -> Axes:
 class Album:
     """A callback of `fit` that draws samples of the averaged model and the loss so far, every few steps.
 
-    Writes ``samples-N.png`` and ``loss.png`` into a folder, each whole or not at all.
+    It writes ``samples-N.png`` and ``loss.png`` into a folder, each whole or not at all.
 
     Parameters
     ----------
     folder
-        The folder of the pictures; it is made.
+        The folder of the pictures; it is made if there is none.
     every
         Steps between two pictures.
     n
-        Samples a picture.
+        The number of samples in a picture.
     low, high
         The numbers that stand for black and white.
     steps, seed
-        Of the default sampler, and its seed, the same for every picture: what changes is the model.
+        The steps of the default sampler, and the seed of the samples; it is the same for every picture, so only the model
+        changes.
     cond
         Conditions of the samples.
     draw
-        What draws samples that are no images, called as ``draw(x, ax=...)`` with `low` at 0 and `high` at 1: of volumes
-        ``lambda x, ax: plots.images(x[:, :, 0], ax=ax)``.
+        A function that draws samples that are not images, called as ``draw(x, ax=...)`` with `low` scaled to 0 and `high` to 1;
+        for volumes ``lambda x, ax: plots.images(x[:, :, 0], ax=ax)``.
 
     Raises
     ------
@@ -151,7 +152,7 @@ class Album:
         self.steps, self.seed, self.draw, self.cond = steps, seed, draw, cond
 
     def __call__(self, step: Any) -> None:
-        """Draw where it is time."""
+        """Draw the pictures if they are due after this step."""
         if step.step % self.every:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

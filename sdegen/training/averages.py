@@ -1,5 +1,5 @@
-"""Averages of weights over a run: an exponential moving average of a width chosen before, and others chosen afterwards
-(post-hoc EMA).
+"""Averages of weights over a run: a moving average of a width that is chosen before, and averages of widths that are chosen
+afterwards (post-hoc EMA).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FORMAT = "sdegen-average-2"  # the first had no checksum
 
 def exponent(width: float, name: str = "width") -> float:
     """Return the power `gamma` for which the weight profile ``m^gamma`` of an average has the relative standard deviation
-    `width`; infinite for 0.
+    `width`; infinity for 0.
 
-    ``width² = (gamma + 1) / ((gamma + 2)² (gamma + 3))``, which falls with gamma. An error calls the width by `name`.
+    ``width² = (gamma + 1) / ((gamma + 2)² (gamma + 3))``, which falls with gamma. `name` is the name of the width in an error.
 
     >>> round(exponent(0.1), 2)
     6.94
@@ -53,9 +53,9 @@ class PowerEMA:
     Parameters
     ----------
     parameters
-        The weights, read at every `update`; those that hold no floating-point numbers are left out.
+        The weights, read at every `update`; weights that hold no floating-point numbers are left out.
     width
-        Standard deviation of the profile as a fraction of the run, at most 0.28 (a plain average); 0 keeps the last.
+        Standard deviation of the profile as a fraction of the run, at most 0.28 (a plain average); 0 keeps the last weights.
     """
 
     __repr__ = show_call
@@ -76,8 +76,9 @@ class PowerEMA:
         torch._foreach_lerp_(self.average, weights, 1 - keep)
 
     def attach(self, model: nn.Module, buffers: Buffers) -> None:
-        """Note the model and how its buffers are recomputed, wherever the average is put into it from now on. For an average of
-        width 0, the last weights, the model has the right ones already.
+        """Note the model, and how its buffers are recomputed whenever the average is put into it.
+
+        For an average of width 0, the last weights, the model has the right buffers already.
         """
         self._model, self._buffers = (model if self.width else None), buffers
 
@@ -106,22 +107,22 @@ class PowerEMA:
 class Snapshots:
     """Stored averages of weights, from which an average of any other width is computed after the run (post-hoc EMA).
 
-    The average of exponent gamma at step T is ``∫ p(s) weights(s) ds`` with the profile ``p(s) = (gamma + 1) s^gamma /
-    T^(gamma+1)`` on ``[0, T]``. The profiles that were kept are combined to the one that is asked for, by least squares over
-    ``[0, T]`` with coefficients of sum one, and the averages with the same coefficients. T. Karras et al., 2023,
-    arXiv:2312.02696, section 3.2. With 16 snapshots at equal distances, widths from 0.03 to 0.25 miss their profile by at
-    most 8 %, with 64 from 0.015 to 0.28.
+    The average of exponent gamma at step T is ``∫ p(s) weights(s) ds`` with the profile
+    ``p(s) = (gamma + 1) s^gamma / T^(gamma+1)`` on ``[0, T]``. Stored profiles are combined to the wanted profile, by least
+    squares over ``[0, T]`` with coefficients of sum 1, and stored averages with the same coefficients. T. Karras et al., 2023,
+    arXiv:2312.02696, section 3.2. With 16 snapshots at equal distances the error of the profile is at most 8 % for widths from
+    0.03 to 0.25, and with 64 for widths from 0.015 to 0.28.
 
     Parameters
     ----------
     parameters
         The weights by name, as for `PowerEMA`.
     folder
-        Where snapshots are kept, a file each; by default in memory.
+        The folder in which snapshots are kept, a file each; by default they are kept in memory.
     """
 
     widths = (0.05, 0.1)  # of the averages that are stored at each snapshot
-    buffers: Buffers | None = None  # recomputes those that belong to an average; None leaves a model its own
+    buffers: Buffers | None = None  # recomputes the buffers that belong to an average; None leaves a model its own
 
     __repr__ = show_call
 
@@ -167,7 +168,7 @@ class Snapshots:
         Raises
         ------
         ValueError
-            If nothing was kept, or what was kept misses the profile of this width by more than a tenth.
+            If nothing was kept, or the stored averages give the profile of this width with an error of more than a tenth.
         """
         steps = self.steps
         if not steps:
@@ -218,8 +219,8 @@ def _step(path: Path) -> int:
 
 
 def combine(steps: list[int], widths: Iterable[float], width: float) -> tuple[Tensor, float]:
-    """Find the coefficients with which stored averages of some `widths` approximate the average of one `width`, and return
-    them with the error.
+    """Return the coefficients with which stored averages of some `widths` approximate the average of another `width`, and the
+    error.
 
     The inner product of two profiles is ``(a + 1)(b + 1) / (a + b + 1) (s / t)^b / t`` for exponents `a` at step `s` and `b` at
     a later step `t`.
@@ -227,19 +228,19 @@ def combine(steps: list[int], widths: Iterable[float], width: float) -> tuple[Te
     Parameters
     ----------
     steps, widths
-        Where the given profiles end, and their widths: all pairs of both.
+        The steps at which stored profiles end, and their widths; all pairs of both are stored.
     width
-        Of the profile that is asked for; it ends at the last of the steps.
+        The width of the wanted profile, which ends at the last of the steps.
 
     Returns
     -------
     coefficients
-        ``(steps, widths)``, float64, of sum one.
+        ``(steps, widths)``, float64, of sum 1.
     error
         The distance to the profile, relative to its norm.
     """
     powers = torch.tensor([exponent(w) for w in widths], dtype=torch.float64)
-    # What is asked for is the last row of the Gram matrix; time is measured in units of the whole.
+    # The wanted profile is the last row of the Gram matrix; time is in units of the whole run.
     end = torch.tensor([*steps, steps[-1]], dtype=torch.float64) / steps[-1]
     end = end.repeat_interleave(torch.tensor([len(powers)] * len(steps) + [1]))
     power = torch.cat([powers.repeat(len(steps)), torch.tensor([exponent(width)], dtype=torch.float64)])
@@ -254,7 +255,7 @@ def combine(steps: list[int], widths: Iterable[float], width: float) -> tuple[Te
     system[:-1, :-1] = unit[:, None] * A * unit
     system[-1, :-1] = system[:-1, -1] = unit
     right = torch.cat([unit * b, torch.ones(1, dtype=torch.float64)])
-    # Neighbouring profiles are nearly parallel: what they cannot tell apart is left out.
+    # Neighbouring profiles are nearly parallel: directions in which they hardly differ are left out.
     x = torch.linalg.lstsq(system, right, rcond=1e-10, driver="gelsd").solution[:-1] * unit
     error = ((x @ A @ x - 2 * x @ b + square).clamp_min(0) / square).sqrt().item()
     return x.reshape(len(steps), -1), error

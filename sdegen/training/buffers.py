@@ -1,8 +1,8 @@
-"""Buffers that follow from weights, recomputed for other weights, such as averaged ones: `Buffers`.
+"""The recomputation of buffers that depend on the weights, for other weights such as averaged ones: `Buffers`.
 
 Statistics of batch normalisation, and the vectors of the power iterations that estimate spectral norms, follow the weights from
-step to step. Averaged weights were in no step: with the buffers of the last step their network computes something else, and a
-bound on its slope does not hold. Other buffers stay as they are.
+step to step. Averaged weights were the weights of no step: with the buffers of the last step their network computes something
+else, and a bound on its slope does not hold. Other buffers stay as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from ..data import Batch
 
-ITERATIONS = 300  # of torch's power methods: so many, since these do not tell their error
+ITERATIONS = 300  # of torch's power methods: many, since these do not report their error
 
 
 class Buffers:
@@ -29,7 +29,7 @@ class Buffers:
     Parameters
     ----------
     objective
-        Called as ``objective(model, x, generator=, **cond)``: where it leads a batch through the model, statistics are taken.
+        Called as ``objective(model, x, generator=, **cond)``; statistics are taken when it passes a batch through the model.
     batches
         Returns a few batches of the training data, the same at every call.
     """
@@ -40,8 +40,8 @@ class Buffers:
     def fit(self, model: nn.Module) -> None:
         """Compute the buffers of a model again, for the weights that it has now.
 
-        Parts that stay in evaluation mode when the model is put in training mode are not being trained, and keep theirs. The
-        modes of all parts are restored.
+        Parts that stay in evaluation mode when the model is put in training mode are not being trained, and keep their buffers.
+        The modes of all parts are restored.
         """
         modes = {part: part.training for part in model.modules()}
         try:
@@ -72,7 +72,7 @@ class Buffers:
 
     @contextmanager
     def lent(self, model: nn.Module) -> Iterator[None]:
-        """Compute the buffers of a model again for a ``with`` block, and restore those that it had afterwards."""
+        """Compute the buffers of a model again for a ``with`` block, and restore the old buffers afterwards."""
         before = [(value, value.detach().clone()) for value in model.buffers()]
         self.fit(model)
         try:

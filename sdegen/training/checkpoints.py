@@ -1,8 +1,8 @@
-"""Checkpoints of a training run: its whole state between two steps, from which it continues to the bit.
+"""Checkpoints of a training run: its whole state between two steps, from which the run continues to the bit.
 
 A run has a folder. ``step-N.safetensors`` holds weights, averages, the optimiser, the states of the random generators, what is
-left of this pass over the data, and the record; its header is JSON: settings, model, version. Nothing is pickled. The last two
-are kept; a new one is whole before an old one goes (`storage.write_whole`).
+left of this pass over the data, and the record; its header is JSON with settings, model and version. Nothing is pickled. The last
+two checkpoints are kept; a new one is complete before an old one is deleted (`storage.write_whole`).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Checkpoint:
     Attributes
     ----------
     path, step, seconds
-        The file, and how far the run had come.
+        The file, and the steps and seconds of the run so far.
     about
-        What the run was of, in JSON: settings and model.
+        Settings and model of the run, in JSON.
     tensors
         All else that changes from step to step, by name (`Training.tensors`).
     """
@@ -88,25 +88,25 @@ class Checkpoint:
         for name, unit in (("mean", variance.sqrt()), ("covariance", variance)):
             was, value = self.part("moments").get(name), getattr(moments, name)
             if was is None:
-                continue  # as `check_whole` will say
-            # Equal but for the order of a sum, which another machine may choose.
+                continue  # `check_whole` refuses it
+            # Equal up to the rounding of a sum, whose order may differ between machines.
             if was.shape != value.shape or not torch.allclose(was, value.to(was), rtol=1e-5, atol=1e-6 * unit.item()):
                 raise ValueError(f"{self.path} is of a run on other data: their {name} differs; {_WHAT_TO_DO}")
 
     def check_data(self, known: dict[str, Tensor], tolerance: float) -> None:
-        """Refuse to continue a run on other data, or on the same in another order.
+        """Refuse to continue a run on other data, or on the same data in another order.
 
         Parameters
         ----------
         known
             Fingerprints of the data and their conditions (`data.Source.fingerprint`).
         tolerance
-            How far apart those of the same data may lie.
+            The largest difference of fingerprints of the same data.
 
         Raises
         ------
         ValueError
-            Naming what differs.
+            If data or conditions differ; the message names which.
         """
         then = self.part("data")
         for name in dict.fromkeys([*then, *known]):
@@ -119,19 +119,19 @@ class Checkpoint:
             )
 
     def check_whole(self, expected: dict[str, Tensor], learned: list[Tensor]) -> None:
-        """Refuse to continue from a checkpoint that lacks something, or has it in another shape.
+        """Refuse to continue from a checkpoint that lacks a tensor, or has it in another shape.
 
         Parameters
         ----------
         expected
-            What a run that has just begun would keep. What grows with the run may have another length.
+            The tensors that a run that has just begun would keep. Those that grow with the run may have another length.
         learned
             The weights that the optimiser moves, in its own order.
 
         Raises
         ------
         ValueError
-            Naming the first thing.
+            If a tensor is missing or has another shape; the message names the first.
         """
         expected = dict(expected)
         moved = sorted({int(name.split(".")[0]) for name in self.part("optimiser") if name.split(".")[0].isdigit()})
@@ -149,11 +149,11 @@ class Checkpoint:
         for name, value in expected.items():
             was = self.tensors.get(name)
             if was is None and name.startswith(f"weight:{LEARNED}"):
-                continue  # written before it was noted, when all was taken to be learned
+                continue  # written by a version that did not note it, and took all conditions to be learned
             if was is None:
                 raise ValueError(f"{self.path} lacks {name}; {gone}")
             if name.startswith("weight:"):
-                continue  # `check` has looked at those
+                continue  # `check` has compared these
             free = int(name.startswith(grows))  # the length is not compared
             if was.ndim != value.ndim or was.shape[free:] != value.shape[free:] or was.dtype != value.dtype:
                 raise ValueError(
@@ -188,7 +188,7 @@ class Folder:
         Raises
         ------
         ValueError
-            If it is not whole, or another version wrote it.
+            If the file is not complete, or another version wrote it.
         """
         files = self.files()
         if not files:
@@ -210,7 +210,7 @@ class Folder:
         Raises
         ------
         OSError
-            If the disk does not take it. Those that were there are whole.
+            If it cannot be written. The checkpoints that were there stay whole.
         """
         header = {"format": FORMAT, "step": str(step), "seconds": repr(seconds), "about": json.dumps(about)}
         before = self.files()

@@ -1,4 +1,4 @@
-"""Copies in float32 of weights of half precision, which an optimiser moves in their place."""
+"""Copies in float32 of weights of half precision, which an optimiser moves in place of the weights."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..show import show_call
 
 
 class FloatCopies:
-    """Copies in float32 of those weights of a network that are of half precision, to which gradients go and steps are made.
+    """Copies in float32 of the weights of half precision in a network, which have the gradients and are moved by steps.
 
-    A step of a thousandth of a weight is lost in bfloat16, and so is what one step adds to Adam's mean of squares. Gradients of
-    parts of a batch are summed here too. P. Micikevicius et al., *Mixed precision training*, 2017, arXiv:1710.03740.
+    In bfloat16 a step of a thousandth of a weight is lost, and so is what one step adds to Adam's mean of squares. Gradients of
+    parts of a batch are summed in the copies too. P. Micikevicius et al., *Mixed precision training*, 2017, arXiv:1710.03740.
 
     Parameters
     ----------
     named
-        All weights that learn, by name.
+        All weights that are trained, by name.
 
     Attributes
     ----------
     named
-        What an optimiser moves, by the same names: the weights themselves, or their copies.
+        The tensors that an optimiser moves, by the same names: the weights themselves, or their copies.
     """
 
     __repr__ = show_call
@@ -43,7 +43,7 @@ class FloatCopies:
         yield from zip(self.weights, self.copies, strict=True)
 
     def take_gradients(self) -> None:
-        """Add the gradients of the weights to those of the copies, and leave none at the weights."""
+        """Add the gradients of the weights to those of the copies, and set the former to None."""
         for weight, copy in self.pairs():
             if weight.grad is not None:
                 grad = weight.grad.to(copy.dtype)

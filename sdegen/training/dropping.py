@@ -49,8 +49,8 @@ TAKE_CONDITIONS = (
 
 
 class Drop:
-    """Condition dropout for classifier-free guidance: all conditions of a row are dropped with probability `p`, and each of those
-    that a network declares with a probability of its own, independently.
+    """Condition dropout for classifier-free guidance: all conditions of a row are dropped together with probability `p`, and each
+    condition that a network declares with a probability of its own, independently.
 
     J. Ho and T. Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598.
 
@@ -60,18 +60,18 @@ class Drop:
         The probability that all conditions of `null` are dropped together for a datum.
     null
         The value of a dropped condition, by name: a number, or a tensor of the shape of one row. Conditions that it does not name
-        are not dropped together. By default the nulls of those declared that may be dropped, and ``{"label": -1}`` where a
-        network declares none.
+        are not dropped together. By default the nulls of all declared conditions that may be dropped, and ``{"label": -1}`` if
+        the network declares none.
     cond
         The conditions of the data, one row a datum.
     kinds
-        What the network declares, by name; None for nothing.
+        The conditions that the network declares, by name; None for none.
 
     Raises
     ------
     ValueError
-        If `p` is no probability, or `null` names what the data has not, what is never dropped, or a value that is none of its
-        condition's.
+        If `p` is not a probability, or `null` names a condition that the data do not have or that is never dropped, or has a
+        value that a condition cannot take.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Drop:
 
 
 def _check_together(p: float, null: dict[str, Any], cond: dict[str, Tensor], kinds: Mapping[str, Condition]) -> None:
-    """Refuse to drop together what the data has not, what is never dropped, or nothing."""
+    """Refuse to drop conditions together that the data do not have or that are never dropped, or an empty list of them."""
     for name in null:
         if name in kinds and kinds[name].needed:
             raise ValueError(
@@ -122,7 +122,7 @@ def _check_together(p: float, null: dict[str, Any], cond: dict[str, Tensor], kin
 
 
 def _without(value: Tensor, null: Any, dropped: Tensor) -> Tensor:
-    """Return a condition with its null in the rows that are without it."""
+    """Return a condition with its null in the rows `dropped`."""
     rows, null = dropped.to(value.device, non_blocking=True).reshape(-1, *[1] * (value.ndim - 1)), torch.as_tensor(null)
     if null.isnan().any():  # a vector or a mask of whole numbers, which have no NaN
         value = value if value.is_floating_point() else value.double()
@@ -130,17 +130,17 @@ def _without(value: Tensor, null: Any, dropped: Tensor) -> Tensor:
 
 
 def note_conditions(model: nn.Module, objective: Callable[..., Tensor], source: Source | Stream, drop: Drop) -> None:
-    """Tell a score model which conditions it will learn with, and which of them without (`Trainable.note_conditions`).
+    """Tell a score model which conditions it will be trained with, and which of them are dropped (`Trainable.note_conditions`).
 
-    Of data that are not all at hand any may be without; a loss of the user's own may have conditions from elsewhere, and nothing
-    is said of it.
+    If not all data are at hand, any condition counts as dropped in some. The user's own loss may have conditions from elsewhere,
+    and nothing is noted for it.
 
     Parameters
     ----------
     model, objective
-        What is trained, and its loss.
+        The trained model, and its loss.
     source, drop
-        The data, and what becomes of their conditions.
+        The data, and the dropout of their conditions.
     """
     if not isinstance(model, Trainable) or not isinstance(objective, ScoreLoss):
         return
@@ -153,13 +153,12 @@ def note_conditions(model: nn.Module, objective: Callable[..., Tensor], source: 
 
 
 def check_dropped(objective: Callable[..., Tensor], p: float, cond: dict[str, Tensor]) -> None:
-    """Refuse ``p_uncond`` for a loss that asks the model under conditions of its own: those of the data, which would be dropped,
-    are not used.
+    """Refuse ``p_uncond`` for a loss that asks the model under conditions of its own, since it does not use those of the data.
 
     Raises
     ------
     ValueError
-        If the loss has its own, and `p` is not 0.
+        If the loss has conditions of its own, and `p` is not 0.
     """
     if p and isinstance(objective, ScoreLoss) and objective.conditions(cond) is not cond:
         raise ValueError(
@@ -174,9 +173,9 @@ def check_taken(objective: Callable[..., Tensor], model: nn.Module, cond: dict[s
     Raises
     ------
     TypeError
-        Naming the first.
+        If there is such a condition; the message names the first.
     ValueError
-        If one has the name of an argument of a function that samples or evaluates a score model.
+        If a condition has the name of an argument of a function that samples or evaluates a score model.
     """
     if isinstance(model, ScoreModel):
         _check_names(objective, model, cond)
@@ -192,7 +191,7 @@ def check_taken(objective: Callable[..., Tensor], model: nn.Module, cond: dict[s
 
 
 def _check_names(objective: Callable[..., Tensor], model: ScoreModel, cond: dict[str, Tensor]) -> None:
-    """Refuse conditions of names that a score model does not take, or that mean something else where it is sampled."""
+    """Refuse names of conditions that a score model does not take, or that are arguments of functions that sample it."""
     for name in cond:
         caller = next((caller for caller in TAKE_CONDITIONS if name in keywords_of(caller)), None)
         if caller is not None:
@@ -216,7 +215,7 @@ def _check_names(objective: Callable[..., Tensor], model: ScoreModel, cond: dict
 
 
 def _check_declared(objective: Callable[..., Tensor], model: ScoreModel, cond: dict[str, Tensor]) -> None:
-    """Refuse data without a condition that the network is never without, and values that are none of what it declares."""
+    """Refuse data without a condition that the network is never without, and values that do not fit what it declares."""
     kinds = model.conditions.kinds
     for name, kind in kinds.items():
         if name in cond:
@@ -226,7 +225,7 @@ def _check_declared(objective: Callable[..., Tensor], model: ScoreModel, cond: d
                 raise ValueError(
                     f"the condition {name!r} of the data has shape {tuple(value.shape)}; give {kind.what}, one for each datum."
                 )
-        elif kind.needed and isinstance(objective, ScoreLoss):  # another may have it from elsewhere
+        elif kind.needed and isinstance(objective, ScoreLoss):  # another loss may have it from elsewhere
             raise TypeError(
                 f"the data has no condition {name!r}, which the network is never without; give it in (x, {{{name!r}: ...}}), or "
                 "declare it with a dropout."
@@ -234,7 +233,7 @@ def _check_declared(objective: Callable[..., Tensor], model: ScoreModel, cond: d
 
 
 def _check_null(name: str, null: Tensor, value: Tensor) -> None:
-    """Refuse a null value that a condition cannot take: it would become another, or spread over the rows."""
+    """Refuse a null value that a condition cannot take, since it would be rounded, or spread over several rows."""
     check_held(f"null[{name!r}]", null)
     if null.shape not in ((), value.shape[1:]):
         raise ValueError(

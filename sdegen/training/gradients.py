@@ -1,4 +1,4 @@
-"""Gradients of the mean loss of a batch: at once, accumulated over parts, or over several processes, with equal results."""
+"""Gradients of the mean loss of a batch, at once, accumulated over parts, or shared by several processes, with equal results."""
 
 from __future__ import annotations
 
@@ -26,43 +26,44 @@ class Gradient:
     """The gradient of the mean loss of a batch, ``∇ (1/B) Σ_i loss_i``, with the network evaluated on a part of the rows
     at a time.
 
-    Times, noise and pooled targets belong to the batch, not to a part: every part runs the loss of the whole batch with the
-    same random numbers, and the network answers for its own rows alone. So `accumulate` parts on each of several processes
-    give the gradient of one pass to rounding, whatever the loss, and need a part of its memory; the draws are repeated
-    for each. Networks that mix the rows of a batch (batch normalisation), draw numbers of their own (dropout) or go on with
-    an iteration at every call (spectral normalisation) differ.
+    Times, noise and pooled targets belong to the batch, not to a part: for every part the loss of the whole batch is computed
+    with the same random numbers, while the network is evaluated only on the rows of the part. So `accumulate` parts on each of
+    several processes give the gradient of one pass to rounding, whatever the loss, with a fraction of its memory; the draws are
+    repeated for each part. This does not hold for networks that mix the rows of a batch (batch normalisation), draw numbers of
+    their own (dropout) or continue an iteration at every call (spectral normalisation).
 
     Parameters
     ----------
     model, objective
         ``objective(model, x, generator=, **cond)`` returns one value per datum, each a function of the network at its row.
     parameters
-        What to differentiate by.
+        The tensors to differentiate by.
     generator
         Randomness of times and noise.
     workers
         The operating system's processes that share the rows of a batch.
     accumulate
-        Parts on each process.
+        The number of parts on each process.
     autocast
-        The network's precision, ``torch.bfloat16`` or None for that of its weights. Losses, SDEs and weights keep theirs.
+        The network's precision, ``torch.bfloat16`` or None for that of its weights. Losses, SDEs and weights keep their
+        precision.
     copies
-        The float32 copies of weights of half precision, to which gradients go; None where no weight has one.
+        The float32 copies of weights of half precision, to which gradients are added; None if no weight has a copy.
 
     Attributes
     ----------
     of_data
-        Whether the law that is learned is that of the data (`ScoreLoss`).
+        Whether the model learns the law of the data (`ScoreLoss`).
     reason
-        Why the loss of this worker's rows was not finite, where others have to hear of it first.
+        Why the loss of this worker's rows was not finite, kept until all workers know of it.
 
     Raises
     ------
     TypeError
-        If the network is needed by itself and the model has none named `net`.
+        If the network is needed by itself and the model has no network named `net`.
     ValueError
-        If a batch in parts has fewer rows than parts, the loss is not one value per datum, or draws paths and is in parts; or a
-        gradient is asked for under ``torch.autocast``.
+        If a batch in parts has fewer rows than parts, the loss is not one value per datum, a loss that draws whole paths is to be
+        computed in parts, or a gradient is asked for under ``torch.autocast``.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Gradient:
             except NonFiniteLoss as error:
                 if self.workers.number == 1:
                     raise
-                # The others wait for a gradient: they hear of it by the sum.
+                # The other processes wait for a gradient: the sum, which is NaN, tells them.
                 self.reason = str(error)
                 shares.append(batch.x.new_tensor(torch.nan))
                 break
@@ -161,7 +162,7 @@ class Gradient:
                 ) from None
 
     def values(self, batch: Batch, generator: torch.Generator, rows: slice) -> Tensor:
-        """Return the loss of each datum, checked to be that; only those of `rows` are computed with the network."""
+        """Return the loss of each datum, checked for its shape; only the values of `rows` are computed with the network."""
         plain = rows == slice(0, len(batch.x)) and self.autocast is None and self.copies is None
         one = nullcontext() if plain else answering(self.net, rows, len(batch.x), self.autocast)
         with one:
@@ -171,15 +172,15 @@ class Gradient:
 
 @contextmanager
 def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | None) -> Iterator[None]:
-    """Make a network compute only `rows` of a batch of `size` within a ``with`` block, and answer 0 for the others.
+    """Make a network compute only `rows` of a batch of `size` within a ``with`` block, and return 0 for the others.
 
-    It may compute in another precision; a network of half precision is called as such, and answers in the dtype that it was
-    asked in.
+    It may compute in another precision; a network of half precision is called in its own dtype, and its answer is returned in the
+    dtype of the state.
 
     Raises
     ------
     ValueError
-        If it is to compute some rows alone and is asked about another number, which then are not those of the batch.
+        If it is to compute only some rows, and is called with another number of rows than the batch has.
     """
     whole, own = net.forward, net.__dict__.get("forward")
     taken = conditions_of(net)
@@ -196,7 +197,7 @@ def answering(net: nn.Module, rows: slice, size: int, autocast: torch.dtype | No
             return value[rows] if has_rows(value, size) else value
 
         given = (pick(x), *map(pick, args))
-        # Of half precision, and not called as such by its model already.
+        # A network of half precision, unless its model calls it in that dtype already.
         if own_dtype is not None and x.dtype != own_dtype:
             given = tuple(v.to(own_dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for v in given)
         with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):

@@ -36,14 +36,13 @@ class TensorBoard(Listener):
     Parameters
     ----------
     writer
-        A `Writer`, such as ``torch.utils.tensorboard.SummaryWriter("runs/first")``; it is the user's to close.
+        A `Writer`, such as ``torch.utils.tensorboard.SummaryWriter("runs/first")``; the user closes it.
     every
-        Steps in a point of a curve.
+        The number of steps in a point of a curve.
     images
-        Called with the averaged model; returns images ``(N, C, H, W)``, of which what lies outside of [0, 1] is shown as the
-        nearest end.
+        Called with the averaged model; returns images ``(N, C, H, W)``, whose values are clipped to [0, 1].
     images_every
-        Steps between two times.
+        Steps between two batches of images.
 
     Raises
     ------

@@ -13,30 +13,30 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-_FIRST = 2  # steps that are not timed: they set up what later ones find
+_FIRST = 2  # steps that are not timed, since they set up what later steps use
 _ROUNDS = 3  # timed steps of each number, at least
 _ENOUGH = 0.1  # seconds of timed steps, after which the sums differ by more than their noise
-_MOST = 20  # timed steps of each number, at most: of shorter ones the difference does not matter
-_GAIN = 0.9  # what several threads must bring the time down to, since they take other cores for it
+_MOST = 20  # timed steps of each number, at most: if steps are shorter, the difference does not matter
+_GAIN = 0.9  # of the time with one thread: several threads must take less, since they use other cores too
 
 
 class Threads:
     """A chooser of the number of CPU threads: the first steps of a run are timed with one thread and with all.
 
-    A timed step is a step of the run like any other: no random number is drawn for it, and no weight moves otherwise. How torch
-    rounds may depend on the number of threads, so that two runs are equal to the last bit only where their numbers are.
+    A timed step is a step of the run like any other: timing draws no random number and changes no weight. Rounding in torch may
+    depend on the number of threads, so two runs are equal to the last bit only if their numbers of threads are.
 
     Parameters
     ----------
     device
         The model's device. An accelerator leaves the number as it is.
     number
-        The number, where it is known: nothing is then tried.
+        The number, if it is known; then nothing is timed.
 
     Attributes
     ----------
     number
-        The number that was given or found; None while it is looked for.
+        The number that was given or found; None before it is found.
     """
 
     def __init__(self, device: torch.device, number: int | None = None) -> None:
@@ -57,7 +57,7 @@ class Threads:
             torch.set_num_threads(before)
 
     def timed(self) -> AbstractContextManager[None]:
-        """Take one step of the run, while the number is looked for, with the next candidate, timed, in a ``with`` block."""
+        """Take one step of the run, within a ``with`` block, with the next candidate, and time it."""
         if self.first:
             self.first -= 1
             return nullcontext()
@@ -65,7 +65,7 @@ class Threads:
 
     @contextmanager
     def _trial(self) -> Iterator[None]:
-        """Take one step with the next candidate, timed, and choose the number once enough is known."""
+        """Take one step with the next candidate, time it, and choose the number once enough steps were timed."""
         one, several = self.times[1], self.times[self.several]
         tried = 1 if len(one) < len(several) else self.several
         torch.set_num_threads(tried)

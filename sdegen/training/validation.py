@@ -1,4 +1,4 @@
-"""Validation: the loss on data that are not trained on."""
+"""Validation: the loss on data that are not used for training."""
 
 from __future__ import annotations
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 
 class Workers:
-    """The workers of a training run, processes of the operating system, and what they tell each other; one alone needs no
-    accelerate.
+    """The workers of a training run, which are processes of the operating system, and their communication.
+
+    A single worker does not need accelerate.
 
     Parameters
     ----------
@@ -28,15 +29,15 @@ class Workers:
     Attributes
     ----------
     number, rank
-        How many workers there are, and which of them this one is; the main one is 0.
+        The number of workers, and the index of this one; the main worker has the rank 0.
 
     Raises
     ------
     ImportError
         If several processes were launched without accelerate.
     ValueError
-        If the environment speaks of several processes and they are not connected, accelerate was set up for another number of
-        them, or the model is not on the device that this one was given.
+        If the environment tells of several processes that are not connected, accelerate was set up for another number of
+        processes, or the model is not on the device that this process was given.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -76,7 +77,7 @@ class Workers:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Go on once all processes have arrived here."""
+        """Wait until all processes have arrived here."""
         if self.number > 1:
             self._talk.wait_for_everyone()
 
@@ -87,12 +88,12 @@ class Workers:
         return self._talk.broadcast(torch.tensor(value, dtype=torch.float64, device=self.device)).item()
 
     def check_same(self, name: str, value: float) -> None:
-        """Refuse a number that differs from the main process's.
+        """Refuse a number that differs from that of the main process.
 
         Raises
         ------
         ValueError
-            If it does.
+            If the numbers differ.
         """
         main = self.agree(value)
         if main != value:
@@ -110,7 +111,7 @@ class Workers:
 
     @torch.no_grad()
     def add(self, value: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-        """Sum a number and the gradients over several processes at once, and return the number's sum."""
+        """Sum a number and the gradients over all processes at once, and return the sum of the number."""
         parameters = list(parameters)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         users = grads[0].new_tensor([float(p.grad is not None) for p in parameters])
