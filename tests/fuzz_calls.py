@@ -183,7 +183,7 @@ VALID: dict[str, Any] = {
     "LinearMeasurement": LINEAR,
     "NoiseLaw": measurements.PoissonNoise(),
     "Moments": sdegen.moments_of(WIDE),
-    "Profile": samplers.measure_profile(EXACT, X),
+    "Profile": samplers.measure_profile(EXACT, X, steps=(4,)),
     "Parametrization": models.EDMParametrization(),
     "Weighting": training.weightings.UniformWeighting(),
     "TimeLaw": training.weightings.UniformTimes(),
