@@ -1009,6 +1009,7 @@ def test_a_model_for_bits_keeps_the_device_that_it_was_trained_on(
     assert likelihood_recipe.judged(table, "digits", 0)["device"] == "a large accelerator"
 
 
+@pytest.mark.slow
 def test_other_formats_take_more_images_than_webp_has_rows_of_pixels() -> None:
     whole, first, rest = (
         codec_table.measure_others(torch.zeros(n, 1, 28, 28, dtype=torch.uint8))["WebP"] for n in (600, 585, 15)

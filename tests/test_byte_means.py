@@ -118,6 +118,7 @@ def test_bits_of_noised_bytes_are_those_of_their_cells(units: Units | None, nois
     assert one.value.mean() > found.value.mean()  # by Jensen's inequality
 
 
+@pytest.mark.slow
 def test_noise_stays_in_the_cell_of_its_byte_in_units_of_each_coordinate() -> None:
     std, scaling, noise = torch.tensor([0.6, 1.0, 1.3], dtype=torch.float64), Scaling(-1, 1, LEVELS), 0.5
     units = Units(torch.tensor([0.1, 0.2, 0.3]), std)

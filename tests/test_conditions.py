@@ -122,7 +122,7 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.turns("MomentMatching-encode")
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("kind", WRAPPED, ids=lambda kind: kind.__name__)

@@ -157,6 +157,7 @@ def test_without_a_number_there_are_as_many_steps_as_the_docstring_says() -> Non
     assert plain.steps == 20 and isinstance(nonlinear, samplers.EulerMaruyama) and nonlinear.steps == 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [0.0, 0.8, 1.0])
 @pytest.mark.turns("0.8", "0.0")
 def test_noise_bounds_what_an_error_of_the_score_adds_up_to(eta: float) -> None:

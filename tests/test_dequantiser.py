@@ -133,6 +133,7 @@ def trained(log_prob: Any) -> tuple[Dequantiser, Tensor]:
     return q, x
 
 
+@pytest.mark.slow
 def test_the_bound_is_the_probability_where_the_best_noise_is_one_that_can_be_learned() -> None:
     """In the family the best `q` is the law within a cell, under which the bound has no variance at all."""
     known = Cells()

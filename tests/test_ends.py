@@ -119,7 +119,7 @@ def fault(sde: Any, name: str, reading: str, end: float, value: Any, x: Tensor) 
 
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
-@pytest.mark.turns("CLD*")
+@pytest.mark.turns("CLD*", "SubVP*", "VE*", "OU*")
 def test_readings_at_both_ends_are_numbers_or_refused_in_a_sentence(sde: Any) -> None:
     drawn, faults = 0, []
     for name, make in models(sde):

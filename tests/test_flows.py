@@ -147,6 +147,7 @@ def test_a_coupling_leaves_what_it_reads() -> None:
     assert torch.allclose(z[:, [0, 2]], x[:, [0, 2]] * s.exp() + t) and torch.allclose(log_det, s.sum(1))
 
 
+@pytest.mark.slow
 def test_realnvp_fits_a_correlated_gaussian() -> None:
     law = sdegen.GaussianMixture(torch.ones(1), torch.tensor([[1.0, -2.0]]), torch.tensor([[[1.0, 0.8], [0.8, 2.0]]]))
     torch.manual_seed(0)
@@ -241,6 +242,7 @@ def test_the_estimated_divergence_has_no_bias() -> None:
 # --- residual --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2,), (2, 4, 4)])
 @pytest.mark.turns("shape1")
 def test_the_log_determinant_is_estimated_without_bias(shape: tuple[int, ...]) -> None:

@@ -54,6 +54,7 @@ def test_a_double_well_settles_on_its_stationary_law() -> None:
     assert (truth.score(x, 10.0) - prior.score(x)).abs().max() < 2e-3
 
 
+@pytest.mark.slow
 def test_its_density_is_that_of_simulated_paths() -> None:
     sde, t = sdegen.DoubleWell(), 0.4
     x = simulate(sde, PAIR.sample(40_000, seeded()), 0.0, t, steps=100, generator=seeded(1))

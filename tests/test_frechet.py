@@ -248,6 +248,7 @@ def test_fid_of_singular_sets_knows_its_error():
     assert 0.75 < table[:, 1].mean() / table[:, 0].std() < 1.6
 
 
+@pytest.mark.slow
 def test_fid_at_its_floor_has_the_bias_that_is_stated_and_no_smaller_error_than_it_says():
     variances = torch.tensor([0.25, 1.0, 1.0, 4.0]).double()
     ratios = variances[:, None] * variances / (variances[:, None] + variances)

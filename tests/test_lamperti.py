@@ -204,6 +204,7 @@ def test_likelihoods_and_samples_are_those_of_the_direct_route() -> None:
         assert (x > 0).all() and kstest(x[:, 0].numpy(), known).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_samples_and_paths_have_the_exact_law() -> None:
     user, exact = SquareRoot(), sdegen.CIR(1.0, 1.0, 1.0, T=1.0)
     made = lamperti(user)

@@ -234,6 +234,7 @@ def test_tensorboard_has_the_curves_of_the_record(tiny, late, monkeypatch):
     assert list(sheet.images) == [5, 10] and sheet.images[5].max() == 1
 
 
+@pytest.mark.slow
 def test_tensorboard_of_a_run_that_goes_on_writes_what_is_new(tiny, tmp_path):
     settings = {"batch_size": 8, "seed": 0, "schedule": sdegen.training.constant_rate, "checkpoint": tmp_path}
     fit(tiny(), RING, steps=5, validation=RING, **settings)

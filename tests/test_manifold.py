@@ -92,6 +92,7 @@ def test_a_lost_mode_costs_coverage_and_recall_and_invented_points_density_and_p
     assert 0.6 < precision < 0.78 and 0.65 < density < 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["same", "narrow"])
 @pytest.mark.turns("narrow")
 def test_they_know_their_errors(law):

@@ -107,6 +107,7 @@ def test_laws_are_products_of_those_of_the_pieces(kind: str, seed: int) -> None:
                 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.turns("3")
 def test_roots_follow_their_equation_over_jumps(seed: int) -> None:
@@ -183,6 +184,7 @@ def with_grid(sampler: sdegen.samplers.Sampler, grid: sdegen.grids.Grid) -> sdeg
     return other
 
 
+@pytest.mark.slow
 def test_the_default_sampler_draws_from_the_law_over_a_jump() -> None:
     x = sdegen.sample(sdegen.Exact(Jumping(0.3127, 2.0, 11.0), LAW), 4000, seed=0)
     assert (x.mean(0).abs() < 0.1).all()

@@ -469,6 +469,7 @@ def test_sliced_wasserstein_between_gaussians_knows_its_error(d, shift, scale):
     assert 0.77 < ratio < 1.3
 
 
+@pytest.mark.slow
 def test_sliced_wasserstein_knows_its_error_for_skewed_laws():
     """Where a point's influence differs from direction to direction, and is not symmetric about the centre."""
 

@@ -299,6 +299,7 @@ def test_a_brownian_path_in_coarse_precision_is_that_of_float32() -> None:
     assert BrownianNoise(2, 0, TIMES, 3)(torch.empty(0, 2)).shape == (0, 2)
 
 
+@pytest.mark.slow
 def test_euler_maruyama_converges_strongly_on_a_brownian_path() -> None:
     # Order 1, as the noise does not depend on the state; without a common path the solutions stay apart.
     model = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())

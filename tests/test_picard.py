@@ -94,6 +94,7 @@ def test_so_are_those_of_processes_with_maps_for_coefficients(sde: LinearSDE) ->
     assert picard.rounds < 11
 
 
+@pytest.mark.slow
 def test_a_thousand_steps_take_a_dozen_rounds() -> None:
     one, two, picard = both(sdegen.Exact(sdegen.VP(), RING), samplers.DDIM(1000), n=8, window=1000)
     assert (one - two).abs().max() < 1e-5

@@ -52,6 +52,7 @@ def test_laws_with_edges_are_drawn_inside_of_them() -> None:
     assert board.log_prob(x).isfinite().all()
 
 
+@pytest.mark.slow
 def test_it_is_the_truth_of_products_without_closed_form() -> None:
     """The ring to a power that is not whole, by exact weights; moons times rings, without any model."""
     product = guidance.Product([(sdegen.Exact(sdegen.VP(), RING), 0.6), (sdegen.Exact(sdegen.VP(), WIDE), 0.4)])

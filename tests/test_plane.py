@@ -293,6 +293,7 @@ def test_densities_of_its_flow_are_those_of_the_data(wells: FokkerPlanck) -> Non
     assert (found - PAIR.log_prob(x)).abs().mean() < 0.01
 
 
+@pytest.mark.slow
 def test_states_of_simulation_have_the_law_of_the_grid() -> None:
     wells, t = FokkerPlanck(Wells(), PAIR, 80, 95), 0.5
     x = sdegen.processes.simulate(Wells(), PAIR.sample(4000, g()), 0.0, t, steps=50, generator=g(1))

@@ -90,6 +90,7 @@ def test_the_label_reaches_the_model_only_where_it_is_wanted() -> None:
     assert not torch.allclose(told.score(x, 0.4, label=2), kept.score(x, 0.4, label=2))
 
 
+@pytest.mark.slow
 def test_a_noisy_classifier_learns_the_true_one() -> None:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)

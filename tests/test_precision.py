@@ -141,7 +141,7 @@ def runs(make: Callable[[torch.dtype], Any], x_T: Tensor, sampler: Sampler, **co
     }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("kind", ["exact", "network"])

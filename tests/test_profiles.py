@@ -425,6 +425,7 @@ def errors(model: sdegen.Exact, x_T: Tensor, solvers: list[Any], fine: Any = Non
     return [error(solver) for solver in solvers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", [sdegen.VP(), sdegen.EDM()], ids=lambda sde: type(sde).__name__)
 @pytest.mark.turns("VP")
 @settings(max_examples=4, deadline=None)

@@ -92,6 +92,7 @@ def test_langevin_settles_on_the_law_at_its_time(sde: sdegen.LinearSDE) -> None:
     assert errors[1] < 0.1 and 0.85 < math.log2(errors[0] / errors[1]) < 1.15
 
 
+@pytest.mark.slow
 def test_annealed_langevin_and_correctors_reach_the_law() -> None:
     ring = sdegen.data.gaussian_ring()
     model = sdegen.Exact(sdegen.VP(), ring)

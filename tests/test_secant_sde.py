@@ -110,6 +110,7 @@ def test_the_mean_of_a_step_is_the_ancestral_one() -> None:
     torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_many_steps_have_the_law() -> None:
     """The error of the widths falls as the step does, or faster."""
     law = sdegen.GaussianMixture(

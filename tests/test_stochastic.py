@@ -226,6 +226,7 @@ def test_an_early_step_that_goes_again_keeps_its_noise() -> None:
     torch.testing.assert_close(ends[0] - ends[1], want, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_order_two_is_better_on_the_ring() -> None:
     # By the mean log-density, which tells the width of the modes: order 1 makes them too narrow, order 2 too wide. They
     # err by as much at some 25 steps.

@@ -158,6 +158,7 @@ def test_what_a_map_learns_without_a_condition_its_trajectories_say() -> None:
                 sdegen.sample(model, 3, sampler=Jumps(1), seed=0)
 
 
+@pytest.mark.slow
 def test_a_guided_model_is_a_teacher() -> None:
     """A map of its trajectories ends where it does, and not where the model does that it guides."""
     torch.manual_seed(0)
