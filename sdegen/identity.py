@@ -1,5 +1,5 @@
-"""Descriptions of objects in JSON by which two are told apart: runs (`identify`, `differences`), what two networks were trained
-for (`constants`, `differing_constants`), or a model and the one that a file gives back (`changed`).
+"""Descriptions of objects in JSON by which two objects are compared: two runs (`identify`, `differences`), the purposes of two
+networks (`constants`, `differing_constants`), or a model and the model that is read from its file (`changed`).
 
 Unlike those of `description`, from which objects are made, they also cover functions and other code.
 """
@@ -33,7 +33,9 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class _Identity(Describer):
-    """Descriptions by which two objects are told apart, as far as can be; weights that are being learned are not looked at."""
+    """Descriptions by which two objects can be told apart as far as possible; of weights that are being trained only shapes
+    count.
+    """
 
     def __init__(self, learned: set[int]) -> None:
         super().__init__()
@@ -61,7 +63,7 @@ class _Identity(Describer):
         return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(content).hexdigest()[:16]}"
 
     def code(self, value: Any, place: str) -> Any:
-        """Name a function; one that is not the library's by its code and what it has been given before, too."""
+        """Name a function; if it is not the library's, describe also its code and the values that were bound to it."""
         if isinstance(value, functools.partial):
             parts = {"function": value.func, "arguments": value.args, "keywords": value.keywords}
             return {"partial": {name: self(part, f"{place}.{name}") for name, part in parts.items()}}
@@ -85,19 +87,19 @@ class _Identity(Describer):
         )
 
     def _besides(self, value: Any) -> dict[str, Any]:
-        """Return what tells an object apart besides its constructor's arguments."""
+        """Return the attributes by which an object can differ besides its constructor's arguments."""
         return (also_kept(value) if hasattr(value, "__dict__") else {}) | _set_on(value)
 
     def _looked_up(self, functions: Iterable[types.FunctionType], place: str) -> dict[str, Any]:
-        """Describe what functions of the user look up in their module: numbers, tensors and functions; what they set themselves
-        is none of it.
+        """Describe the numbers, tensors and functions that the user's functions look up in their module, but do not set
+        themselves.
         """
         found = {n: f.__globals__[n] for f in functions for n in globals_read(f.__code__) if n in f.__globals__}
         told = (*PLAIN, Tensor, np.ndarray, types.FunctionType, functools.partial)
         return {n: self(v, f"{place}.{n}") for n, v in sorted(found.items()) if isinstance(v, told)}
 
     def _written(self, cls: type, place: str) -> dict[str, Any]:
-        """Describe what a user has written for a class: methods, what these look up, and values of the class itself."""
+        """Describe the user's code of a class: methods, the values that these look up, and values of the class itself."""
         own = [c for c in cls.__mro__ if users_own(c)]
         if not own:
             return {}
@@ -130,7 +132,7 @@ class _Identity(Describer):
 
 
 class _Constants(_Identity):
-    """Descriptions by classes and constants alone, which are the same on every machine and in every version of Python."""
+    """Descriptions by classes and constants only, which are the same on every machine and in every version of Python."""
 
     def tensor(self, value: Tensor | np.ndarray, place: str) -> Any:
         """Describe numbers by their shape and two sums, which differ by rounding where the numbers do."""
@@ -141,7 +143,7 @@ class _Constants(_Identity):
         return {"shape": str(tuple(value.shape)), "sum": x.sum().item(), "sum of waves": (x * waves).sum().item()}
 
     def code(self, value: Any, place: str) -> Any:
-        """Name a function, and describe what it was given before."""
+        """Name a function, and describe the values that were bound to it."""
         if isinstance(value, functools.partial):
             parts = {"arguments": value.args, "keywords": value.keywords}
             return {"partial": self(value.func, place)} | {n: self(part, f"{place}.{n}") for n, part in parts.items()}
@@ -155,10 +157,10 @@ class _Constants(_Identity):
 
 
 def _set_on(value: Any) -> dict[str, Any]:
-    """Return what an object computes with besides its parts and its constructor's arguments.
+    """Return the attributes that an object computes with besides its parts and its constructor's arguments.
 
-    Of any object what hides one of its methods, and hooks; of one whose class the user has written its attributes too, if its
-    methods read them and do not set them while they run, as they do counters and memories.
+    These are attributes that hide a method, and hooks. If the user has written the class, they are also the attributes that
+    methods read, but do not set while they run, as they set counters and memories.
     """
     cls, held = type(value), getattr(value, "__dict__", {})
     found = {name: part for name, part in held.items() if callable(getattr(cls, name, None)) and callable(part)}
@@ -186,31 +188,31 @@ def _set_on(value: Any) -> dict[str, Any]:
 
 
 def identify(value: Any, learned: Iterable[Tensor] = ()) -> Any:
-    """Describe settings and objects in JSON, by which two runs are compared.
+    """Describe settings and objects in JSON, so that two runs can be compared, and return the description.
 
-    Objects are told by their arguments, functions by name, code and what they were given before, tensors by their content.
+    Objects are described by their arguments, functions by name, code and bound values, and tensors by their content.
 
     Parameters
     ----------
     value
-        What is described: settings by name, a model, or anything else.
+        Settings by name, a model, or anything else.
     learned
-        Weights that are being learned, and therefore are told by shape alone.
+        Weights that are being trained, and are therefore described by their shapes only.
     """
     return json.loads(json.dumps(_Identity({id(weight) for weight in learned})(value, "")))
 
 
 def constants(value: Any, learned: Iterable[Tensor] = ()) -> Any:
-    """Describe objects in JSON by their classes and the constants that their constructors were given.
+    """Describe objects in JSON by their classes and the constants given to their constructors, and return the description.
 
-    By two such descriptions `differing_constants` tells whether a network was trained for the same.
+    `differing_constants` compares two descriptions, to tell whether two networks were trained for the same purpose.
 
     Parameters
     ----------
     value
         Objects by name.
     learned
-        Tensors that are kept elsewhere, and are told by shape alone.
+        Tensors that are kept elsewhere, and are described by their shapes only.
     """
     return json.loads(json.dumps(_Constants({id(tensor) for tensor in learned})(value, "")))
 
@@ -226,10 +228,10 @@ def _close(a: Any, b: Any) -> bool:
 
 
 def changed(made: Any, again: Any) -> list[tuple[str, Any, Any]]:
-    """List what differs between a model and one that was made again from its description and weights: names, both values.
+    """List the differences of a model from one that was made again from its description and weights: dotted names, both values.
 
-    Names are dotted. Compared are networks inside, hooks, methods that were replaced, and numbers, words, tensors and functions
-    that were set. Lists and tables are left out, since they may be memories.
+    Compared are networks inside, hooks, methods that were replaced, and numbers, words, tensors and functions that were set.
+    Lists and tables are left out, since they may be memories.
     """
     learned = [[*m.parameters()] if isinstance(m, nn.Module) else [] for m in (made, again)]
     was, comes = (identify(m, weights) for m, weights in zip((made, again), learned, strict=True))
@@ -238,7 +240,7 @@ def changed(made: Any, again: Any) -> list[tuple[str, Any, Any]]:
 
 
 def _named(described: Any) -> Any:
-    """Return the name of a function or an object that is described, anything else as it is."""
+    """Return the name of a described function or object, and anything else as it is."""
     return described.get("function", described.get("class")) if isinstance(described, dict) else described
 
 
@@ -258,5 +260,5 @@ def differences(then: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any
 
 
 def _joined(name: str, key: str) -> str:
-    """Return the place of an entry, in which the words of descriptions themselves are left out."""
+    """Return the dotted name of an entry, without the words that belong to the description itself."""
     return name if key in ("arguments", "also") and name else f"{name}.{key}" if name else key

@@ -1,4 +1,6 @@
-"""Calls of networks with noise levels: where a network fails by the form of its level or of a condition, an error says so."""
+"""Calls of networks with noise levels, with an error that says so if a network fails by the form of its level or of a
+condition.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,12 @@ from .transforms import is_unknown
 
 
 def ask_net(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> Any:
-    """Return what a network answers for states at their noise levels, ``(B,)``, or at one for all, ``(1,)``.
+    """Return the output of a network for states at their noise levels, ``(B,)``, or at one level for all, ``(1,)``.
 
     Raises
     ------
     ValueError
-        If it fails with these levels, and answers with others, as `check_levels` says.
+        If the network fails with levels of this form, but not with those of another form (`check_levels`).
     """
     try:
         return net(x, level, **cond)
@@ -31,23 +33,25 @@ def ask_net(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -
 
 
 def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> None:
-    """Raise an error in place of a network's own, if the network answers once it is given a level or a condition for each state
-    and not one for all, or whole numbers for levels; return otherwise.
+    """Raise an error in place of a network's own if the form of a level or condition is the cause; return otherwise.
+
+    It is the cause if the network does not fail with a level or condition for each state in place of one for all, or with whole
+    numbers as levels.
 
     Parameters
     ----------
     error
-        What the network raised.
+        The network's error.
     net, x, level, cond
         The call that failed.
 
     Raises
     ------
     ValueError
-        If the form of the level, or of a condition, is the cause, and not another one, such as the memory that derivatives would
-        have needed.
+        If the form of the level, or of a condition, is the cause, and not something else, such as too little memory for
+        derivatives.
     """
-    # Derivatives, of whose states the values are unknown, have ways of their own to fail.
+    # Within derivatives, where the values of states are unknown, calls fail in ways of their own.
     if torch.compiler.is_compiling() or is_unknown(x) or _answers(net, x, level, **cond):
         return
     each = level.expand(len(x))
@@ -56,7 +60,7 @@ def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Te
             f"net takes a noise level for each state alone, and a run gives it one for all {len(x)}, of shape (1,); let forward "
             "begin with level = level.expand(len(x))."
         ) from error
-    declared = conditions_of(net).kinds  # of which the network itself says what is wrong
+    declared = conditions_of(net).kinds  # for these the network itself says what is wrong
     for name, value in cond.items():
         if name in declared or not isinstance(value, (Tensor, int, float)) or has_rows(value, len(x)):
             continue
@@ -77,7 +81,7 @@ def check_levels(error: Exception, net: Callable[..., Any], x: Tensor, level: Te
 
 @torch.no_grad()
 def _answers(net: Callable[..., Any], x: Tensor, level: Tensor, /, **cond: Any) -> bool:
-    """Tell whether a network has an answer."""
+    """Tell whether a network can be called without an error."""
     try:
         net(x.clone(), level, **cond)
     except FAILURES:

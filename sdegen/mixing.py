@@ -1,4 +1,4 @@
-"""Whether a function from outside mixes the rows of a batch: `check_unmixed`, `check_density`, `mixes_rows`."""
+"""Checks that a user's function does not mix the rows of a batch: `check_unmixed`, `check_density`, `mixes_rows`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .answers import FAILURES
 from .seeding import seeded, set_seeds, state_of_generators
 
 ROUNDING = 64.0  # units of rounding of the largest number, which is more than the order of a sum makes
-SEED = 161_803_398_874  # that generators are set by meanwhile, and no run is likely to begin from
-SEEDS = 5  # of draws, by all of which what mixes rows must seem to
-AGAIN = 30  # times to ask it: draws of its own that drop a tenth of four numbers all agree once in 10⁵
-SOLVED = 1e-3  # share of a log-density by which solvers may err that choose their steps for all rows together
+SEED = 161_803_398_874  # the seed of generators during the check, from which no run is likely to begin
+SEEDS = 5  # seeds of draws: a function must seem to mix rows with all of them
+AGAIN = 30  # repeated calls: own draws of a function that drop a tenth of four numbers all agree once in 10⁵
+SOLVED = 1e-3  # share of a log-density: the error of solvers that choose their steps for all rows together
 PAIRS = (0, 1), (1, 0), (0, 0), (1, 1)
 
 
@@ -29,9 +29,9 @@ def check_unmixed(who: str, function: Callable[[Tensor], Tensor], x: Tensor, tol
     Parameters
     ----------
     who
-        Whose answers they are.
+        The name of the function, for the error.
     function
-        From data ``(2, *)`` to an answer of each, ``(2, *)``.
+        A function of data ``(2, *)`` that returns an answer for each, ``(2, *)``.
     x
         Two data that differ, ``(2, *)``.
     tolerance
@@ -40,7 +40,7 @@ def check_unmixed(who: str, function: Callable[[Tensor], Tensor], x: Tensor, tol
     Raises
     ------
     ValueError
-        If it does.
+        If the function mixes rows.
 
     Examples
     --------
@@ -58,48 +58,52 @@ batch; let each row depend on its own datum alone, and networks of it be in eval
 
 
 def check_density(law: Any, log_prob: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Refuse a law from outside whose log-density at one point depends on another (`check_unmixed`) by more than the error of an
-    adaptive solver. Those of the library do not, and may cost the integration of a flow.
+    """Refuse a user's law whose log-density at one point depends on another (`check_unmixed`) by more than the error of an
+    adaptive solver.
+
+    Laws of the library are not checked: they do not mix rows, and a density may cost the integration of a flow.
 
     Parameters
     ----------
     law
-        Whose density it is.
+        The law.
     log_prob
-        The density, from points ``(B, *)`` to ``(B,)``.
+        Its log-density, from points ``(B, *)`` to ``(B,)``.
     x
-        Points, of which the first two are asked about.
+        Points, of which the first two are used.
 
     Raises
     ------
     ValueError
-        If it does.
+        If the log-density mixes rows.
     """
     if len(x) > 1 and type(law).__module__.split(".")[0] != __package__:
         check_unmixed(f"{type(law).__name__}.log_prob", log_prob, x[:2], SOLVED)
 
 
 def mixes_rows(function: Callable[[Tensor], Tensor], x: Tensor, tolerance: float = 0.0) -> bool:
-    """Tell whether a function's answer for one datum depends on the other in its batch. Draws are the same in all calls, and what
-    they are for one datum may depend on the other; a function that has draws of its own, or fails for two data, mixes none.
+    """Tell whether a function's answer for one datum depends on the other in its batch.
+
+    Draws by torch, NumPy and Python are the same in all calls, and may differ with the place of a datum in the batch. A function
+    with a generator of its own, or one that fails for two data, counts as one that mixes no rows.
 
     Parameters
     ----------
     function, x
         As for `check_unmixed`.
     tolerance
-        What may differ, as a share of the largest number; rounding may in any case.
+        The difference that is allowed, as a share of the largest number; rounding is always allowed.
     """
     most = max(tolerance, ROUNDING * torch.finfo(x.dtype).eps)
     with torch.no_grad(), seeded(torch.Generator().manual_seed(SEED)):
         try:
             return all(_differ(function, x, most, seed) for seed in range(SEEDS))
-        except FAILURES:  # as of a function of one datum only, which the run itself meets and tells of
+        except FAILURES:  # such as a function of one datum only, which the run itself meets and reports
             return False
 
 
 def _differ(function: Callable[[Tensor], Tensor], x: Tensor, tolerance: float, seed: int) -> bool:
-    """Tell whether answers that draw the same numbers differ by what stands beside a datum."""
+    """Tell whether the answer for a datum, with the same draws, differs with the other datum in the batch."""
 
     def answer(*pair: int) -> Tensor:
         set_seeds(seed)
@@ -113,7 +117,7 @@ def _differ(function: Callable[[Tensor], Tensor], x: Tensor, tolerance: float, s
     known = both[both.isfinite()].abs()
     most = tolerance * (known.amax().item() if known.numel() else 0.0)
     close = partial(torch.allclose, rtol=0, atol=most, equal_nan=True)
-    # Compared in the same place of a batch: networks round the first row otherwise than the second.
+    # Answers are compared at the same place in a batch, since networks round the first row otherwise than the second.
     if close(torch.cat([both, turned]), torch.stack([first[0], second[1], second[0], first[1]])):
         return False
     alike = all(end(*pair) == end(0, 1) for pair in PAIRS[1:])  # or one datum leaves other draws to the next

@@ -39,13 +39,12 @@ def at_least_single(dtype: torch.dtype) -> torch.dtype:
 
 
 def widened(x: Tensor) -> Tensor:
-    """Return a tensor of half precision as float32, and any finer one as it is; refuse what is no tensor of floating-point
-    numbers.
+    """Return a tensor of half precision as float32, and any finer tensor as it is; refuse anything else.
 
     Raises
     ------
     TypeError
-        If it is none, or sparse.
+        If `x` is not a tensor of floating-point numbers, or is sparse.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout != torch.strided:
         check_tensor("x", x, finite=False)
@@ -53,14 +52,15 @@ def widened(x: Tensor) -> Tensor:
 
 
 def as_array(x: Tensor) -> np.ndarray:
-    """Return the numbers of a tensor as an array of float64, for what takes NumPy's alone, which has no bfloat16, no derivatives
-    and no views with the sign turned.
+    """Return the numbers of a tensor as an array of float64, for functions that take only NumPy's arrays.
+
+    NumPy has no bfloat16, no derivatives and no views with the opposite sign.
     """
     return x.detach().cpu().double().resolve_neg().numpy()
 
 
 def is_finer(dtype: torch.dtype, other: torch.dtype) -> bool:
-    """Tell whether numbers of the `other` dtype are held exactly by a dtype, as they are by the same or by a finer one.
+    """Tell whether a dtype holds numbers of the `other` dtype exactly, as the same or a finer dtype does.
 
     >>> is_finer(torch.float64, torch.float32), is_finer(torch.float16, torch.bfloat16)
     (True, False)
@@ -71,7 +71,7 @@ def is_finer(dtype: torch.dtype, other: torch.dtype) -> bool:
 def all_finite(x: Tensor) -> bool:
     """Tell whether no number is NaN or infinite.
 
-    Their sum tells in a quarter of the time or less, unless it overflows; then each is looked at.
+    Their sum tells in a quarter of the time or less; if the sum overflows, every number is checked.
 
     >>> all_finite(torch.tensor([3e38, 3e38])), all_finite(torch.tensor([torch.inf, -torch.inf]))
     (True, False)
@@ -81,9 +81,9 @@ def all_finite(x: Tensor) -> bool:
 
 def uncast(x: Tensor) -> AbstractContextManager[Any]:
     """Return a context in which products with a tensor keep the precision of their arguments, also under an autocast, which is
-    for networks.
+    meant for networks.
 
-    Derivatives that are taken in it keep theirs too, whether the graph was made under the autocast or not.
+    Derivatives that are taken within it keep their precision too, whether the graph was made under the autocast or not.
 
     >>> with torch.autocast("cpu", torch.bfloat16), uncast(torch.ones(2, 2)):
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
@@ -104,27 +104,27 @@ def apply_matrix(a: Tensor, b: Tensor) -> Tensor:
 
 
 def dtype_of(net: Any, x: Tensor) -> torch.dtype:
-    """Return the dtype of a network's weights, in which it is called; that of `x` for what has none."""
+    """Return the dtype of a network's weights, in which it is called; that of `x` if there are no weights."""
     weights = net.parameters() if isinstance(net, nn.Module) else ()
     return next((p.dtype for p in weights if p.is_floating_point()), x.dtype)
 
 
 def narrowed(name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return finite numbers in another dtype; refuse numbers that it ends before.
+    """Return finite numbers in another dtype; refuse numbers that are too large for it.
 
     Parameters
     ----------
     name
-        What they are, the first words of an error.
+        The name of the numbers, with which an error begins.
     x
         Finite numbers.
     dtype
-        What they are brought to.
+        The dtype to convert to.
 
     Raises
     ------
     ValueError
-        If one of them is too large for it.
+        If a number is too large for the dtype.
     """
     if x.dtype == dtype:
         return x

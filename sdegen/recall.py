@@ -1,7 +1,7 @@
-"""Results that depend on values alone, computed once: `recall` finds them again by the values they were computed from.
+"""Results that depend only on values, computed once: `recall` finds them again by the values from which they were computed.
 
-Values are compared by what they hold, so that a number changed in place is seen. Of what the library cannot look into, such as
-networks and whatever users have written, nothing is remembered. What follows from one object alone is kept with that object, by
+Values are compared by their content, so a number that was changed in place is seen. Nothing is kept for values that the library
+cannot look into, such as networks and the user's own objects. What follows from a single object is kept with that object, by
 `fixed.remembered` and `fixed.kept_property`.
 """
 
@@ -39,10 +39,10 @@ class _Untold(Exception):
 
 
 def recall(compute: Callable[[], T], *about: Any) -> T:
-    """Return what a function computes, or what it computed of equal values before, one of the last 16 results.
+    """Return the result of a function, or one of the last 16 results if it was computed from equal values.
 
-    Results are shared: who takes one leaves it as it is. Not kept are those of more than four million numbers, of values that can
-    not be looked into, and of tensors that are being differentiated.
+    Results are shared, so callers must not change them. Results of more than four million numbers are not kept, nor are those of
+    values that cannot be looked into, or of tensors by which is differentiated.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def recall(compute: Callable[[], T], *about: Any) -> T:
 
 
 def _or_none(look: Callable[[Any], Any], value: Any) -> Any:
-    """Return what is found in a value; None where it cannot be looked into."""
+    """Return what `look` finds in a value; None if the value cannot be looked into."""
     try:
         return look(value)
     except _Untold:
@@ -85,7 +85,7 @@ def _or_none(look: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _held(value: Any) -> Any:
-    """Return what a value holds, so that it compares equal to what is held by another of which the same is computed."""
+    """Return the content of a value, in a form that is equal for values from which the same result follows."""
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Tensor):
@@ -99,13 +99,13 @@ def _held(value: Any) -> Any:
     if isinstance(value, Fixed):
         if is_followed(value):
             raise _Untold
-        return value, weights_of(value)  # what it holds of numbers that may change all the same
+        return value, weights_of(value)  # its numbers that may change even so
     known = _known(value)
     return [known, *[(k, part if isinstance(part, _PLAIN) else _held(part)) for k, part in _parts(value).items()]]
 
 
 def _size(value: Any) -> int:
-    """Count the numbers in a result; refuse one that holds a model, which is larger and may be another the next time."""
+    """Return the number of numbers in a result; refuse a result that holds a model, which is larger and may change."""
     if isinstance(value, (*_PLAIN, Fixed)):
         return 0
     if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""The generators of torch, NumPy and Python that code from outside draws from, set and put back: `seeded`."""
+"""A context that sets and restores the generators of torch, NumPy and Python, from which the user's code draws: `seeded`."""
 
 from __future__ import annotations
 

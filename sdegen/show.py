@@ -1,8 +1,8 @@
 """One-line representations of objects: the call that makes the object, with tensors as shapes and networks as numbers of
 weights.
 
-``__repr__ = show_call`` in the body of a class is all that it takes where the arguments of the constructor are kept as attributes
-of the same names. Arguments that are not kept are not shown.
+``__repr__ = show_call`` in the body of a class is enough if the arguments of the constructor are kept as attributes of the same
+names. Arguments that are not kept are not shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 def show_call(thing: Any) -> str:
     """Return the call that makes an object, as text for its `repr`: the class, and the arguments that differ from the defaults.
 
-    Of a named tuple, which is a result, every field is shown.
+    For a named tuple, which is a result, every field is shown.
 
     Parameters
     ----------
@@ -46,12 +46,12 @@ def show_call(thing: Any) -> str:
 
 
 def show_value(value: Any) -> str:
-    """Return a value in a few words: numbers as they are, tensors by dtype and shape, networks by their number of weights.
+    """Return a short text for a value: numbers as they are, tensors by dtype and shape, networks by their number of weights.
 
     Parameters
     ----------
     value
-        Whatever an object may hold.
+        Any value.
 
     Examples
     --------
@@ -117,7 +117,7 @@ def _arguments(thing: Any) -> list[str]:
 
 
 def _goes_without_saying(value: Any, parameter: inspect.Parameter) -> bool:
-    """Tell whether an argument is left out of what is shown: it is the default, and no number."""
+    """Tell whether an argument is not shown: it has the default value, and is not a number."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return False
     return value is parameter.default or (isinstance(value, (bool, str, tuple)) and value == parameter.default)

@@ -1,7 +1,7 @@
-"""Whether functions from outside can be called as the library will call them: `check_call` for functions that users give, and
+"""Checks that the user's functions can be called as the library will call them: `check_call` for functions that users give, and
 `Overridable` for methods that they override.
 
-It is asked once, where a function enters the library or a class is defined, and never before a call.
+A function is checked once, when it is given or its class is defined, and not before every call.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def check_call(
     Parameters
     ----------
     name
-        What an error calls it.
+        The name of the function in an error.
     function
-        A function, or a network, of which ``forward`` is asked.
+        A function, or a network, whose ``forward`` is checked.
     arguments
-        What it will be called with, in the words of an error.
+        The positional arguments of a call, in the words of an error.
     keywords
-        The names of arguments that it will be called with by keyword.
+        The names of arguments that are passed by keyword.
     conditions
-        Whether it may need more by keyword, as a network does that is conditional.
+        Whether the function may need further keywords, as a conditional network does.
 
     Raises
     ------
     TypeError
-        If it takes fewer, or needs more.
+        If it takes fewer arguments, or needs more.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def check_call(
 
 
 def check_overrides(cls: type) -> None:
-    """Refuse a class with a method that cannot be called as the one of the library that it overrides.
+    """Refuse a class with a method that cannot be called like the method of the library that it overrides.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def check_overrides(cls: type) -> None:
     Raises
     ------
     TypeError
-        Naming the method.
+        If there is such a method; the message names it.
     """
     for name, method in vars(cls).items():
         if not isinstance(method, FunctionType) or name.startswith("_"):
@@ -93,7 +93,7 @@ def check_overrides(cls: type) -> None:
 
 
 class Overridable:
-    """The base class of what the user derives from: a method that takes other arguments than the one it overrides is refused."""
+    """The base class of classes that users derive from: a method with other arguments than the method it overrides is refused."""
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Check the methods of a class."""

@@ -1,6 +1,7 @@
-"""Files of tensors with a header of text, in the safetensors format: written whole or not at all, and checked when read.
+"""Files of tensors with a header of text, in the safetensors format, which are written whole or not at all, and checked when
+read.
 
-A header holds the name of its format and a checksum of all else, so that a file damaged anywhere is refused. Nothing is
+A header holds the name of its format and a checksum of all else, so that a file that is damaged anywhere is refused. Nothing is
 pickled, here or anywhere in the library.
 """
 
@@ -28,15 +29,15 @@ CHECKSUM = "crc32"
 def write_whole(tensors: dict[str, Tensor], header: dict[str, str], path: Path) -> None:
     """Write a safetensors file that is complete or absent, even if the process or the machine stops on the way.
 
-    It is written beside its place in a folder ``.NAME.*.part``, which only a killed process leaves behind, brought to the
-    disk, and moved.
+    It is written next to its place in a folder ``.NAME.*.part``, which only a killed process leaves behind, flushed to the disk,
+    and moved to its place.
 
     Raises
     ------
     TypeError
-        If a tensor is sparse, or holds nothing, as those of the device ``meta``.
+        If a tensor is sparse, or holds no numbers, as on the device ``meta``.
     OSError
-        If there is no such folder, the path is one itself, or the disk does not take the file. One that was there before is
+        If there is no such folder, the path is a folder itself, or the file cannot be written. A file that was there before stays
         whole.
     """
     if not path.parent.is_dir():
@@ -76,16 +77,16 @@ def read_whole(
     path
         The file.
     formats
-        The formats that are known, the present one first; files of older ones may be without a checksum.
+        The formats that are known, the present one first; files of older formats may have no checksum.
     broken
-        What to do about a file that is not whole, which ends the sentence.
+        What to do about a file that is not whole, as the end of the error's sentence.
     other
-        What to do about a file of another format.
+        What to do about a file of another format, as the end of the error's sentence.
 
     Raises
     ------
     ValueError
-        If the file is not whole or damaged, or its format is none of these.
+        If the file is not whole or is damaged, or its format is not known.
     OSError
         If the file cannot be read at all.
     """
@@ -113,18 +114,18 @@ def parsed(path: Path, header: dict[str, str], name: str, kind: type | tuple[typ
     Parameters
     ----------
     path
-        The file that the header is of, to be named.
+        The file of the header, for its name in an error.
     header, name
-        The header, and the entry.
+        The header, and the name of the entry.
     kind
-        The type that it must have.
+        The type that the entry must have.
     broken
-        What to do about another one, which ends the sentence.
+        What to do about another entry, as the end of the error's sentence.
 
     Raises
     ------
     ValueError
-        If the entry is missing, no JSON, or of another type.
+        If the entry is missing, is not JSON, or has another type.
     """
     try:
         value = json.loads(header[name])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 Upgrade = Callable[[Any, dict[str, Tensor]], tuple[Any, dict[str, Tensor]]]
 
-# What the first format called classes and their chapters.
+# The names of classes and chapters in the first format.
 _CLASSES_OF_1 = {
     f"models.{name}": f"{name}Parametrization" for name in ("Data", "EDM", "Noise", "Score", "Velocity")
 } | {
@@ -47,7 +47,7 @@ def _from_2(described: Any, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, 
 
 
 def _from_3(described: Any, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
-    """Give the label of a network the place of one condition among others."""
+    """Give the label of a network its new place, as one condition among others."""
     moved = {f"weight:{old}weight": f"weight:{new}weight" for old, new in _labels(described, "")}
     return described, {moved.get(name, name): value for name, value in tensors.items()}
 
@@ -78,9 +78,9 @@ def upgrade(described: Any, tensors: dict[str, Tensor], found: str, wanted: str)
     Parameters
     ----------
     described, tensors
-        What the file holds.
+        The description and the tensors in the file.
     found, wanted
-        Its format, and the present one.
+        The format of the file, and the present format.
     """
     while found != wanted:
         found, to_next = UPGRADES[found]

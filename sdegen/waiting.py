@@ -1,4 +1,4 @@
-"""Synchronisation with an accelerator, whose numbers can be read only once its queued work is done: where that costs nothing."""
+"""A test of whether numbers can be read at no cost; those on an accelerator only can once its queued work is done."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import warnings
 
 
 def warn_caller(text: str) -> None:
-    """Warn of something, at the line outside the library that called it, however deep within the library it was found."""
+    """Warn of something at the user's line that called the library, however deep within the library it was found."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back

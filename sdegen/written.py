@@ -1,6 +1,6 @@
-"""What is found out about code that the user has written: which classes are the user's own, and what their code reads and sets.
+"""Inspection of code that the user has written: which classes are the user's own, and which names their code reads and sets.
 
-Two functions are the same if their code has one fingerprint, and looks up the same elsewhere.
+Two functions are the same if their code has the same fingerprint, and they look up the same values elsewhere.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _users_own(root: str) -> bool:
 
 
 def methods(cls: type) -> list[types.FunctionType]:
-    """Return the functions in the body of a class, those of its properties included."""
+    """Return the functions in the body of a class, including those of its properties."""
     parts = list(vars(cls).values())
     inside = [getattr(part, name, None) for part in parts for name in ("fget", "fset", "func", "__func__")]
     return [f for f in (*parts, *inside) if isinstance(f, types.FunctionType)]
@@ -52,11 +52,11 @@ def closed_over(function: types.FunctionType) -> dict[str, Any]:
 
 
 def read_elsewhere(thing: Any) -> list[tuple[str, Any]]:
-    """Return what the code of an object's class, and functions that it holds, read from globals and closures, by name, as far as
-    the user has written them: numbers, words, tensors, tables and networks.
+    """Return the values that an object's user-written code reads from globals and closures, by name.
 
-    Functions that such code calls are followed, and of other objects, modules and classes the attributes that it reads. Left out
-    is what the code itself changes, as the list in which it notes its calls.
+    The code is that of its class, and of functions that the object holds; the values are numbers, words, tensors, tables and
+    networks. Functions that the code calls are followed; of other objects, modules and classes the attributes that it reads are
+    taken. Values that the code itself changes are left out, such as a list in which it notes its calls.
     """
     kind: Any = type(thing)
     classes, functions = _own_classes(kind), list[types.FunctionType]()
@@ -82,7 +82,7 @@ def _followed(value: Any) -> bool:
 
 
 def _read_by(function: types.FunctionType, seen: set[int], found: list[tuple[str, Any]]) -> None:
-    """Add what one function reads elsewhere, and what the functions that it calls do."""
+    """Add to `found` the values that a function, and the functions that it calls, read elsewhere."""
     if id(function) in seen:
         return
     seen.add(id(function))
@@ -104,7 +104,7 @@ def _of_code(code: types.CodeType) -> tuple[frozenset[str], frozenset[str], bool
 def _add(
     name: str, value: Any, tables: tuple[type, ...], reads: frozenset[str], seen: set[int], found: list[tuple[str, Any]]
 ) -> None:
-    """Add a value, or, of what is none, its attributes that are read."""
+    """Add a value to `found`, or, if it is another kind of object, its attributes that are read."""
     if _followed(value):
         found.append((name, value.__code__))
         return _read_by(value, seen, found)
@@ -170,7 +170,7 @@ def _operands(code: types.CodeType, operation: str) -> frozenset[str]:
 
 
 def fingerprint(code: types.CodeType) -> str:
-    """Return a fingerprint of a function's code, which neither its place in a file nor its names of variables change."""
+    """Return a fingerprint of a function's code, which depends neither on its place in a file nor on names of variables."""
     parts = [
         fingerprint(part)
         if isinstance(part, types.CodeType)

@@ -1,9 +1,9 @@
 """Conformance checks: the laws that processes, models, wrappers, parametrisations, weightings and samplers must satisfy,
-the user's own too.
+including the user's own.
 
-Each kind has a module, in which every law is a function that raises `Violation`; ``check_...`` checks all of them and returns a
-`Report`, and ``..._cases`` gives them to pytest one by one. Gaussian data, on which a sampler's law is known exactly, are in
-`affine`; the tolerances, and how numbers are compared, in `report`.
+Each kind has a module, in which every law is a function that raises `Violation`. ``check_...`` checks all of them and returns a
+`Report`, and ``..._cases`` gives them to pytest one by one. `affine` has Gaussian data, on which a sampler's law is known
+exactly, and `report` the tolerances and the comparison of numbers.
 """
 
 from .affine import Response, affine_moments, gaussian_data, gaussian_error, response, sampled_moments

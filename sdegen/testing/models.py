@@ -1,4 +1,4 @@
-"""The laws of a score model: its readings are one estimate, row by row, in the dtype it is asked in, at every time."""
+"""The laws of a score model: all readings follow from one estimate, row by row, in the dtype of the state, at every time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def noised(model: ScoreModel, t: Tensor | float, n: int, seed: int) -> Tensor:
 
 
 def probe(model: ScoreModel, n: int = 6) -> Probe:
-    """Return `n` noised states at as many times, for a model to be asked about."""
+    """Return `n` noised states at as many times, at which a model is evaluated."""
     t = model.sde.T * torch.linspace(0.05, 0.9, n, dtype=torch.float64)
     x = noised(model, t, n, seed=3)
     return Probe(x, t, 1e-8 if x.dtype == torch.float64 else 1e-3)
@@ -66,7 +66,7 @@ def as_in_sampling(model: ScoreModel) -> Iterator[None]:
 
 
 def score_has_the_shape_of_the_state(model: ScoreModel) -> None:
-    """The score is finite, of shape and dtype of the state; float32 too, of a model that has no dtype of its own."""
+    """The score is finite, and has the shape and dtype of the state; also in float32, if the model has no dtype of its own."""
     x, t, _ = probe(model)
     for state in (x, x.float()) if model.like is None else (x,):
         with as_in_sampling(model):
@@ -80,13 +80,13 @@ def score_has_the_shape_of_the_state(model: ScoreModel) -> None:
 
 
 def readings_are_functions(model: ScoreModel) -> None:
-    """The same question has the same answer, and the state that is asked about stays as it is."""
+    """A reading has the same value when it is asked for again, and leaves the state as it is."""
     x, t, _ = probe(model)
     kept = x.clone()
     for reading in ("score", *(READINGS if is_linear(model.sde) else ())):
         with as_in_sampling(model):
             first = getattr(model, reading)(x, t)
-            if not torch.equal(x, kept):  # before it is asked again, which may undo the change
+            if not torch.equal(x, kept):  # before the second call, which may undo the change
                 raise Violation(f"{reading}(x, t) changes x in place")
             second = getattr(model, reading)(x, t)
         close(f"{reading}, asked twice,", first, second, 0.0)
@@ -104,7 +104,7 @@ def rows_do_not_mix(model: ScoreModel) -> None:
 
 
 def readings_agree(model: ScoreModel) -> None:
-    """``x = Phi x_0 + R eps``, ``score = −R⁻ᵀ eps`` and ``v = A x_0 + B eps``, and each is read off by its own method."""
+    """``x = Phi x_0 + R eps``, ``score = −R⁻ᵀ eps`` and ``v = A x_0 + B eps``, and each method returns its own reading."""
     if not is_linear(model.sde):
         return
     x, t, tolerance = probe(model)
@@ -172,15 +172,15 @@ def check_model(model: ScoreModel, expected: dict[str, str] | None = None) -> Re
     """Check a score model, of the library or your own, against its laws, and return a `Report`.
 
     Subclass `ScoreModel` with ``score(x, t, **cond)`` and set `sde` and `moments`; on a linear process the other readings and
-    the answers to samplers' questions follow. A model that gives the velocity instead, which alone is finite at every time,
-    derives from `VelocityModel` with ``velocity_at(x, at, **cond)``. Whichever methods are overridden, the laws hold them against
+    the answers to samplers' questions follow. A model that predicts the velocity instead, which alone is finite at every time,
+    derives from `VelocityModel` with ``velocity_at(x, at, **cond)``. Whichever methods are overridden, the laws compare them with
     each other.
 
     Parameters
     ----------
     model
-        Any score model that knows its data's moments; one with conditions as ``Conditioned(model, label=...)``, with one value
-        for all rows.
+        Any score model that knows its data's moments; a conditional one as ``Conditioned(model, label=...)``, with one value for
+        all rows.
     expected
         Laws that are expected to fail, by name, each with its reason.
 
@@ -192,7 +192,7 @@ def check_model(model: ScoreModel, expected: dict[str, str] | None = None) -> Re
     Raises
     ------
     TypeError
-        If `model` is no score model.
+        If `model` is not a score model.
     ValueError
         If `expected` names a law that is not among them.
 

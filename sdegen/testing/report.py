@@ -111,7 +111,7 @@ def check(
     laws
         Functions that raise `Violation`; any other exception breaks the law too.
     expected
-        Laws that are expected to fail, by name, each with its reason; one that holds after all is then a failure.
+        Laws that are expected to fail, by name, each with its reason; a law that holds nevertheless counts as broken.
     left_out
         Names of laws that do not apply to the subject, for each reason why.
 
@@ -141,7 +141,7 @@ def check(
 
 
 def _sentence(error: Exception) -> str:
-    """Return on one line what broke a law, with the exception's kind and notes where it was not the law that raised it."""
+    """Return on one line what broke a law, with the type and notes of the exception unless it is a `Violation`."""
     text = " ".join(str(error).split())
     if isinstance(error, Violation):
         return text
@@ -180,8 +180,8 @@ def close(name: str, got: Tensor, want: Tensor, tolerance: float, scale: Tensor 
 
 
 def same_law(name: str, y: Tensor, x: Tensor) -> None:
-    """Raise a `Violation` unless two samples of one size look like draws of one law, coordinate by coordinate: by the
-    Kolmogorov–Smirnov test, and by four moments, to five standard errors.
+    """Raise a `Violation` unless two samples of one size look like draws of one law in every coordinate, by the
+    Kolmogorov–Smirnov test and by four moments, to five standard errors.
     """
     n = len(x)
     for a, b in zip(x.reshape(n, -1).double().T, y.reshape(n, -1).double().T, strict=True):

@@ -1,8 +1,8 @@
-"""The laws of a sampler: the law it samples, its order of convergence, and that samples do not meddle with each other.
+"""The laws of a sampler: the law of its samples, its order of convergence, and that samples do not depend on each other.
 
-The first two are read off without Monte Carlo on Gaussian data (`affine`), for samplers that claim an order. Those that
-claim none, because their steps are chosen by a tolerance or because their error does not vanish with the step, have their
-samples compared with the truth, within standard errors.
+For samplers that claim an order the first two are computed without Monte Carlo on Gaussian data (`affine`). If a sampler claims
+none, because its steps are chosen by a tolerance or its error does not vanish with the step, its samples are compared with the
+truth, within standard errors.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from ..samplers import SampleNoise, Sampler, sample
 from .affine import affine_moments, gaussian_data, take_steps
 from .report import STATISTICAL, Law, Report, Violation, cases, check
 
-ROUNDING = 1e-9  # of the covariance: an error below it is none, and shows no order
+ROUNDING = 1e-9  # of the covariance: a smaller error counts as none, and shows no order
 SHORTFALL = 0.15  # by how much the order observed between two step counts may fall short of the one claimed
 FEW = 8  # steps of the runs on which no accuracy is measured
 MOST = 6  # rows of the runs with `NoiseByRow`
@@ -106,8 +106,8 @@ class Case:
 
 
 class NoiseByRow:
-    """A noise source that gives a row the same numbers in a batch of any size, up to `MOST` rows: they depend on the seed, on how
-    many calls there were, and on the row alone.
+    """A noise source that gives a row the same numbers in a batch of any size, up to `MOST` rows: they depend only on the seed,
+    the number of calls before, and the row.
     """
 
     def __init__(self, seed: int) -> None:
@@ -146,7 +146,7 @@ def step_returns_a_state_like_the_one_given(case: Case) -> None:
 
 
 def rows_do_not_mix(case: Case) -> None:
-    """A sample does not depend on the others of its batch, in any step; by no more than a tolerance, where one is held."""
+    """A sample does not depend on the others of its batch, in any step; if steps are adaptive, by no more than a tolerance."""
     x = case.states(case.few, MOST)
     together = take_steps(case.few, case.plan, case.model, x, NoiseByRow(2))
     alone = take_steps(case.few, case.plan, case.model, x[:1], NoiseByRow(2))
@@ -157,7 +157,7 @@ def rows_do_not_mix(case: Case) -> None:
 
 
 def memory_is_handed_from_step_to_step(case: Case) -> None:
-    """All that a step remembers is in what it returns: two interleaved runs equal two separate runs."""
+    """A step remembers only what it returns: two interleaved runs equal two separate runs."""
     starts, noises = [case.states(case.few, 3, seed) for seed in (1, 2)], [NoiseByRow(seed) for seed in (3, 4)]
     apart = [take_steps(case.few, case.plan, case.model, x, NoiseByRow(s)) for x, s in zip(starts, (3, 4), strict=True)]
     runs: list[tuple[Tensor, Any]] = [(x, None) for x in starts]
@@ -177,7 +177,7 @@ def seed_reproduces_the_run(case: Case) -> None:
 
 
 def samples_have_the_law_of_the_model(case: Case) -> None:
-    """Mean and covariance at the last time are those of the noised data: exactly computed, or of samples."""
+    """Mean and covariance at the last time, computed exactly or of samples, are those of the noised data."""
     if case.order is not None:
         if not case.errors[1] <= case.largest:
             raise Violation(
@@ -229,7 +229,7 @@ def order_between(errors: tuple[float, float], steps: tuple[int, int]) -> float:
 def observed_order(
     make: Callable[[int], Sampler], sde: LinearSDE, steps: tuple[int, int] = (64, 128)
 ) -> tuple[float, float]:
-    """Compute the order with which the error falls between two step counts on Gaussian data, and the last error.
+    """Compute the order with which the error falls between two step counts on Gaussian data, and return it with the last error.
 
     Parameters
     ----------
@@ -257,8 +257,8 @@ def check_sampler(
 ) -> Report:
     """Check a sampler, of the library or your own, against its laws on a linear SDE, and return a `Report`.
 
-    Subclass `Sampler` with `plan`, which forms the coefficients of every step, and `step`; hand whatever a step is to remember
-    to the next by the second thing that it returns; declare the order of convergence as `convergence_order`.
+    Subclass `Sampler` with `plan`, which forms the coefficients of every step, and `step`. What a step has to remember for the
+    next is the second value that it returns. Declare the order of convergence as `convergence_order`.
 
     Parameters
     ----------
@@ -267,14 +267,15 @@ def check_sampler(
     sde
         A linear SDE.
     order
-        The order it claims; by default what the sampler of the fewer steps declares. 0.15 less is allowed, and an error at
-        rounding is no fault whatever the order. A sampler that declares none has its samples compared with the truth instead.
+        The order that the sampler claims; by default that which the sampler of fewer steps declares. An observed order of 0.15
+        less is allowed, and any order if the error is rounding. If no order is declared, samples are compared with the truth
+        instead.
     steps
         Step counts between which the order is observed.
     largest
-        Relative error of mean and covariance allowed at the larger of them.
+        The largest relative error of mean and covariance that is allowed at the larger step count.
     final
-        ``"denoise"`` for a sampler whose last move is the denoiser's, as `sample` has it; the laws ask about the state before.
+        ``"denoise"`` for a sampler whose last move is to the posterior mean, as in `sample`; the laws are about the state before.
     expected
         Laws that are expected to fail, by name, each with its reason.
 
@@ -286,7 +287,7 @@ def check_sampler(
     Raises
     ------
     TypeError
-        If `make` returns no sampler, or the process is not linear.
+        If `make` does not return a sampler, or the process is not linear.
     ValueError
         If `expected` names a law that is not among them.
 
@@ -324,7 +325,7 @@ def _case(
     largest: float = 0.1,
     final: str = "sample",
 ) -> Case:
-    """Check the arguments of `check_sampler`, and return what the laws are checked on."""
+    """Check the arguments of `check_sampler`, and return the case on which the laws are checked."""
     check_number("largest", largest, above=0), check_choice("final", final, ("sample", "denoise"))
     if order is not None:
         check_number("order", order, above=0)

@@ -1,4 +1,4 @@
-"""`check_sde` holds a forward SDE, of the zoo or your own, against the laws of its kind; the laws are in `laws`."""
+"""`check_sde`, which checks a forward SDE, of the zoo or the user's own, against the laws of its kind; the laws are in `laws`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Group = tuple[list[Law], str | None]  # laws, and the reason why they do not app
 def groups_of(sde: SDE) -> list[Group]:
     """Return all laws of processes, in groups: each with the reason why it does not apply to this process, or None."""
     linear, known = is_linear(sde), not is_linear(sde) and sde.is_known
-    # The kinds that the process derives from, base first, then the kinds that it is none of.
+    # The kinds that the process derives from, base first, then the other kinds.
     of_kind = {kind: OF_KIND[kind] for kind in reversed(type(sde).__mro__) if kind in OF_KIND} | OF_KIND
     groups: list[Group] = [
         (EVERY, None),
@@ -74,8 +74,8 @@ def groups_of(sde: SDE) -> list[Group]:
 
 
 def laws_of(sde: SDE) -> list[Law]:
-    """Return the laws that apply to a process: those of every SDE, those of the classes it derives from, base first, and those of
-    what it can do.
+    """Return the laws that apply to a process: those of every SDE, of the classes that it derives from, base first, and of its
+    capabilities.
     """
     return [law for laws, reason in groups_of(sde) if reason is None for law in laws]
 
@@ -101,10 +101,10 @@ def check_sde(
     expected
         Laws that are expected to fail, by name, each with its reason.
     data
-        Data ``(B, *)`` on which to check a process whose coefficients are made for one shape, as they are where they couple
-        coordinates; by default made-up data of the shape that the process says (`event_shape`), or of several shapes.
+        Data ``(B, *)`` on which to check a process whose coefficients are made for one shape, as if they couple coordinates. By
+        default data are made up, in the shape that the process declares (`event_shape`), or in several shapes.
     shape
-        The shape of a datum, in place of data: they are made up.
+        The shape of a datum, in place of `data`, for made-up data.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def check_sde(
     Raises
     ------
     TypeError
-        If `sde` is no process, or a class of them.
+        If `sde` is not a process, or is a class instead of an object.
     ValueError
         If `expected` names a law that is not among them, or data and a shape are both given.
 
@@ -132,7 +132,7 @@ def check_sde(
             raise ValueError("data and shape were both given; give one of them.")
         data = made_up(sde, tuple(check_count("shape", side) for side in shape))
     attributes = check(sde, [attributes_are_those_of_a_process])
-    if not attributes.passed:  # and every law would say so again
+    if not attributes.passed:  # every other law would report the same
         return attributes
     return check(sde, [on(_for(sde, data), law) for law in laws_of(sde)], expected, left_out(sde))
 
@@ -150,16 +150,14 @@ def sde_cases(sde: SDE, data: Tensor | None = None) -> list[Any]:
 
 
 def _for(sde: SDE, data: Tensor | None) -> Tensor | None:
-    """Return the data given, or made-up ones of the only shape that a process takes, or that its units have; None where it takes
-    any.
-    """
+    """Return the given data, or made-up data of the only shape that a process or its units take; None if it takes any shape."""
     shape = sde.event_shape if sde.event_shape is not None else tuple(sde.units.mean.shape) or None
     return made_up(sde, shape) if data is None and shape is not None else data
 
 
 def _on_data(data: Tensor | None, sde: SDE) -> AbstractContextManager[None]:
-    """Check laws, within a ``with`` block, on data, or on made-up ones that lie in the domain of a process."""
-    # The domain is that of standardised data, but where coordinates stand before the units it is of the data themselves.
+    """Check laws, within a ``with`` block, on `data`, or on made-up data that lie in the domain of a process."""
+    # The domain is that of standardised data; if coordinates are applied before the units, it is that of the data themselves.
     return on_data(data, sde.data_domain, sde.units if sde.coordinates is None else None)
 
 

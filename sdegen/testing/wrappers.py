@@ -1,4 +1,4 @@
-"""The laws of a wrapper: a score model made of another, which changes what it says and shares the rest with it."""
+"""The laws of a wrapper: a score model around another model, which changes its predictions and shares all else with it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Wrapping:
 
 @contextmanager
 def restored(model: ScoreModel) -> Iterator[None]:
-    """Put moments and end of a model back as they were."""
+    """Restore moments and end of a model after a ``with`` block."""
     moments, end = model.moments, model.end
     try:
         yield
@@ -94,7 +94,7 @@ def learned_variance_is_handed_on(case: Wrapping) -> None:
 
 
 def mode_is_that_of_the_network_inside(case: Wrapping) -> None:
-    """`train` and `eval` of the wrapper reach the network inside, and an evaluation in between leaves its mode alone."""
+    """`train` and `eval` of the wrapper set the mode of the network inside, and evaluations in between do not change it."""
     if not isinstance(case.model, nn.Module) or not isinstance(case.wrapped, nn.Module):
         return
     kept = case.model.training
@@ -111,7 +111,7 @@ def mode_is_that_of_the_network_inside(case: Wrapping) -> None:
 
 
 def nothing_of_its_own_is_trained(case: Wrapping) -> None:
-    """A wrapper is no model that `fit` would train by the default objective."""
+    """A wrapper is not a model that `fit` would train by the default objective."""
     if isinstance(case.wrapped, Trainable):
         raise Violation("the wrapper is trainable itself; train the model, then wrap it")
 
@@ -152,7 +152,7 @@ def change_is_heard_in_every_reading(case: Wrapping) -> None:
         )
 
 
-# The laws of wrappers alone; those of every model are asked of the wrapper besides.
+# The laws of wrappers alone; a wrapper is also checked against the laws of every model.
 OWN: list[Law] = [
     process_is_that_of_the_model_inside,
     moments_and_end_are_shared,
@@ -166,7 +166,7 @@ OWN: list[Law] = [
 
 
 def _of_the_wrapper(law: Law) -> Law:
-    """Return a law of models that is asked of the wrapper."""
+    """Return a law of models, as a law that checks the wrapper."""
 
     @wraps(law)
     def asked(case: Wrapping) -> None:
@@ -184,9 +184,9 @@ def check_wrapper(
 ) -> Report:
     """Check a wrapper, of the library or your own, against its laws and those of every score model, and return a `Report`.
 
-    Subclass `Wrapper` with ``score`` and ``estimate`` (``velocity_at``, ``ask`` and ``answer`` where they are cheaper than what
-    follows), `guidance.CleanState` with ``estimate`` where the clean data are changed, or `guidance.Tilted` with ``tilted`` where
-    a gradient is added to the score. Process, moments, end and mode are those of the model inside.
+    Subclass `Wrapper` with ``score`` and ``estimate`` (and ``velocity_at``, ``ask`` and ``answer`` if they can be cheaper than by
+    default), `guidance.CleanState` with ``estimate`` if the clean data are changed, or `guidance.Tilted` with ``tilted`` if a
+    gradient is added to the score. Process, moments, end and mode are those of the model inside.
 
     Parameters
     ----------
@@ -194,9 +194,9 @@ def check_wrapper(
         Called with a model; returns the wrapper around it, its conditions fixed, as in
         ``lambda model: Conditioned(ClassifierFree(model, 2.0), label=0)``.
     model
-        A model to be wrapped, that knows its data's moments.
+        A model to be wrapped, which knows its data's moments.
     neutral
-        As `wrap`, with the value that changes nothing, such as a scale of one; None where there is none.
+        As `wrap`, with a setting that changes nothing, such as a scale of 1; None if there is no such setting.
     expected
         Laws that are expected to fail, by name, each with its reason.
 
@@ -208,7 +208,7 @@ def check_wrapper(
     Raises
     ------
     TypeError
-        If `wrap` returns no score model.
+        If `wrap` does not return a score model.
     ValueError
         If `expected` names a law that is not among them.
 
@@ -239,7 +239,7 @@ def wrapper_cases(wrap: Wrap, model: ScoreModel, neutral: Wrap | None = None) ->
 
 
 def _case(wrap: Wrap, model: ScoreModel, neutral: Wrap | None) -> Wrapping:
-    """Refuse what makes no score model, and return what the laws are checked on."""
+    """Return the case on which the laws are checked; refuse a `wrap` that does not return a score model."""
     wrapped = wrap(model)
     if not isinstance(wrapped, ScoreModel):
         raise TypeError(
