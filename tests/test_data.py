@@ -195,6 +195,13 @@ def test_moments_are_those_of_what_is_drawn(rows, device, dtype, generator):
         assert torch.equal(a, b)
 
 
+def test_moments_in_coordinates_are_those_of_the_data_with_all_their_digits(generator):
+    x = torch.rand(50, 2, generator=generator) * 1e-3 + 1  # in float32
+    found, known = (Source(v, v.dtype, v.device).moments(generator, sdegen.coordinates.Log()) for v in (x, x.double()))
+    for a, b in zip(found, known, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+
+
 def test_moments_of_a_law_that_gives_none_are_estimated(device, dtype, generator):
     class Silent:
         def sample(self, n, generator=None):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import grids, metrics
-from sdegen.samplers import ExponentialSDE, Fitted, Matched, Restart, default, fit_solver
+from sdegen.samplers import DDIM, ExponentialSDE, Fitted, Matched, Restart, default, fit_solver
 from sdegen.samplers.coarsened import CoarsenedNoise
 from sdegen.samplers.law_search import LawSearch
 from sdegen.testing import gaussian_data
@@ -96,6 +96,23 @@ def test_paths_held_back_have_noise_that_nothing_has_seen() -> None:
     noises = [part.noise for search in searches for part in (search.train, search.choose, search.held)]
     drawn = torch.cat([v.flatten() for noise in noises if noise is not None for v in (noise.path[1:], noise.bridge)])
     assert len(noises) == 6 and len(drawn.unique()) == len(drawn)
+
+
+@pytest.mark.parametrize("final", ["denoise", "sample"])
+def test_paths_of_a_teacher_end_where_runs_do(final: str) -> None:
+    search = LawSearch(EXACT, 3, 64, 0, final, None, {}, 1.0)
+    ends: list[Tensor] = []
+
+    class Asked(sdegen.Exact):
+        def denoise(self, x: Any, t: Any, /, **cond: Any) -> Any:
+            ends.append(x)
+            return super().denoise(x, t, **cond)
+
+    x_T, which = torch.randn(5, 2, dtype=torch.float64), torch.arange(5)
+    model = Asked(sdegen.VP(), RING)
+    found = search.draw(model, DDIM(20), x_T, which, {}).ends
+    assert len(ends) == (final == "denoise")
+    torch.testing.assert_close(found, EXACT.denoise(ends[0], search.fine[-1]) if ends else found)
 
 
 def test_what_is_no_nearer_in_law_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:

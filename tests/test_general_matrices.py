@@ -270,6 +270,14 @@ def test_maps_of_rows_split_into_the_map_of_each(kind: Callable[[Tensor], Operat
     assert len(each) == n and all(torch.equal(A(x), rows[i](x)) for i, A in enumerate(each))
 
 
+@pytest.mark.parametrize(
+    "kind", [*KINDS[:2], lambda c: Matrix(c.diag_embed() + 0.1)], ids=["scale", "diagonal", "matrix"]
+)
+def test_the_volume_of_a_map_is_that_of_its_matrix_whatever_the_signs(kind: Callable[[Tensor], Operator]) -> None:
+    A = kind(torch.tensor([[-0.5, 2.0], [-3.0, -0.7], [1.5, -4.0]], dtype=torch.float64))
+    close(A.log_abs_det(), torch.linalg.slogdet(A.matrix()).logabsdet)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=["scale", "diagonal", "matrix"])
 def test_maps_of_blocks_of_rows_are_summed_with_weights(kind: Callable[[Tensor], Operator]) -> None:
     c, w = (torch.randn(6, 2, dtype=torch.float64, generator=normal(k)) for k in range(2))

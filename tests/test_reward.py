@@ -10,6 +10,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen.guidance import tilted_smc
+from sdegen.guidance.particles import chain_times
 from sdegen.laws import GaussianMixture, tilt_law
 
 LAW = GaussianMixture(
@@ -134,6 +135,7 @@ def test_a_model_that_is_to_end_early_is_asked_to_its_own_end() -> None:
     model = sdegen.Exact(sdegen.VP(), LAW)
     model.end = 0.1
     tilted_smc(model, reward, 8, steps=3, seed=0)
+    assert chain_times(model, sdegen.VP(), None, 3)[-1] == 0.1
     with pytest.raises(ValueError, match=r"end it nearer to t = 0\.1\."):
         tilted_smc(model, reward, 8, steps=3, grid=sdegen.grids.Angle(end=0.11), seed=0)
 
