@@ -1,8 +1,8 @@
 """The exact law of a sampler's output on Gaussian data, without Monte Carlo.
 
-The exact score of a Gaussian is affine in the state, so every step with coefficients of its own is affine in state, memory
-and noise, and so is the whole run: ``x_0 = A x_T + b + B z``. One run from unit vectors of start and noise shows `A`, `b` and
-`B`, and with them mean and covariance of what comes out. What is left after comparing those with the truth is error of the
+The exact score of a Gaussian is affine in the state. So every step whose coefficients do not depend on the state is affine in
+state, memory and noise, and so is the whole run: ``x_0 = A x_T + b + B z``. One run from unit vectors of start and noise gives
+`A`, `b` and `B`, and with them mean and covariance of the samples. Their differences from the true ones are errors of the
 discretisation alone.
 """
 
@@ -36,11 +36,11 @@ from ..samplers import Sampler, sample
 from ..samplers.base import Noise
 from ..samplers.defaults import default
 
-AFFINE = 1e-8  # relative to the largest number: by how much rounding may make an affine run look as if it were none
+AFFINE = 1e-8  # of the largest number: the largest deviation of an affine run by rounding
 
 
 def gaussian_data() -> GaussianMixture:
-    """Make Gaussian data in two dimensions with unequal, rotated axes and a nonzero mean."""
+    """Make Gaussian data in two dimensions with unequal, rotated axes and a nonzero mean, and return their law."""
     covariance = torch.tensor([[[0.9, 0.3], [0.3, 0.4]]], dtype=torch.float64)
     return GaussianMixture(torch.ones(1), torch.tensor([[0.6, -0.4]], dtype=torch.float64), covariance)
 
@@ -56,7 +56,7 @@ class UnitNoise:
         self.first, self.calls = first, 0
 
     def __call__(self, like: Tensor) -> Tensor:
-        """Return the noise of this call; where the batch has no rows for it, 0."""
+        """Return the noise of this call; it is 0 if the batch has no rows for it."""
         z = torch.zeros(len(like), like[0].numel(), dtype=like.dtype)
         D = z.shape[1]
         rows = z[self.first + self.calls * D :][:D]
@@ -102,11 +102,11 @@ def response(sampler: Sampler, model: Exact, denoise: bool = False) -> Response:
     Parameters
     ----------
     sampler
-        Any whose steps are affine on an affine model, with or without memory; not one whose steps are chosen by the state.
+        A sampler whose steps are affine on an affine model, with or without memory; its steps must not depend on the state.
     model
-        The exact model of a Gaussian: of another law it is not affine.
+        The exact model of a Gaussian; exact models of other laws are not affine.
     denoise
-        Whether the times are those of a run that ends with the denoiser; its move is left out all the same.
+        Whether the times are those of a run that ends in the posterior mean; the move to it is left out in any case.
 
     Raises
     ------
@@ -123,8 +123,8 @@ def response(sampler: Sampler, model: Exact, denoise: bool = False) -> Response:
 def _response(run: Callable[[Tensor, Noise], Tensor], like: Tensor, name: str) -> Response:
     """Return the response of a run that takes starts ``(B, *)``, each of the shape of `like`, with a source of noise."""
     D, count = like.numel(), UnitNoise()
-    run(torch.zeros(1, *like.shape, dtype=torch.float64), count)  # tells how often a run draws noise
-    # Rows: zero, the unit states, one for each number of noise, and last the sum of the unit states, to see if it is affine.
+    run(torch.zeros(1, *like.shape, dtype=torch.float64), count)  # counts how often a run draws noise
+    # Rows: zero, the unit states, one for each number of noise, and last the sum of the unit states, to test that it is affine.
     rows = torch.zeros(2 + D + count.calls * D, D, dtype=torch.float64)
     rows[1 : 1 + D] = torch.eye(D, dtype=torch.float64)
     rows[-1] = 1.0
@@ -147,7 +147,7 @@ def affine_moments(sampler: Sampler, model: Exact, denoise: bool = False) -> tup
     Returns
     -------
     Tensor, Tensor
-        Of the flattened state at the last time, ``(D,)`` and ``(D, D)``.
+        Mean and covariance of the flattened state at the last time, ``(D,)`` and ``(D, D)``.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def affine_moments(sampler: Sampler, model: Exact, denoise: bool = False) -> tup
 
 @check_arguments
 def sampled_moments(model: Exact, sampler: Sampler | None = None) -> Moments:
-    """Compute mean and covariance of what `sdegen.sample` returns on Gaussian data, the last move to clean data included.
+    """Compute mean and covariance of the samples of `sdegen.sample` on Gaussian data, after the last move to clean data.
 
     The start has the true law at the first time.
 
@@ -169,7 +169,7 @@ def sampled_moments(model: Exact, sampler: Sampler | None = None) -> Moments:
     model
         The exact model of a Gaussian.
     sampler
-        As for `response`; the default sampler otherwise.
+        As for `response`; by default the default sampler.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def sampled_moments(model: Exact, sampler: Sampler | None = None) -> Moments:
 
 @check_arguments
 def gaussian_error(model: Exact, sampler: Sampler | None = None) -> float:
-    """Compute the 2-Wasserstein distance, in units of the data, of what a solver samples to Gaussian data, in closed form.
+    """Compute the 2-Wasserstein distance, in units of the data, between a solver's samples and Gaussian data, in closed form.
 
     ``W_2² = ‖m − m*‖² + tr(C + C* − 2 (C^½ C* C^½)^½)`` with the moments of `sampled_moments`.
 

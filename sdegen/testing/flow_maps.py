@@ -1,4 +1,4 @@
-"""The laws of a flow map: those that its form alone gives, whatever its weights, and those that training has to bring."""
+"""The laws of a flow map: those that hold by its form, whatever its weights, and those that only training can bring about."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SEED = 20
 
 @dataclass(frozen=True)
 class MapCase:
-    """A flow map with what its laws are checked on; see `check_flow_map`."""
+    """A flow map with the settings of the check of its laws; see `check_flow_map`."""
 
     model: FlowMap
     n: int
@@ -51,17 +51,19 @@ class MapCase:
 
     @cached_property
     def rounding(self) -> float:
-        """By how much of its size a state may differ where only the order of sums does, or a process is known by quadrature."""
+        """The relative difference of states that is allowed if only the order of sums differs, or a process is known by
+        quadrature.
+        """
         return max(1e3 * torch.finfo(self.dtype).eps, 1e-10)
 
     @cached_property
     def last(self) -> Tensor:
-        """The time of the states that runs begin with, ``(1,)``."""
+        """The time at which runs begin, ``(1,)``."""
         return torch.tensor([self.model.sde.t_max], dtype=torch.float64)
 
     @cached_property
     def x_T(self) -> Tensor:
-        """The states, drawn from the prior, that runs begin with."""
+        """The states with which runs begin, drawn from the prior."""
         return start(self.model, self.n, SEED, times=torch.cat([self.last, self.last]))
 
     def time(self, share: float) -> Tensor:
@@ -70,11 +72,11 @@ class MapCase:
 
     @cached_property
     def states(self) -> Tensor:
-        """States at two thirds of the angle, where the map takes those of the beginning."""
+        """The states to which the map takes the first states, at two thirds of the angle."""
         return self.jump(self.x_T, self.last, self.time(2 / 3))
 
     def follow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Return the states at `s` of states at `t`, by the probability flow of the map's own velocity."""
+        """Return the states at `s` to which the probability flow of the map's own velocity takes the states `x` at `t`."""
         tolerance = 1e-8 if self.dtype == torch.float64 else 1e-5
         flow = ProbabilityFlow(grid=Given(torch.cat([t, s])), rtol=tolerance, atol=tolerance)
         ends: list[Tensor] = []  # states with all their channels; `sample` itself returns data
@@ -85,7 +87,7 @@ class MapCase:
         return ends[-1]
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Return the states at `s` of states at `t`, by one jump of the map."""
+        """Return the states at `s` to which one jump of the map takes the states `x` at `t`."""
         with torch.no_grad(), evaluating(self.model):
             return self.model.jump(x, t, s, **self.cond)
 
@@ -115,7 +117,7 @@ def leaves_along_the_velocity(case: MapCase) -> None:
     """The derivative of ``X_{t→s}(x)`` by `s` at ``s = t`` is the probability flow's, by a central difference."""
     share, flow = 2 / 3, case.model.sde.flow(case.model)
     eps = torch.finfo(case.dtype).eps
-    step = eps ** (1 / 3)  # of the angle, where rounding and the difference for a derivative err alike
+    step = eps ** (1 / 3)  # of the angle: errors of rounding and of the difference quotient are then alike
     ends = [case.time(share * (1 + k * step)) for k in (-1, 1)]
     early, late = (flow.chart(case.jump(case.states, case.time(share), s), s) for s in ends)
     found = (late - early) / (flow.clock(ends[1]) - flow.clock(ends[0])).to(late)
@@ -127,7 +129,7 @@ def leaves_along_the_velocity(case: MapCase) -> None:
 
 
 def rows_of_a_jump_do_not_mix(case: MapCase) -> None:
-    """The end of a state does not depend on the others of its batch, nor on their times."""
+    """The end of a jump does not depend on the other states of the batch, nor on their times."""
     s = torch.stack([case.time(0.3), case.time(0.0)]).repeat(case.n, 1)[: case.n, 0]
     together = case.jump(case.states, case.time(2 / 3).expand(case.n), s)
     alone = torch.cat(
@@ -137,7 +139,7 @@ def rows_of_a_jump_do_not_mix(case: MapCase) -> None:
 
 
 def jumps_take_the_way_of_the_map(case: MapCase) -> None:
-    """`Jumps` of two steps is two jumps of the map, with its coefficients formed beforehand."""
+    """`Jumps` with two steps ends where two jumps of the map do."""
     sampler = Jumps(2)
     times = sampler.times(case.model.sde, denoise=True)
     x = case.x_T
@@ -170,14 +172,14 @@ def comes_back(case: MapCase) -> None:
     case.meet("states that came back from the data", case.jump(case.jump(case.states, t, s), s, t), case.states, t)
 
 
-# What the form of a map gives, whatever its weights.
+# Laws that hold by the form of a map, whatever its weights.
 FORM: list[Law] = [
     a_way_to_the_same_time_goes_nowhere,
     leaves_along_the_velocity,
     rows_of_a_jump_do_not_mix,
     jumps_take_the_way_of_the_map,
 ]
-# What training has to bring; `comes_back` besides, of maps that are trained both ways.
+# Laws that only training can bring about; `comes_back` is a further one, for maps that are trained both ways.
 TRAINED: list[Law] = [two_jumps_are_one, ends_where_the_flow_ends]
 LAWS: list[Law] = [*FORM, *TRAINED, comes_back]
 
@@ -188,20 +190,21 @@ def check_flow_map(
 ) -> Report:
     """Check a flow map against its laws, and return a `Report`.
 
-    A map of any weights goes nowhere in no time, leaves along its velocity, and takes each row by itself. A trained one besides
-    ends where the flow of its velocity does, by one jump or by two. Where two neighbouring states go to different modes no map
-    that is continuous can be right: the report says how far half of the states are off, and nine in ten.
+    A map of any weights takes a state at a time to itself at the same time, leaves along its velocity, and does not mix rows. A
+    trained map also ends where the flow of its velocity does, by one jump or by two. Where two neighbouring states go to
+    different modes no continuous map can be right; the report gives the errors below which half of the states are, and nine in
+    ten.
 
     Parameters
     ----------
     model
-        The map; of float64 weights laws of its form are checked to rounding of that.
+        The map; with float64 weights the laws of its form are checked to rounding in float64.
     tolerance
-        Root mean square by which the ends of trained maps may differ, in standard deviations of the data.
+        The root mean square, in standard deviations of the data, by which ends may differ in the laws of trained maps.
     n
-        How many states the map is checked on, drawn from the prior.
+        The number of states, drawn from the prior, on which the map is checked.
     both_ways
-        Whether the map was trained from data to noise too, and has to come back.
+        Whether the map was trained from data to noise too, so that it has to come back.
     cond
         Conditions of the model.
 
@@ -236,5 +239,5 @@ def flow_map_cases(
 
 
 def _case(model: FlowMap, tolerance: float, n: int, cond: dict[str, Any]) -> MapCase:
-    """Check the numbers, and return what the laws are checked on."""
+    """Check the numbers, and return the case on which the laws are checked."""
     return MapCase(model, check_count("n", n, at_least=2), check_number("tolerance", tolerance, above=0), cond)

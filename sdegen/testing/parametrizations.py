@@ -33,7 +33,7 @@ from ..processes.linear import LinearSDE
 from .laws.probes import generator, times
 from .report import Law, Report, Violation, cases, check, close
 
-STD = 1.3  # standard deviation of the data that coefficients are asked for
+STD = 1.3  # standard deviation of the data for which coefficients are computed
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Parametrized:
 
     @property
     def is_a_residual(self) -> bool:
-        """Whether the network predicts what a closed form leaves to be said, by `coefficients` of its own and no `target`."""
+        """Whether the network predicts the residual of a closed form, by `coefficients` of its own in place of `target`."""
         return type(self.parametrization).coefficients is not Parametrization.coefficients
 
     def coefficients(self, t: Tensor) -> Coefficients:
@@ -93,7 +93,7 @@ def network_can_change_the_data(case: Parametrized) -> None:
 
 
 def input_has_unit_variance(case: Parametrized) -> None:
-    """``c_in x`` is white for data of the standard deviation given."""
+    """``c_in x`` has covariance 1 for data of the given standard deviation."""
     t = times(case.sde)
     at = case.sde.marginal(t)
     covariance = at.Phi @ (case.sde.datum * STD**2) @ at.Phi.T + at.covariance
@@ -118,7 +118,7 @@ def coefficients_are_finite_at_both_ends(case: Parametrized) -> None:
 
 
 def noise_level_rises_with_time(case: Parametrized) -> None:
-    """``c_noise`` rises, so that the network can tell the levels apart, and is as long as the times."""
+    """``c_noise`` rises, so that the network can tell the levels apart, and has the shape of the times."""
     t = case.sde.T * torch.linspace(0.0, 1.0, 33, dtype=torch.float64)
     level = case.parametrization.level(case.sde, case.sde.marginal(t))
     if level.shape != t.shape:
@@ -128,7 +128,7 @@ def noise_level_rises_with_time(case: Parametrized) -> None:
 
 
 def rows_do_not_mix(case: Parametrized) -> None:
-    """The coefficients at a time do not depend on the other times asked about."""
+    """The coefficients at a time do not depend on the other times of a call."""
     t = times(case.sde)
     together = case.coefficients(t)
     for i in range(len(t)):
@@ -158,8 +158,8 @@ def check_parametrization(
     """Check a parametrisation, of the library or your own, against its laws on a linear SDE, and return a `Report`.
 
     Subclass `Parametrization` with ``target(at)``, which returns the operators of ``F = a x_0 + b z``; or, for a network that
-    gives what a closed form leaves to be said, with ``coefficients(sde, at, std)``, which returns all four. A process on which
-    the question determines no data is to be refused in ``check(sde)``.
+    predicts the residual of a closed form, with ``coefficients(sde, at, std)``, which returns all four coefficients. Refuse in
+    ``check(sde)`` a process on which the network's answer does not determine the data.
 
     Parameters
     ----------
@@ -208,6 +208,6 @@ def parametrization_cases(parametrization: Parametrization, sde: LinearSDE) -> l
 
 
 def _case(parametrization: Parametrization, sde: LinearSDE) -> Parametrized:
-    """Have the parametrisation accept or refuse the process, and return what the laws are checked on."""
+    """Let the parametrisation accept or refuse the process, and return the case on which the laws are checked."""
     parametrization.check(sde)
     return Parametrized(parametrization, sde)

@@ -1,4 +1,6 @@
-"""The laws of a weighting, an operator for every time, and of a law of training times, whose factor undoes it."""
+"""The laws of a weighting, which is an operator for every time, and of a law of training times, which has a factor that undoes
+it.
+"""
 
 from __future__ import annotations
 
@@ -116,10 +118,10 @@ def check_weighting(
     weighting
         The weighting, of the library or your own.
     sde
-        Any SDE that it means something for.
+        Any SDE to which the weighting applies.
     weight
-        Called with times ``(B,)``; returns lambda, the weight of the squared score error: numbers ``(B,)``, or matrices ``(B, k,
-        k)`` on a matrix process. What the weighting is meant to be, by another route; None leaves that law out.
+        The same weighting by another route: called with times ``(B,)``, it returns lambda, the weight of the squared score error,
+        as numbers ``(B,)``, or as matrices ``(B, k, k)`` on a matrix process. None leaves that law out.
     expected
         Laws that are expected to fail, by name, each with its reason.
 
@@ -185,7 +187,7 @@ def times_lie_inside(case: Timed) -> None:
 
 
 def generator_decides_the_draw(case: Timed) -> None:
-    """One state of the generator gives one draw, another one another."""
+    """The same state of the generator gives the same draw, and another state another draw."""
     first, second, other = case.draw(16)[0], case.draw(16)[0], case.draw(16, seed=1)[0]
     if not torch.equal(first, second):
         raise Violation("two draws from one seed differ")
@@ -230,9 +232,9 @@ def check_times(law: TimeLaw, sde: SDE, expected: dict[str, str] | None = None) 
     law
         The law of times, of the library or your own.
     sde
-        Any SDE that it means something for.
+        Any SDE to which the law of times applies.
     expected
-        Laws that are expected to fail, by name, each with its reason: of a law that is part of the objective,
+        Laws that are expected to fail, by name, each with its reason; for a law of times that is part of the objective,
         ``{"factor_undoes_the_law": "..."}``.
 
     Returns

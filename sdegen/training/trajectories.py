@@ -1,8 +1,8 @@
-"""Flow maps from trajectories of a teacher: `trace` follows its flow once in many steps, and by the loss `Trajectories` a map
-learns to jump between the states on the way.
+"""Flow maps from trajectories of a teacher: `trace` follows the teacher's flow once in many steps, and by the loss `Trajectories`
+a map learns to jump between the states on the way.
 
-No target depends on the map, so that it cannot lead itself astray, and a step of training costs as much as one of the ordinary
-loss.
+No target depends on the map, so the map's errors cannot reinforce each other, and a step of training costs as much as a step with
+the ordinary loss.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Paths(NamedTuple):
     Attributes
     ----------
     states
-        In units in which noise and data are turned into each other, ``x / √(alpha² + sigma²)``, ``(N, K + 1, *)``.
+        The normalised states ``x / √(alpha² + sigma²)``, ``(N, K + 1, *)``.
     velocities
-        At all of them but the last, ``(N, K, *)``.
+        The velocities at all of these states but the last, ``(N, K, *)``.
     angles
-        Of the process, float64 ``(N, K + 1)``.
+        The angles of the process, float64 ``(N, K + 1)``.
     cond
         The conditions of each trajectory.
     """
@@ -73,24 +73,25 @@ def trace(
 ) -> Paths:
     """Follow the probability flow of a model from noise to data `n` times, and return the states on the way.
 
-    Angles of the nodes are even but for a shift of each trajectory's own, by up to half of what is between two. All trajectories
-    together so meet all angles but those nearer than that to an end. Between two nodes are steps of second order around a point
-    mass.
+    The nodes are even in the angle, but for a shift of each trajectory's own by up to half the distance of two nodes. So all
+    trajectories together meet all angles, except those that are nearer to an end than this. Steps between two nodes are of second
+    order around a point mass.
 
     Parameters
     ----------
     model
-        A score model on a scalar process.
+        A score model of a scalar process.
     n
-        Trajectories; some tens of thousands for a map, so that it does not learn them by heart.
+        The number of trajectories; some tens of thousands for a map, so that it does not learn them by heart.
     nodes
-        States kept of each, besides the first.
+        The number of states that are kept of each trajectory, besides the first.
     between
-        Evaluations from one to the next.
+        The number of evaluations from one node to the next.
     seed
-        Of noise and shifts; a fresh one by default.
+        The seed of noise and shifts; a fresh one by default.
     batch
-        Most trajectories that go through the model at a time. They do not depend on it, nor on `n`, but for rounding.
+        The largest number of trajectories that go through the model at a time. But for rounding they depend neither on it nor on
+        `n`.
     half
         Whether the network computes, and states are kept, in half precision.
     cond
@@ -99,9 +100,9 @@ def trace(
     Raises
     ------
     TypeError
-        If the process is not scalar, or the model takes no condition of a name.
+        If the process is not scalar, or the model takes no condition of a given name.
     ValueError
-        If a number is none that can be, or a condition has not `n` rows or is not finite.
+        If a number is out of range, or a condition has not `n` rows or is not finite.
 
     Examples
     --------
@@ -137,10 +138,10 @@ def trace(
 def _follow(
     model: ScoreModel, sde: ScalarSDE, x: Tensor, angles: Tensor, between: int, cond: dict[str, Any]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the normalised states at given angles with their velocities; the last one has none.
+    """Yield the normalised states at given angles with their velocities; the last velocity has no meaning.
 
-    Each step is of second order around a point mass, ``u' = cos(h) u + sin(h) v + ½ h²/h₋ Δv``, with ``Δv`` what the velocity
-    changed by in the step before, of length ``h₋``, beyond the rotation.
+    Each step is of second order around a point mass, ``u' = cos(h) u + sin(h) v + ½ h²/h₋ Δv``. Here ``Δv`` is the change of the
+    velocity, beyond the rotation, in the step before, of length ``h₋``.
     """
     u = sde.marginal(sde.time_of_angle(angles[:, 0])).normalise(x)
     v, expected, last = u, None, angles[:, 0]
@@ -162,36 +163,36 @@ def _follow(
 class Trajectories(ScoreLoss):
     """The loss of a flow map between two states of one trajectory of its teacher: the difference of ends over the angle between.
 
-    A share `still` of rows goes from a state to itself, by the difference of velocities: there the map stays a score model. With
-    the probability `whole` a jump begins where its trajectory begins, and else anywhere on it; independently, and with the same
-    probability, it ends where that ends, and else anywhere further on.
+    A share `still` of rows goes from a state to itself, with the difference of velocities as the error, so that the map stays a
+    score model. With the probability `whole` a jump begins at the beginning of its trajectory, and else anywhere on it.
+    Independently, with the same probability, it ends at the end of the trajectory, and else anywhere further on.
 
-    With whole ways alone it is the knowledge distillation of E. Luhman and T. Luhman, *Knowledge distillation in iterative
+    With whole trajectories only it is the knowledge distillation of E. Luhman and T. Luhman, *Knowledge distillation in iterative
     generative models for improved sampling speed*, 2021, arXiv:2101.02388.
 
-    Of the data of `fit` it takes the number of rows in a batch alone, but as in every training their moments become those of the
-    map: give the data of the teacher. Conditions are those of the trajectories, which `fit` cannot drop by ``p_uncond``: give
-    `trace` their nulls in some rows.
+    It uses only the number of rows in a batch of the data of `fit`; but as in every training the moments of the data become those
+    of the map, so give the data of the teacher. Conditions are those of the trajectories, which `fit` cannot drop by
+    ``p_uncond``: give `trace` the nulls of conditions in some rows.
 
     Parameters
     ----------
     teacher
-        The model whose flow was followed, on the process of the map.
+        The model whose flow was followed, of the same process as the map.
     paths
-        Its trajectories, of `trace`.
+        The trajectories of the teacher, as `trace` returns them.
     whole, still
         The probabilities of an end, and of a way of no length.
     power
-        Squared misses are divided by this power of their own size, from 0 to 1, as of a `MapLoss`: 1/2 for distances, which of
-        two modes that neighbours go to ask for one, and not for what is between.
+        The power, from 0 to 1, of their own size by which squared errors are divided, as for a `MapLoss`: 1/2 gives distances,
+        which ask for one of two modes to which neighbours go, and not for a point between.
 
     Raises
     ------
     ValueError
-        If one is no probability, or `power` is not in [0, 1]; at a call, if the map is of another process or under other
-        conditions than the paths.
+        If `whole` or `still` is not a probability, or `power` is not in [0, 1]; at a call, if the map has another process or
+        other conditions than the paths.
     TypeError
-        At a call, if the model is no `FlowMap`.
+        At a call, if the model is not a `FlowMap`.
 
     Examples
     --------
@@ -218,7 +219,7 @@ class Trajectories(ScoreLoss):
         return self.paths.cond
 
     def pairs(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw `n` trajectories, and the numbers of the states in which jumps begin and end."""
+        """Draw `n` jumps, and return the indices of their trajectories, and of the states at which they begin and end."""
         N, K = self.paths.velocities.shape[:2]
         u = uniform_like(torch.empty(6, n, dtype=torch.float64), generator)
         first = torch.where(u[1] < self.whole, 0, (u[2] * K).long())
@@ -228,7 +229,7 @@ class Trajectories(ScoreLoss):
     def __call__(
         self, model: ScoreModel, x_0: Tensor, /, generator: torch.Generator | None = None, **cond: Any
     ) -> Tensor:
-        """Return the loss of as many rows as there are data, ``(B,)``."""
+        """Return the loss of as many jumps as there are data, ``(B,)``."""
         model = as_map(model, self.teacher)
         sde, paths, x_0 = model.sde, self.paths, widened(x_0)
         if set(cond) != set(paths.cond):
