@@ -326,7 +326,7 @@ def test_euler_maruyama_converges_strongly_on_a_brownian_path() -> None:
         (lambda: BrownianNoise(0, 0, TIMES, 0), r"^coarsest = 0"),
         (lambda: BrownianNoise(0, 0, TIMES.flip(0), 3), r"^times must decrease strictly"),
         (increments_beyond, r"^noise was asked for more than 1 times"),
-        (another_shape, r"^like has shape \(1, 2\), the path one of \(3, 2\)"),
+        (another_shape, r"^like has shape \(1, 2\), but the path was begun for states of shape \(3, 2\)"),
         (lambda: as_seed(0, torch.Generator()), r"^seed and generator"),
     ],
 )
