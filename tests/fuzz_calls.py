@@ -711,6 +711,7 @@ ALLOWED: dict[str, str] = {
     "training.Semigroup(power)": "zero",
     "training.Trajectories(power)": "zero",
     "training.Trajectories(still)": "zero",  # no ways of no length
+    "training.Replay(moves)": "zero",  # ends stay where they are
     "end": "zero",  # the data's own time
     "models.foreign.TwoTimes(net)": "takes nine",  # six of them may be conditions
     "t": "zero",
