@@ -65,6 +65,18 @@ def test_gaussian_data_are_exact_in_one_step_at_every_noise_level(case: str) -> 
             assert (found - known.reshape(found.shape)).abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_of_one_step_is_what_the_model_says_where_it_begins(case: str) -> None:
+    """It moves no state before: there are no times for coefficients."""
+    make, law, reference = CASES[case]
+    model = sdegen.Exact(make(), law)
+    x = model.sde.prior(law.moments()).sample(2, torch.Generator().manual_seed(0))
+    for sampler in (ExponentialSDE(1, reference=reference), Multistep(1, None, 2, reference, corrector=True)):
+        found = sdegen.sample(model, x_T=x, sampler=sampler, seed=0)
+        torch.testing.assert_close(found, model.sde.project(model.denoise(x, model.sde.T)).to(found))
+        assert sampler.updates(model, torch.tensor([0.5]).double()).moves.s.tolist() == []
+
+
 def test_stages_lead_to_data_without_noise_where_the_model_is_not_asked() -> None:
     model, sampler = sdegen.Exact(sdegen.CLD(), SKEW), Singlestep(1, grids.Angle(end=0.0), reference=Matched())
     want = model.sde.diffused(SKEW, 0.0).moments()

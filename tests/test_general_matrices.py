@@ -286,6 +286,15 @@ def test_maps_of_blocks_of_rows_are_summed_with_weights(kind: Callable[[Tensor],
         close(rows.mix(w[:3]).matrix(), torch.einsum("nm,nmij->nij", w[:3], each))
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=["scale", "diagonal", "matrix"])
+def test_maps_put_together_in_blocks_are_each_for_its_own_rows(kind: Callable[[Tensor], Operator]) -> None:
+    c, x = torch.tensor([[1.0, 2.0], [-3.0, 0.5]], dtype=torch.float64), torch.randn(6, 2, dtype=torch.float64)
+    maps = [kind(c[:1]), kind(c[1:])]
+    together = type(maps[0]).blocks(maps, 3)
+    close(together(x), torch.cat([A(x[3 * i : 3 * i + 3]) for i, A in enumerate(maps)]))
+    assert len(together.matrix()) == 6 and together.matrix().ndim == 3
+
+
 @pytest.mark.parametrize("one", [Scale(2.0), Diagonal(torch.ones(1, 2)), Matrix(torch.eye(2))])
 def test_one_map_for_all_rows_is_that_of_each(one: Operator) -> None:
     assert one.each(3) == [one] * 3

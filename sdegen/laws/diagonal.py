@@ -75,7 +75,7 @@ class Diagonal(Elementwise):
     @property
     def size(self) -> int:
         """How many numbers of a state the map acts on together."""
-        return self.c[0].numel()
+        return self.c.shape[1:].numel()
 
     @property
     def axes(self) -> Basis | None:

@@ -111,7 +111,7 @@ class CoordinateSDE(ElementwiseSDE):
         """
         t = as_time(t, self.T)
         declared = self.clock(t)
-        return mean_log_snr(self.levels(t).reshape(*t.shape, -1)) if declared is None else declared
+        return mean_log_snr(self.levels(t).flatten(t.ndim)) if declared is None else declared
 
     def _log_snr_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``log snr`` and its derivative: ``log(1 + snr)`` falls by the mean of ``g² / sigma² snr_i / (1 + snr_i)``,
@@ -119,9 +119,9 @@ class CoordinateSDE(ElementwiseSDE):
         """
         if self.clock(t) is not None:
             return value_and_slope(self.log_snr, t, torch.ones_like(t))
-        levels = self.levels(t).reshape(len(t), -1)
+        levels = self.levels(t).flatten(1)
         level = mean_log_snr(levels)
-        rates = (self._map("g", at_times(self, "g", t), t).c / self._values("sigma", t)).square().reshape(len(t), -1)
+        rates = (self._map("g", at_times(self, "g", t), t).c / self._values("sigma", t)).square().flatten(1)
         return level, -(rates * (levels.sigmoid() / level.sigmoid()[:, None])).mean(1)
 
     def flow(self, model: HasVelocity) -> CoordinateFlow:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["OfTime", "PanelRule", "Panels", "Refined", "evaluate", "panel_rule"]
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
@@ -258,7 +259,7 @@ class Panels(Refined[_Integrals]):
 
     def _check(self, t: Tensor, i: Tensor) -> None:
         """Refuse times in the panels `i` if quadrature has too large an error there."""
-        error = self.error[i].maximum(self.error[i + 1]).reshape(len(i), -1)
+        error = self.error[i].maximum(self.error[i + 1]).reshape(len(i), self.error[0].numel())
         error = (error.amax(1) if error.numel() else error.sum(1)).where(t > self.edges[0], 0.0)
         if not (error <= ALLOWED).all():
             k = int(error.nan_to_num(nan=torch.inf).argmax())
@@ -332,7 +333,7 @@ def evaluate(coefficient: OfTime, u: Tensor, name: str, shape: tuple[int, ...] =
             f"{(*u.shape, *shape)}; write it with elementwise torch functions of t."
         )
     values = values.expand((*u.shape, *shape))
-    finite = values.detach().isfinite().reshape(*u.shape, -1).all(-1)
+    finite = values.detach().isfinite().reshape(*u.shape, math.prod(shape)).all(-1)
     if not finite.all():
         worst = u.detach()[~finite].flatten()[0].item()
         raise ValueError(
