@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sdegen
-from sdegen import VP, Exact, Model, data, fit, guidance, inference, measurements, plots, sample
+from sdegen import VP, Exact, Model, data, fit, guidance, inference, measurements, plots, sample, samplers
 from sdegen.baselines import GAN, VAE, Autoencoder, ContinuousFlow
 from sdegen.baselines.likelihoods import Gaussian
 from sdegen.guidance import ClassifierGuidance, CleanState, NoisyClassifier, PiGDM, Replacement, Tilted
@@ -643,3 +643,37 @@ def test_what_changes_its_arguments_in_place_is_refused(door: str) -> None:
     """They are the states of the run, the data, or what the library remembers: results would be silently wrong."""
     with pytest.raises(ValueError, match="changed what it was given in place"):
         CHANGING[door]()
+
+
+class Planned(samplers.Sampler):
+    """Euler's method along the flow, whose plan is handed to a function before it is returned."""
+
+    handed: Callable[[list[Any]], Any] = staticmethod(lambda plan: plan)
+
+    def plan(self, model: sdegen.ScoreModel, times: Tensor) -> Any:
+        t, h = times[:-1], times[:-1] - times[1:]
+        F, G = model.sde.drift_operator(t), model.sde.diffusion_operator(t)
+        return self.handed(model.ask(t, x=F.one() - F * h, score=G @ G.T * (0.5 * h)))
+
+    def step(self, model: sdegen.ScoreModel, x: Tensor, c: Any, noise: Any, state: None) -> tuple[Tensor, None]:
+        return model.answer(x, c), None
+
+
+PLANS: dict[str, tuple[Callable[[list[Any]], Any], type[Exception], str]] = {
+    "a pair": (lambda plan: (plan, plan), TypeError, r"a tuple; it must .* each of the 4 moves .*list\(zip\("),
+    "nothing": (lambda plan: None, TypeError, r"a NoneType; it must .* each of the 4 moves"),
+    "an iterator": (iter, TypeError, r"a list_iterator; it must .* each of the 4 moves"),
+    "too few": (lambda plan: plan[:-1], ValueError, r"3 entries; it must .* each of the 4 moves"),
+    "too many": (lambda plan: plan + plan, ValueError, r"8 entries; it must .* each of the 4 moves"),
+}
+
+
+@pytest.mark.parametrize("wrong", PLANS)
+def test_a_plan_that_has_no_entry_for_each_move_is_refused(wrong: str) -> None:
+    handed, error, words = PLANS[wrong]
+    exact = sdegen.Exact(sdegen.VP(), sdegen.data.gaussian_ring())
+    sampler = Planned(5)
+    assert sdegen.sample(exact, 2, sampler=sampler, seed=0).isfinite().all()
+    sampler.handed = handed
+    with pytest.raises(error, match=rf"^Planned\.plan returned {words}"):
+        sdegen.sample(exact, 2, sampler=sampler, seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -220,7 +221,9 @@ def test_a_coefficient_of_several_numbers_is_told_which_axes_times_need() -> Non
             return torch.ones(3, dtype=torch.float64)
 
     for sde, axes in ((Turned, "None, None"), (Apart, "None")):
-        with pytest.raises(ValueError, match=rf"for one time and not for several.*write t\[\.\.\., {axes}\] for t\.$"):
+        with pytest.raises(
+            ValueError, match=rf"for one time and not for several.*write t\[\.\.\., {axes}\] for t, or stack functions"
+        ):
             sdegen.Model(sdegen.nets.MLP(3, width=4, depth=1), sde())
 
 
@@ -250,6 +253,35 @@ def test_a_nonlinear_coefficient_of_one_time_alone_is_named(kind: str) -> None:
     for t in (torch.tensor([0.2, 0.3, 0.7]).double(), 0.7):
         with pytest.raises(ValueError, match=r"^Drawn\.diffusion answers for one time and not for several"):
             Drawn().perturb(x, t)
+
+
+def remedy_of(told: str) -> Tensor:
+    """The matrix that the code in a refusal makes of numbers at each of three times."""
+    a, b, c, d = torch.arange(12, dtype=torch.float64).reshape(4, 3)
+    code = re.search(r"torch\.stack\(\[torch\.stack.*?-2\)", told)
+    assert code is not None, told
+    return eval(code.group(), {"torch": torch, "a": a, "b": b, "c": c, "d": d})
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda t: torch.stack([torch.stack([-1 - t, t]), torch.stack([-t, -1 - t])]),  # times come last
+        lambda t: torch.tensor([[-1 - t, 1.0], [-1.0, -1 - t]]).double(),  # takes numbers alone
+    ],
+)
+def test_a_matrix_of_functions_of_time_is_refused_with_the_code_that_makes_one(put: Callable[[Tensor], Tensor]) -> None:
+    class Turning(sdegen.CorrelatedSDE):
+        def F(self, t: Tensor) -> Tensor:
+            return put(t)
+
+        def G(self, t: Tensor) -> Tensor:
+            return torch.eye(2, dtype=torch.float64)
+
+    with pytest.raises(ValueError, match=r"F (returned shape|answers for one time)") as refused:
+        Turning().marginal(0.5)
+    expected = torch.arange(12, dtype=torch.float64).reshape(2, 2, 3).permute(2, 0, 1)
+    assert torch.equal(remedy_of(str(refused.value)), expected)
 
 
 def test_times_that_lack_the_axes_of_states_are_named_and_what_fails_of_the_states_is_not_laid_to_them() -> None:

@@ -4,6 +4,7 @@ bounds.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -76,7 +77,23 @@ def test_data_outside_of_a_domain_are_refused_at_every_door(name: str) -> None:
     for door, call in DOORS.items():
         with pytest.raises(ValueError, match=r"^(x|x_0|data) has \d+ values outside of the domain [^.]") as refused:
             call(model_of(name), x)
-        assert f": {PROCESSES[name].outside[1]} is among them; remove them" in str(refused.value), door
+        remedy = "bring angles of other turns there, torch.rem" if name == "circle" else "remove them"
+        assert f": {PROCESSES[name].outside[1]} is among them; {remedy}" in str(refused.value), door
+
+
+def test_what_a_refusal_of_angles_says_to_do_brings_them_into_the_domain() -> None:
+    x, sde = torch.tensor([[0.5, 3.2, -math.pi, 100.0]]).double(), sdegen.CircularBrownianMotion()
+    with pytest.raises(ValueError, match="outside of the domain") as refused:
+        sde.perturb(x, 0.5)
+    u = eval(str(refused.value).split("there, ")[1].rstrip("."), {"torch": torch, "math": math, "x": x})
+    assert sde.perturb(u, 0.5).x.shape == x.shape
+    torch.testing.assert_close(torch.stack([u.cos(), u.sin()]), torch.stack([x.cos(), x.sin()]), rtol=0, atol=1e-12)
+
+
+def test_a_row_that_is_off_the_simplex_is_counted_as_one() -> None:
+    x = torch.tensor([[0.5, 0.5, 0.5], [0.2, 0.3, 0.5]])
+    with pytest.raises(ValueError, match=r"^x has 1 rows outside of the domain simplex; remove them"):
+        sdegen.coordinates.StickBreaking().check(x)
 
 
 @pytest.mark.parametrize("name", [n for n in PROCESSES if "coordinates" not in n])

@@ -46,6 +46,39 @@ def noise(n: int = 3) -> Tensor:
     return torch.randn(n, 2, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
+def test_a_pipeline_is_refused_by_the_name_of_its_network() -> None:
+    pipe = diffusers.DDPMPipeline(unet=unet(), scheduler=diffusers.DDPMScheduler())
+    with pytest.raises(TypeError, match=r"^unet is a DDPMPipeline; give .*; a pipeline has one, pipe\.unet\.$"):
+        sdegen.from_diffusers(pipe, pipe.scheduler)
+
+
+def test_the_network_that_was_brought_is_trained_itself_and_goes_back() -> None:
+    own = deepcopy(unet())
+    model = sdegen.from_diffusers(own, diffusers.DDPMScheduler())
+    assert model.net.unet is own
+    sdegen.fit(model, (noise(8), torch.arange(8) % 4), steps=2, batch_size=8, seed=0, progress=False)
+    assert any(not torch.equal(p, q) for p, q in zip(own.parameters(), unet().parameters(), strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_ddim_on_the_times_of_a_scheduler_ends_where_its_loop_does(spacing: str) -> None:
+    scheduler = diffusers.DDIMScheduler(clip_sample=False, timestep_spacing=spacing)
+    scheduler.set_timesteps(10)
+    x, label = noise(), torch.tensor([0, 3, 1])
+    for step in scheduler.timesteps:
+        x = scheduler.step(unet()(x, step, class_labels=label).sample, step, x).prev_sample
+    grid = grids.Given((scheduler.timesteps.double() + 1) / 1000)
+    ours = sdegen.sample(
+        sdegen.from_diffusers(unet(), scheduler),
+        x_T=noise(),
+        sampler=DDIM(len(scheduler.timesteps), grid),
+        label=label,
+        progress=False,
+    )
+    torch.testing.assert_close(ours, x, rtol=2e-5, atol=2e-5 * x.abs().max().item())
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("step", [0, 500, 999])
 @torch.no_grad()

@@ -423,7 +423,11 @@ bad(
 )
 bad("two conditions", ValueError, lambda w: ConditionalDensity(two_conditions()), "conditions a, b", "Conditioned")
 bad(
-    "one datum in a row", ValueError, lambda w: POSTERIOR.sample(5, torch.zeros(1, 2)), r"x has shape \(1, 2\)", "_each"
+    "one datum in a row",
+    ValueError,
+    lambda w: POSTERIOR.sample(5, torch.zeros(1, 2)),
+    r"x has shape \(1, 2\)",
+    "sample_each and log_prob_each, .* same parameters ComposedPosterior",
 )
 bad(
     "the prior where pairs are",

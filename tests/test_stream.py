@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import sdegen
 from sdegen import fit
@@ -170,8 +170,24 @@ def endless():
         yield RING.sample(8, generator)
 
 
+class Jittered(Dataset):
+    """Data that get new noise, from torch's own generator, whenever they are read."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return X[i] + 0.1 * torch.randn(X[i].shape)
+
+
+def jittered(workers=1):
+    return DataLoader(Jittered(), batch_size=16, num_workers=workers, generator=torch.Generator().manual_seed(5))
+
+
 @pytest.mark.parametrize(
-    "data", [lambda: DataLoader(X, batch_size=16), shuffled, endless], ids=["order", "seed", "iterator"]
+    "data",
+    [lambda: DataLoader(X, batch_size=16), shuffled, endless, jittered],
+    ids=["order", "seed", "iterator", "noise of a worker"],
 )
 def test_a_run_goes_on_with_the_batches_it_would_have_had(data, tmp_path):
     settings = {"steps": 12, "seed": 0, "warmup": 1}
@@ -193,6 +209,21 @@ def test_batches_in_another_order_are_refused_when_a_run_goes_on(tmp_path):
         ValueError, match=r"^the first 5 batches of the data are not those that the run had, .*generator=torch"
     ):
         fit(other, DataLoader(X, batch_size=16, shuffle=True), steps=9, **settings)
+
+
+def test_a_refusal_of_noise_that_does_not_come_again_says_that_a_worker_or_no_loader_is_needed(tmp_path):
+    settings = {"seed": 0, "warmup": 1, "schedule": constant_rate, "checkpoint": tmp_path}
+    fit(model(), jittered(0), steps=5, **settings)
+    torch.manual_seed(9)
+    with pytest.raises(ValueError, match=r"num_workers=1 at least if items draw random numbers; or give the data set"):
+        fit(model(), jittered(0), steps=9, **settings)
+    settings["checkpoint"] = tmp_path / "rows"
+    whole, parted = model(), model()
+    fit(whole, Jittered(), steps=9, **(settings | {"checkpoint": tmp_path / "whole"}))
+    fit(parted, Jittered(), steps=5, **settings)
+    torch.manual_seed(9)
+    fit(parted, Jittered(), steps=9, **settings)
+    assert torch.equal(flat(parted), flat(whole))
 
 
 # --- what cannot be ---------------------------------------------------------------------------------------------------

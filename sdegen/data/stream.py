@@ -161,7 +161,8 @@ class Stream:
         ):
             raise ValueError(
                 f"the first {self.given} batches of the data are not those that the run had, so that it cannot go on; give "
-                "batches in an order that comes again, as of DataLoader(..., generator=torch.Generator().manual_seed(0)), or "
+                "batches in an order that comes again, as of DataLoader(..., generator=torch.Generator().manual_seed(0)), "
+                "which needs num_workers=1 at least if items draw random numbers; or give the data set without a loader, or "
                 "another folder to start anew."
             )
 

@@ -95,6 +95,9 @@ def corrected(
     descendants to fewer than twenty, or a tenth, of the first particles. If members know their densities, `anneal_product` keeps
     its particles in such cases.
 
+    The scores of the members are taken for true: the error of trained ones is not in the stated error, and neither `ancestors`
+    nor `effective` tell of it. Members that are trained longer do.
+
     Parameters
     ----------
     model

@@ -36,6 +36,9 @@ class Product(Members):
       (prior, 1.0 - n)])``;
     - another prior, ``p(x | y) q(x) / p(x)``: ``Product([(m, 1.0), (other, 1.0), (prior, -1.0)])``.
 
+    Members that are trained are made of the process of the first that was fitted, ``Model(net, first.sde)``, which keeps its
+    units in training.
+
     The powers need not sum to 1. If they do not, the clean state of a state without signal, which tells nothing of the data, is
     0.
 

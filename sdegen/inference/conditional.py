@@ -176,7 +176,10 @@ class ConditionalDensity:
         """Return one `x` as the only row; refuse several."""
         kind = self.model.conditions.kinds.get(self.name)
         hint = (
-            "" if kind is None else f": one of {kind.what}; of several, a row for each, there is the method with _each"
+            ""
+            if kind is None
+            else f": one of {kind.what}; for several, a row for each, there are sample_each and log_prob_each, and for "
+            "several observations of the same parameters ComposedPosterior"
         )
         return check_tensor("x", x, ndim=None if kind is None else kind.ndim, finite=False, hint=hint)[None]
 

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-__all__ = ["check_domain"]
+__all__ = ["Angles", "check_domain"]
+
+import math
 
 from torch import Tensor
 from torch.distributions import constraints
+
+
+class Angles(constraints.interval):
+    """Angles in ``[−π, π]``: those of other turns are the same points, and are brought here by full turns.
+
+    Attributes
+    ----------
+    remedy
+        What a refusal of other angles says to do.
+    """
+
+    remedy = "bring angles of other turns there, torch.remainder(x + math.pi, 2 * math.pi) - math.pi"
+
+    def __init__(self) -> None:
+        super().__init__(-math.pi, math.pi)
 
 
 def check_domain(domain: constraints.Constraint, x: Tensor, name: str = "x") -> Tensor:
@@ -31,9 +48,10 @@ def check_domain(domain: constraints.Constraint, x: Tensor, name: str = "x") -> 
     if not inside.all():
         bad = x.reshape(-1)[(~inside).reshape(-1).nonzero()[0, 0]] if inside.shape == x.shape else None
         seen = "" if bad is None else f": {bad.item():.6g} is among them"
+        what = "values" if inside.shape == x.shape else "rows"
+        remedy = getattr(domain, "remedy", "remove them, or take a process for another domain")
         raise ValueError(
-            f"{name} has {int((~inside).sum())} values outside of the domain {_describe(domain)}{seen}; remove them, or take a "
-            "process for another domain."
+            f"{name} has {int((~inside).sum())} {what} outside of the domain {_describe(domain)}{seen}; {remedy}."
         )
     return x
 

@@ -117,7 +117,9 @@ def from_diffusers(unet: Any, scheduler: Any, moments: Moments | None = None) ->
     ValueError
         If the scheduler has no ``alphas_cumprod`` or another prediction type.
     """
-    check_kind("unet", unet, nn.Module, "a network of diffusers, such as UNet2DModel(...)")
+    check_kind(
+        "unet", unet, nn.Module, "a network of diffusers, such as UNet2DModel(...); a pipeline has one, pipe.unet"
+    )
     if isinstance(scheduler, type) or not hasattr(scheduler, "config"):
         raise TypeError(
             f"scheduler {kind_of(scheduler)}; give a scheduler of diffusers, such as DDPMScheduler(), or of a configuration "
@@ -268,7 +270,9 @@ def to_diffusers(model: ScoreModel, steps: int = 1000) -> tuple[AsUNet, Any]:
     """Wrap a score model as a network and a scheduler of diffusers, to use the samplers there.
 
     In diffusers data are in their own units. So if `fit` has given the process the data's spread as unit, the scheduler gets the
-    schedule with the same signal-to-noise ratio in the data's own units. Pipelines make pictures of data in [−1, 1].
+    schedule with the same signal-to-noise ratio in the data's own units. Pipelines make pictures of data in [−1, 1]. The network
+    is a wrapper, which diffusers cannot save: a network of its own that came in by `from_diffusers` is ``model.net.unet``, with
+    what `fit` has trained.
 
     Parameters
     ----------

@@ -7,11 +7,11 @@ __all__ = ["CircularBrownianMotion"]
 import math
 
 from torch import Tensor
-from torch.distributions import constraints
 
 from ..arguments import check_arguments
 from ..checks import check_number
 from ..laws.circle import UniformAngles, WrappedGaussian, wrap
+from ..laws.domains import Angles
 from ..laws.harmonics import CircleHarmonics
 from ..laws.mixtures import Moments
 from .bounded import FORGOTTEN, BoundedBrownianMotion
@@ -52,7 +52,7 @@ class CircularBrownianMotion(BoundedBrownianMotion):
     [-2.73, -2.447]
     """
 
-    domain = constraints.interval(-math.pi, math.pi)  # both ends are one angle, and numbers are rounded to either
+    domain = Angles()  # both ends are one angle, and numbers are rounded to either
     harmonics = CircleHarmonics()
 
     @check_arguments

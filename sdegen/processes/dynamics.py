@@ -159,10 +159,19 @@ def at_times(process: Any, name: str, *given: Tensor) -> Any:
         raise
 
 
+def _stacked(size: tuple[int, ...]) -> str:
+    """Return the code that makes a coefficient of some shape at one time, a vector or a matrix, of functions of times."""
+    row = "torch.stack([a, b], -1)"
+    return row if len(size) == 1 else f"torch.stack([{row}, torch.stack([c, d], -1)], -2)"
+
+
 def _beside(answer: Any) -> str:
     """Return the part of an error that says how to index times, where the coefficient at one time is a vector or a matrix."""
     several = isinstance(answer, Tensor) and answer.numel() > 1
-    return f"; beside a tensor of numbers write t[...{', None' * answer.ndim}] for t" if several else ""
+    if not several:
+        return ""
+    beside = f"; beside a tensor of numbers write t[...{', None' * answer.ndim}] for t"
+    return f"{beside}, or stack functions of t, {_stacked(answer.shape)}"
 
 
 def _answers(coefficient: Callable[..., Any], *given: Tensor) -> bool:
@@ -246,8 +255,9 @@ def coefficient(who: str, value: Any, t: Tensor, size: tuple[int, ...] = ()) -> 
     if numbers is None:
         raise TypeError(f"{who} returned {'None' if value is None else f'a {type(value).__name__}'}; return a tensor.")
     if numbers.shape not in (size, t.shape + size) or numbers.is_complex() or numbers.dtype == torch.bool:
+        stacked = f", such as {_stacked(size)}" if size else ""
         raise ValueError(
             f"{who} returned shape {tuple(numbers.shape)} of {numbers.dtype} for times of shape {tuple(t.shape)}; it must return "
-            f"{size} for all or {tuple(t.shape + size)}, by elementwise torch functions of t."
+            f"{tuple(size)} for all or {tuple(t.shape + size)}, by elementwise torch functions of t{stacked}."
         )
     return numbers.double()

@@ -6,11 +6,11 @@ refuses, before any network is called, a process that the sampler does not apply
 
 from __future__ import annotations
 
-__all__ = ["C", "Noise", "S", "Sampler", "require_linear", "require_noise"]
+__all__ = ["C", "Noise", "S", "Sampler", "check_plan", "require_linear", "require_noise"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
@@ -110,7 +110,14 @@ class Sampler(Overridable, ABC, Generic[C, S]):
 
     @abstractmethod
     def plan(self, model: ScoreModel, times: Tensor) -> list[C]:
-        """Plan the coefficients of every step, once and in float64.
+        """Plan the coefficients of every step, once and in float64, and return a list of one entry for each.
+
+        Parameters
+        ----------
+        model
+            A score model, its conditions fixed; `ScoreModel.ask` makes such a list of questions to it.
+        times
+            Where the run stops, from noise to data, float64; step `k` goes from ``times[k]`` to ``times[k + 1]``.
 
         Raises
         ------
@@ -158,6 +165,36 @@ class Sampler(Overridable, ABC, Generic[C, S]):
             "drawn it, or add noise whose size depends on the step before; take EulerMaruyama, Ancestral, ReverseDiffusion, "
             "ExponentialSDE, Langevin, or DDIM with eta > 0."
         )
+
+
+def check_plan(sampler: Sampler, planned: Any, moves: int) -> None:
+    """Refuse what a sampler has planned, if it is no list with an entry for each of its moves.
+
+    Parameters
+    ----------
+    sampler
+        The sampler.
+    planned
+        What its `plan` returned.
+    moves
+        How many moves there are between its times.
+
+    Raises
+    ------
+    TypeError
+        If it is no list.
+    ValueError
+        If it has another length.
+    """
+    who = f"{type(sampler).__name__}.plan"
+    must = f"it must return a list with an entry for each of the {moves} moves between its times"
+    if not isinstance(planned, list):
+        raise TypeError(
+            f"{who} returned a {type(planned).__name__}; {must}, such as model.ask(...), or of several parts "
+            "list(zip(model.ask(...), operator.each(len(times) - 1)))."
+        )
+    if len(planned) != moves:
+        raise ValueError(f"{who} returned {len(planned)} entries; {must}.")
 
 
 def require_noise(sampler: Sampler, drawn: T | None) -> T:

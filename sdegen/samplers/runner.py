@@ -18,7 +18,7 @@ from ..models.score import ScoreModel
 from ..processes.linear import as_linear
 from ..progress import show_bar
 from ..recall import recall
-from .base import Noise, Sampler
+from .base import Noise, Sampler, check_plan
 from .picard import GuessingModel, Picard, as_picard
 from .reach import Reach, reach_of, warn_of_escape
 from .steps import take_steps
@@ -120,6 +120,7 @@ class Runner(NamedTuple):
     def _plan(self, plan: Callable[[ScoreModel, Tensor], list[Any]], asked: ScoreModel, model: ScoreModel) -> Course:
         """Plan what follows from the times alone: the steps, which ask the model `asked`, and the end, which asks `model`."""
         steps, times, question = plan(asked, self.times), self.times, None
+        check_plan(self.sampler, steps, len(times) - 1)
         stops = times[: len(steps) + 1]
         if self.denoise:
             one = as_linear(model.sde, ", and has no denoiser.").marginal(times[-1:]).Phi.one()
