@@ -17,6 +17,7 @@ from torch.distributions import constraints
 
 from ..answers import ask_score
 from ..arguments import asked_as, check_arguments
+from ..fixed import remembered
 from ..laws.domains import check_domain
 from ..laws.draws import check_noising, noise_like
 from ..laws.kernels import StateLaw
@@ -27,7 +28,7 @@ from ..laws.products import Field
 from ..show import show_call
 from .dynamics import Dynamics, as_ordered_times, as_time, diffusion_at, drift_at
 from .lifting import Lifting
-from .nonlinear import calibrate_lag, local_law, walk
+from .nonlinear import calibrate_lag, find_first_time, local_law, walk
 from .state_noise import GramDivergence
 
 
@@ -61,7 +62,7 @@ class SDE(Lifting):
     T
         Last time.
     t_min
-        Training draws times from ``[t_min, T]``, and grids end there by default.
+        Training draws times from ``[t_min, T]``, and grids end there by default: at ``T / 1000``, or at 1e-3 if that is earlier.
     is_known
         Whether the transition law is known, though the process is not linear (`known.KnownSDE`).
     N
@@ -71,7 +72,7 @@ class SDE(Lifting):
         agrees with two of half its length to `lag_tolerance` nats.
     """
 
-    t_min: float = 1e-3
+    t_min = remembered(find_first_time)
     N: int | None = None
     lag: float | None = None
     lag_tolerance: float = 1e-4

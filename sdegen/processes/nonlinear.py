@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LocalLaw", "calibrate_lag", "local_law", "walk"]
+__all__ = ["LocalLaw", "calibrate_lag", "find_first_time", "local_law", "walk"]
 
 from typing import NamedTuple
 
@@ -39,6 +39,11 @@ class LocalLaw(NamedTuple):
     kernel: Kernel
     Phi: Tensor
     Sigma: Tensor
+
+
+def find_first_time(sde: Dynamics) -> float:
+    """Return the first time that training draws: ``T / 1000``, or 1e-3 if that is earlier."""
+    return min(1e-3, 1e-3 * sde.T)
 
 
 def local_law(sde: Dynamics, x: Tensor, s: Tensor, t: Tensor) -> LocalLaw:
