@@ -16,7 +16,6 @@ from torch import Tensor
 
 import sdegen
 from sdegen import nets, training
-from sdegen.guidance import importance_sample
 from sdegen.guidance.unnormalised import PathTarget
 from sdegen.laws import GaussianMixture, Units
 from sdegen.processes import LinearSDE
@@ -277,30 +276,3 @@ def test_ends_are_kept_in_the_dtype_of_the_run(loss: Any) -> None:
             values = begun(model, torch.zeros(8, 2, dtype=dtype), generator=torch.Generator().manual_seed(0))
         assert values.shape == (8,) and values.requires_grad
         assert begun._memory.kept.x.dtype == dtype and len(begun._memory.kept.x) == 12
-
-
-def five_modes(seed: int) -> GaussianMixture:
-    """A law of modes far apart, of unequal weights and widths."""
-    draws = torch.Generator().manual_seed(seed)
-    means = 3 * torch.randn(5, 4, generator=draws, dtype=d64)
-    widths, weights = (torch.rand(5, generator=draws, dtype=d64) for _ in range(2))
-    return GaussianMixture((weights + 0.3) / (weights + 0.3).sum(), means, (0.3 + 0.5 * widths) ** 2)
-
-
-@pytest.mark.slow
-def test_replay_keeps_modes_at_equal_evaluations_of_the_network() -> None:
-    """A path of a kept end is drawn without the network, so that of these there are four steps for three."""
-    wide, missed = GaussianMixture(torch.ones(1), torch.zeros(1, 4), torch.tensor([12.0])), []
-    for seed in range(100, 104):
-        law, off = five_modes(seed), []
-        for replay, steps in ((None, 120), (Replay(), 160)):
-            torch.manual_seed(seed)
-            model = sdegen.Model(nets.MLP(4, width=64, depth=2), sdegen.VP())
-            loss = LogVariance(law.log_prob, steps=30, replay=replay)
-            sdegen.fit(model, wide, loss=loss, steps=steps, batch_size=128, lr=2e-3, seed=seed)
-            found = importance_sample(model, law.log_prob, 2000, steps=30, seed=seed)
-            assert found.log_evidence is not None
-            off.append(-found.log_evidence)
-        missed.append(off[0] - off[1])
-    gain = torch.tensor(missed)
-    assert gain.mean() > 0.3 and gain.mean() > 2 * gain.std() / 2, missed
