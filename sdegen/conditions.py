@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .dense import with_all_digits
-from .show import show_call
+from .show import show_call, with_article
 from .waiting import at_hand
 
 
@@ -347,4 +347,4 @@ def _as_numbers(name: str, value: Any, what: str) -> Tensor:
     try:
         return with_all_digits(value)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} is a {type(value).__name__}; {what}.") from None
+        raise TypeError(f"{name} is {with_article(type(value).__name__)}; {what}.") from None

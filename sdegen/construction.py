@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .show import with_article
+
 # Functions that make tensors, and would of any size that a file names.
 _FACTORIES = (
     torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint, torch.randperm,
@@ -77,7 +79,7 @@ class _Maker:
 
     def _list(self, value: Any) -> list[Any]:
         if not isinstance(value, list):
-            raise self._broken(f"a {type(value).__name__} where a list belongs")
+            raise self._broken(f"{with_article(type(value).__name__)} where a list belongs")
         return value
 
     def _table(self, pairs: list[Any]) -> dict[Any, Any]:

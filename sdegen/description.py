@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .show import with_article
+
 PLAIN = (int, float, str, bool, type(None))
 
 
@@ -103,7 +105,7 @@ class _Complete(Describer):
 
     def within(self, value: Any, place: str) -> Any:
         raise TypeError(
-            f"{place} is a {type(value).__name__} that holds itself; take the circle out before it is saved."
+            f"{place} is {with_article(type(value).__name__)} that holds itself; take the circle out before it is saved."
         )
 
     def tensor(self, value: Tensor | np.ndarray, place: str) -> Any:
@@ -141,13 +143,13 @@ class _Complete(Describer):
                     else "name them in its constructor"
                 )
                 raise TypeError(
-                    f"{place} is a {cls.__name__}, which takes arguments of any name or number ({parameter}), and no file gives "
-                    f"these back; {instead}."
+                    f"{place} is {with_article(cls.__name__)}, which takes arguments of any name or number ({parameter}), and "
+                    f"no file gives these back; {instead}."
                 )
             if not keeps(value, argument):
                 if _of_torch(cls):
                     raise TypeError(
-                        f"{place} is a {cls.__name__}, which forgets its arguments; {_made_of_numbers(place)}."
+                        f"{place} is {with_article(cls.__name__)}, which forgets its arguments; {_made_of_numbers(place)}."
                     )
                 raise TypeError(
                     f"{cls.__name__} does not keep its argument {argument!r}; set self.{argument} in its constructor so it can "
@@ -203,8 +205,8 @@ def _parameters(cls: type, place: str) -> dict[str, inspect.Parameter]:
         parameters = dict(inspect.signature(getattr(cls, "__new__" if plain["__init__"] else "__init__")).parameters)
     except ValueError:
         raise TypeError(
-            f"{place} is a {cls.__name__}, whose constructor does not say what it takes; give a number, a string, a list, a "
-            "tensor, or an object of a class that keeps its arguments."
+            f"{place} is {with_article(cls.__name__)}, whose constructor does not say what it takes; give a number, a string, a "
+            "list, a tensor, or an object of a class that keeps its arguments."
         ) from None
     return {name: parameter for i, (name, parameter) in enumerate(parameters.items()) if i}
 

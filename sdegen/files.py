@@ -35,6 +35,7 @@ from .models import diffusers, foreign
 from .models.score import ScoreModel
 from .processes import times
 from .samplers import Fitted
+from .show import with_article
 from .storage import parsed, read_whole, write_whole
 from .upgrades import UPGRADES, upgrade
 
@@ -78,7 +79,9 @@ def save(model: nn.Module | ScoreModel | Fitted, path: str | Path) -> None:
     path = _check_path(path)
     example = "a model, such as Model(net, VP()), or a fitted solver"
     if isinstance(getattr(model, "model", None), ScoreModel):  # as a posterior, or a density
-        example += f": of a {type(model).__name__} x.model, to make it again of that and its other arguments"
+        example += (
+            f": of {with_article(type(model).__name__)} x.model, to make it again of that and its other arguments"
+        )
     check_kind("model", model, _KINDS, example)
     weights = _weights(model)
     arguments: dict[str, Tensor] = {}
@@ -154,7 +157,7 @@ def _check_path(path: str | Path) -> Path:
 def _check_model(value: object, path: Path) -> None:
     """Refuse an object from a file that is no model."""
     if not isinstance(value, _KINDS):
-        raise ValueError(f"{path} describes a {type(value).__name__}, which is no model; {_AGAIN}")
+        raise ValueError(f"{path} describes {with_article(type(value).__name__)}, which is no model; {_AGAIN}")
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -180,7 +183,9 @@ def _weights(model: nn.Module | ScoreModel | Fitted) -> dict[str, Tensor]:
     weights = model.state_dict() if isinstance(model, nn.Module) else {}
     for name, value in weights.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"the state dict has {name}, a {type(value).__name__}; keep only tensors there to save it.")
+            raise TypeError(
+                f"the state dict has {name}, {with_article(type(value).__name__)}; keep only tensors there to save it."
+            )
         check_held(f"the weight {name}", value)
     return {name.replace(_COMPILED, ""): value for name, value in weights.items()}
 

@@ -237,7 +237,7 @@ def test_a_stiff_process_is_sampled_as_one_that_is_not(kind: type, beta_max: flo
 )
 def test_quadrature_that_is_not_sure_says_so(f, g) -> None:
     with pytest.raises(
-        ValueError, match=r"quadrature of f and g is not sure: at t = .* an estimated relative error of"
+        ValueError, match=r"quadrature of f and g is not accurate enough: at t = .* an estimated relative error of"
     ) as caught:
         Panels(f, g, 0.0, 1.0)(torch.tensor([0.3, 1.0]).double())
     if f(torch.ones(1).double()).isinf() or g(torch.zeros(1).double()).isinf():  # at one of the ends alone
@@ -257,7 +257,7 @@ def test_times_at_which_quadrature_is_not_yet_sure_are_refused() -> None:
     panels = Panels(lambda t: 0 * t, lambda t: (t**-0.9 + 1e8).sqrt(), 0.0, 1.0)
     torch.testing.assert_close(panels(torch.ones(1).double())[1].exp(), torch.tensor([1e8 + 10]).double())
     for t in (2e-19, 1e-17, 1e-12):
-        with pytest.raises(ValueError, match=r"quadrature of f and g is not sure: at t = "):
+        with pytest.raises(ValueError, match=r"quadrature of f and g is not accurate enough: at t = "):
             panels(torch.tensor([t], dtype=torch.float64))
 
 

@@ -218,7 +218,7 @@ def test_quadrature_that_is_not_sure_says_so(F: Callable[[Tensor], Tensor], nois
         assert panels(torch.zeros(()).double(), torch.ones(()).double())[1][0, 0].item() == pytest.approx(1e14)
         return
     with pytest.raises(
-        ValueError, match=r"quadrature of F and G is not sure: at t = .* an estimated relative error of"
+        ValueError, match=r"quadrature of F and G is not accurate enough: at t = .* an estimated relative error of"
     ) as caught:
         panels(torch.zeros(2).double(), torch.tensor([0.3, 1.0]).double())
     if F(torch.ones(1).double()).isinf():  # in the end alone

@@ -15,6 +15,7 @@ from ..checks import kind_of
 from ..dense import check_dense, check_held
 from ..laws.mixtures import moments_of
 from ..precision import is_finer
+from ..show import with_article
 from .moments import join_moments, split_rows
 
 
@@ -56,7 +57,9 @@ def check_rows(x: Any, cond: dict[str, Any], dtype: torch.dtype, what: str) -> N
     _check_plain(what, x)
     for name, value in cond.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"condition {name!r} is a {type(value).__name__}; give a tensor with one row per datum.")
+            raise TypeError(
+                f"condition {name!r} is {with_article(type(value).__name__)}; give a tensor with one row per datum."
+            )
         check_held(f"condition {name!r}", value)
         _check_plain(f"condition {name!r}", value)
         if value.ndim == 0:

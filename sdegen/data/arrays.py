@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..show import show_call
+from ..show import show_call, with_article
 from .rows import Rows, split_conditions
 
 
@@ -47,7 +47,7 @@ class ArrayRows(Rows):
         for name, value in cond.items():
             if not isinstance(value, (Tensor, np.ndarray)):
                 raise TypeError(
-                    f"condition {name!r} is a {type(value).__name__}; give an array with one row per datum."
+                    f"condition {name!r} is {with_article(type(value).__name__)}; give an array with one row per datum."
                 )
             if value.ndim == 0 or len(value) != len(x):
                 raise ValueError(

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..show import with_article
+
 EXACT = 2**53  # beyond, there are whole numbers that are no float64
 # By the kind of a dtype of NumPy, its name in an error.
 REFUSED = {"m": "spans of time", "M": "times", "c": "complex numbers", "V": "records"}
@@ -31,8 +33,8 @@ def read_frame(frame: Any) -> tuple[list[str], dict[str, np.ndarray]]:
     names: Sequence[Any] | None = list(frame) if isinstance(frame, Mapping) else getattr(frame, "columns", None)
     if names is None or isinstance(frame, type):
         raise TypeError(
-            f"frame is a {type(frame).__name__}; give columns by their names: a dictionary of lists or arrays, or a frame of "
-            "pandas or polars."
+            f"frame is {with_article(type(frame).__name__)}; give columns by their names: a dictionary of lists or arrays, or a "
+            "frame of pandas or polars."
         )
     entries = {name: _as_entries(name, frame[name]) for name in names}
     lengths = {name: column.shape for name, column in entries.items()}

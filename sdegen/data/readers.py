@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..arguments import check_arguments
 from ..checks import kind_of
+from ..show import with_article
 from ..warning import warn_caller
 from .images import Images
 from .scaling import Scaling
@@ -228,7 +229,7 @@ def _numeric(value: Any, what: str) -> np.ndarray:
         array = np.asarray(value)
     except ValueError:
         raise ValueError(
-            f"{what} is a {type(value).__name__} of parts of several shapes; bring them to one first."
+            f"{what} is {with_article(type(value).__name__)} of parts of several shapes; bring them to one first."
         ) from None
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{what} holds {array.dtype}, which are no numbers; give an array or a tensor of numbers.")

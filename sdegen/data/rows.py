@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from ..seeding import seeded
-from ..show import show_call
+from ..show import show_call, with_article
 
 
 def split_conditions(data: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -69,7 +69,8 @@ class DatasetRows(Rows):
             self._n = len(dataset)  # type: ignore[arg-type]
         except (TypeError, NotImplementedError):
             raise TypeError(
-                f"data is a {type(dataset).__name__} without a length; define __len__, or give the batches of a DataLoader."
+                f"data is {with_article(type(dataset).__name__)} without a length; define __len__, or give the batches of a "
+                "DataLoader."
             ) from None
         if self._n < 1:
             raise ValueError("data is an empty Dataset; give at least one row.")
@@ -217,9 +218,9 @@ def _tensor(value: Any, row: int, what: str) -> Tensor:
     except ValueError:  # a ragged list
         array = np.array(None)
     if array.dtype.kind not in "biuf":
-        kind = type(value).__name__ if array.ndim == 0 else f"{type(value).__name__} that is no table of numbers"
+        kind = with_article(type(value).__name__) + (" that is no table of numbers" if array.ndim else "")
         raise TypeError(
-            f"{what} in row {row} of the Dataset is a {kind}; give a tensor, an array, a number or a PIL image."
+            f"{what} in row {row} of the Dataset is {kind}; give a tensor, an array, a number or a PIL image."
         )
     image = hasattr(value, "getbands")  # an image of PIL, whose channels are its last axis
     tensor = (

@@ -21,7 +21,7 @@ from ..laws.coordinates import Coordinates
 from ..laws.mixtures import Moments, moments_of
 from ..laws.outside import as_law
 from ..precision import at_least_single, widened
-from ..show import show_call
+from ..show import show_call, with_article
 from .accepted import check_finite, check_rows, loses_digits
 from .arrays import as_array_rows
 from .fingerprint import Fingerprint, standardised
@@ -118,7 +118,7 @@ class Source:
             return
         if isinstance(data, IterableDataset):
             raise TypeError(
-                f"data is a {type(data).__name__}, which gives rows one by one; give the batches of "
+                f"data is {with_article(type(data).__name__)}, which gives rows one by one; give the batches of "
                 "torch.utils.data.DataLoader(data, batch_size=...)."
             )
         data = as_array_rows(data)

@@ -20,7 +20,7 @@ from ..arguments import check_arguments
 from ..laws.coordinates import Coordinates
 from ..laws.mixtures import Moments, moments_of
 from ..precision import at_least_single, widened
-from ..show import show_call
+from ..show import show_call, with_article
 from ..waiting import at_hand
 from .accepted import check_finite, check_rows
 from .fingerprint import Fingerprint, standardised, tolerance
@@ -93,7 +93,7 @@ class Stream:
             first = iter(self._ahead)
         head = next(first, None)
         if head is None:
-            raise ValueError(f"data is a {type(data).__name__} that gave no batch; give at least one.")
+            raise ValueError(f"data is {with_article(type(data).__name__)} that gave no batch; give at least one.")
         self.own_size = getattr(data, "batch_size", None) or len(head.x)
         self._moments = join_moments(
             (len(batch.x), moments_of(batch.x)) for batch in _take_rows(MOMENT_ROWS, chain([head], first))
@@ -128,8 +128,8 @@ class Stream:
         """
         if isinstance(self.data, Iterator):
             raise ValueError(
-                f"data is a {type(self.data).__name__}, which can be gone through only once; give an iterable that begins anew, "
-                "such as a DataLoader."
+                f"data is {with_article(type(self.data).__name__)}, which can be gone through only once; give an iterable that "
+                "begins anew, such as a DataLoader."
             )
         return self._pass()
 
@@ -193,8 +193,8 @@ class Stream:
                 yield batch
             if not some or isinstance(self.data, Iterator):
                 raise ValueError(
-                    f"data is a {type(self.data).__name__} that is exhausted after {self.given} batches and gives no other pass; "
-                    "give an iterable that begins anew, such as a DataLoader, or an iterator without end."
+                    f"data is {with_article(type(self.data).__name__)} that is exhausted after {self.given} batches and gives "
+                    "no other pass; give an iterable that begins anew, such as a DataLoader, or an iterator without end."
                 )
             passed = self._pass()
 

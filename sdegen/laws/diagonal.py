@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from ..precision import at_least_single
+from ..show import with_article
 from .bases import Basis
 from .operators import Elementwise, Scale, add_product
 from .vectors import sum_rows
@@ -61,7 +62,7 @@ class Diagonal(Elementwise):
             return self._over_rows(other.c)
         if other.__class__ is not Diagonal or not (other.basis is self.basis or other.basis == self.basis):
             raise ValueError(
-                f"a map that is diagonal in {_name(self.basis)} was composed with a {type(other).__name__}"
+                f"a map that is diagonal in {_name(self.basis)} was composed with {with_article(type(other).__name__)}"
                 f"{f' in {_name(other.basis)}' if isinstance(other, Diagonal) else ''}; write both in one basis."
             )
         numbers: Tensor = other.c

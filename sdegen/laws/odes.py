@@ -116,7 +116,9 @@ def integrate(slope: Slope, y: Tensor, method: str, rtol: float, atol: float) ->
         end: Tensor = odeint(at, y, clock, rtol=rtol, atol=atol, method=method, options=options)[-1]
     except AssertionError as failure:  # torchdiffeq asserts that steps have a length and that states stay finite
         finite = bool(last.isfinite().all())
-        raise ArithmeticError("asks for steps too short for rounding" if finite else "is not finite") from failure
+        raise ArithmeticError(
+            "asks for steps shorter than the rounding of times" if finite else "is not finite"
+        ) from failure
     return end
 
 

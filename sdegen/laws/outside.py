@@ -11,7 +11,7 @@ from torch import Tensor
 from torch import distributions as D
 
 from ..seeding import seeded
-from ..show import show_call
+from ..show import show_call, with_article
 from ..transforms import check_constant
 from .mixtures import Distribution, GaussianMixture, check_event
 from .products import pull_back
@@ -111,8 +111,8 @@ def as_law(law: Any) -> Any:
     """
     if hasattr(law, "sample") and hasattr(law, "to_numpy"):
         raise TypeError(
-            f"a {type(law).__name__} of {type(law).__module__.split('.')[0]} is a table, no law; give its numbers as a tensor, "
-            "torch.from_numpy(table.to_numpy()), or of columns of many kinds data.Table.of(table).encode(table)."
+            f"{with_article(type(law).__name__)} of {type(law).__module__.split('.')[0]} is a table, no law; give its numbers "
+            "as a tensor, torch.from_numpy(table.to_numpy()), or of columns of many kinds data.Table.of(table).encode(table)."
         )
     if not isinstance(law, D.Distribution):
         return law
@@ -172,7 +172,7 @@ def as_closed(law: Any) -> Any:
     if isinstance(known, type) or not all(hasattr(known, name) for name in ("observed", "diffuse", "moments")):
         given = law if isinstance(law, type) else type(law)
         raise TypeError(
-            f"the law is a {given.__name__}, whose noised states have no closed form here; give a GaussianMixture, or "
-            "Empirical(x) of samples of it."
+            f"the law is {with_article(given.__name__)}, whose noised states have no closed form here; give a GaussianMixture, "
+            "or Empirical(x) of samples of it."
         )
     return known

@@ -190,7 +190,7 @@ class Codec(Fixed):
         ImportError
             If constriction is not installed.
         ValueError
-            If the bytes are damaged or no such file, or were written by another model, on other settings, by other versions or
+            If the bytes are damaged or no such file, or were written by another model, with other settings, by other versions or
             on another device; or if the network does not answer as it did.
         """
         header, words = unpack(file)

@@ -69,7 +69,7 @@ class Header(NamedTuple):
             raise ValueError("the images were written by another model; give the Codec the one that wrote them.")
         if self.digests[1] != digests[1]:
             raise ValueError(
-                "the images were written on other settings; give the Codec the scaling, steps, cells and batch that wrote them."
+                "the images were written with other settings; give the Codec the scaling, steps, cells and batch that wrote them."
             )
 
 
@@ -114,7 +114,7 @@ def unpack(file: bytes) -> tuple[Header, np.ndarray]:
         )
     rest = file[len(MAGIC) + 4 :]
     if not rest or file[len(MAGIC) :][:4] != struct.pack("<I", zlib.crc32(rest)):
-        raise ValueError("the checksum of the file is another: it is damaged or cut off; take another copy.")
+        raise ValueError("the checksum of the file is wrong: it is damaged or cut off; take another copy.")
     at = 3 * DIGEST
     digests = [rest[k : k + DIGEST].hex() for k in range(0, at, DIGEST)]
     (length,) = struct.unpack("<H", rest[at : at + 2])

@@ -86,7 +86,9 @@ class Integration(NamedTuple):
                     "them."
                 )
             if self.steps < 2:
-                raise ValueError(f"steps = {self.steps}; the error is told by half as many, so give at least two.")
+                raise ValueError(
+                    f"steps = {self.steps}; the error is estimated by a run of half as many, so give at least two."
+                )
         return self
 
     def of_network(self, dtype: torch.dtype) -> Integration:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..data.images import Scaled
 from ..mixing import check_unmixed
+from ..show import with_article
 from ..warning import warn_caller
 from .estimate import Estimate, as_pair, check_samples
 from .features import weights_hash
@@ -164,7 +165,8 @@ def extract(data: ImageBatches, net: Extractor | None, batch_size: int, name: st
     for block in _blocks(data, batch_size):
         if not isinstance(block, Tensor):
             raise TypeError(
-                f"{name} yields a {type(block).__name__}; give a tensor, or an iterable of tensors: (x for x, _ in loader)."
+                f"{name} yields {with_article(type(block).__name__)}; give a tensor, or an iterable of tensors: (x for x, _ in "
+                "loader)."
             )
         if block.ndim > 1 and len(block) == 0:  # the last batch of a loader, say
             continue

@@ -207,7 +207,7 @@ def read_network(name: str, path: Path) -> FeatureNet:
     if found != HASHES[name]:
         raise ValueError(
             f"{path} has SHA-256 {found}, but {name} is {HASHES[name]}; install the library again: other weights are "
-            "another network, and its numbers compare with nothing."
+            "another network, and its numbers cannot be compared with others."
         )
     net = FeatureNet(name, ARCHITECTURES[name])
     net.load_state_dict(load_bytes(content))

@@ -23,6 +23,7 @@ from ..laws.mixtures import GaussianMixture
 from ..laws.outside import ClosedLaw, as_closed, as_law
 from ..mixing import check_density
 from ..processes.linear import LinearSDE
+from ..show import with_article
 from .estimate import SPREAD, Estimate, as_generator, check_samples
 
 
@@ -83,7 +84,7 @@ def kl(
     for name, law in (("generated", generated), ("real", real)):
         if not hasattr(law, "log_prob"):
             raise TypeError(
-                f"{name} is a {type(law).__name__}; kl compares densities, log_prob(x). Of a score model "
+                f"{name} is {with_article(type(law).__name__)}; kl compares densities, log_prob(x). Of a score model "
                 "take sdegen.Density(model), of samples alone knn_kl."
             )
         check_law(name, law, "log_prob")

@@ -59,7 +59,9 @@ def mmd(generated: Tensor, real: Tensor, *, bandwidths: Sequence[float] | None =
     if bandwidths is None:
         median = torch.pdist(y[:: math.ceil(len(y) / 1_000)]).median().item()
         if median == 0:
-            raise ValueError("the median distance between points of y is 0, most of them coincide; pass bandwidths.")
+            raise ValueError(
+                "the median distance between points of y is 0, since most of them coincide; pass bandwidths."
+            )
         bandwidths = (0.5 * median, median, 2 * median)
     if len(bandwidths) == 0 or not all(0 < b < math.inf for b in bandwidths):
         raise ValueError(f"bandwidths = {tuple(bandwidths)}; expected at least one, all positive and finite.")

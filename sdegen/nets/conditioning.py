@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..conditions import Condition
+from ..show import with_article
 from .entries import ConditionUnits
 
 ROWS = 1024  # rows of each of the few batches from which units are measured
@@ -66,8 +67,8 @@ class Conditioning(nn.Module):
             silence = getattr(entry, "silence", None)
             if silence is None:
                 raise TypeError(
-                    f"{name} enters by a {type(entry).__name__}, which has no method silence(); define one that sets to 0 what "
-                    "the condition adds."
+                    f"{name} enters by {with_article(type(entry).__name__)}, which has no method silence(); define one that "
+                    "sets to 0 what the condition adds."
                 )
             silence()
 

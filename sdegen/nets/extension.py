@@ -16,6 +16,7 @@ from ..arguments import check_arguments
 from ..checks import check_kind
 from ..conditions import Condition
 from ..description import keeps, kept
+from ..show import with_article
 from .conditioning import Conditioning
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -59,8 +60,8 @@ def add_conditions(net: Net, conditions: Mapping[str, Condition]) -> Net:
     names = [name for name in inspect.signature(type(net)).parameters if keeps(net, name)]
     if "conditions" not in names:
         raise TypeError(
-            f"net is a {type(net).__name__}, which keeps no argument `conditions`; give a network that does, or make one like it "
-            f"whose forward takes {' and '.join(conditions)} by keyword, and load the weights that both have."
+            f"net is {with_article(type(net).__name__)}, which keeps no argument `conditions`; give a network that does, or "
+            f"make one like it whose forward takes {' and '.join(conditions)} by keyword, and load the weights that both have."
         )
     arguments = {name: deepcopy(kept(net, name)) for name in names}
     own = arguments["conditions"] or {}

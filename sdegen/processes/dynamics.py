@@ -24,7 +24,7 @@ from ..laws.diagonal import Diagonal
 from ..laws.harmonics import Harmonics
 from ..laws.operators import Operator, Scale
 from ..precision import uncast
-from ..show import show_call
+from ..show import show_call, with_article
 from ..transforms import is_unknown
 
 SINGLE = "answers for one time and not for several"  # words by which an explained error is recognised further up
@@ -216,7 +216,7 @@ def diffusion_at(dynamics: Dynamics, x: Tensor, t: Tensor) -> Operator:
     )
     c = as_numbers(G)
     if c is None:
-        raise TypeError(f"{who} returned {'None' if G is None else f'a {type(G).__name__}'}; {what}.")
+        raise TypeError(f"{who} returned {'None' if G is None else with_article(type(G).__name__)}; {what}.")
     if c.is_complex() or c.dtype == torch.bool:
         raise ValueError(f"{who} returned {c.dtype}; {what}.")
     if x.ndim > 1 and c.shape in ((B, *x.shape[1:]), (1, *x.shape[1:])):
@@ -253,7 +253,9 @@ def coefficient(who: str, value: Any, t: Tensor, size: tuple[int, ...] = ()) -> 
     """
     numbers = as_numbers(value)
     if numbers is None:
-        raise TypeError(f"{who} returned {'None' if value is None else f'a {type(value).__name__}'}; return a tensor.")
+        raise TypeError(
+            f"{who} returned {'None' if value is None else with_article(type(value).__name__)}; return a tensor."
+        )
     if numbers.shape not in (size, t.shape + size) or numbers.is_complex() or numbers.dtype == torch.bool:
         stacked = f", such as {_stacked(size)}" if size else ""
         raise ValueError(

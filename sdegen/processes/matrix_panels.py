@@ -87,7 +87,7 @@ class MatrixPanels(Refined[_Integrals]):
     Raises
     ------
     ValueError
-        If a coefficient is not finite; at a call, if quadrature is not sure of six digits.
+        If a coefficient is not finite; at a call, if quadrature does not reach six digits.
     """
 
     def __init__(
@@ -202,9 +202,9 @@ class MatrixPanels(Refined[_Integrals]):
             k = int(error.nan_to_num(nan=torch.inf).argmax())
             where = self.edges[i[k] + self.excess[i[k] : j[k] + 1].argmax()]
             raise ValueError(
-                f"quadrature of F and G is not sure: at t = {t[k].item():.6g} the moments have an estimated relative error of "
-                f"{error[k].item():.1g}, most of it from t = {where.item():.6g} on, where the coefficients diverge or change "
-                "too fast; smooth them there, or override moments(s, t) with a closed form."
+                f"quadrature of F and G is not accurate enough: at t = {t[k].item():.6g} the moments have an estimated relative "
+                f"error of {error[k].item():.1g}, most of it from t = {where.item():.6g} on, where the coefficients diverge or "
+                "change too fast; smooth them there, or override moments(s, t) with a closed form."
             )
 
 

@@ -168,7 +168,7 @@ class Panels(Refined[_Integrals]):
     Raises
     ------
     ValueError
-        If a coefficient is not finite, or has another shape than its times; at a call, if quadrature is not sure of six digits.
+        If a coefficient is not finite, or has another shape than its times; at a call, if quadrature does not reach six digits.
     """
 
     def __init__(
@@ -265,9 +265,9 @@ class Panels(Refined[_Integrals]):
             k = int(error.nan_to_num(nan=torch.inf).argmax())
             where = self.edges[self.excess[: i[k] + 1].argmax()]
             raise ValueError(
-                f"quadrature of f and g is not sure: at t = {t[k].item():.6g} alpha and sigma have an estimated relative error "
-                f"of {error[k].item():.1g}, most of it from t = {where.item():.6g} on, where the coefficients diverge or change "
-                "too fast; smooth them there, or give alpha and sigma instead (ScheduleSDE)."
+                f"quadrature of f and g is not accurate enough: at t = {t[k].item():.6g} alpha and sigma have an estimated "
+                f"relative error of {error[k].item():.1g}, most of it from t = {where.item():.6g} on, where the coefficients "
+                "diverge or change too fast; smooth them there, or give alpha and sigma instead (ScheduleSDE)."
             )
 
 

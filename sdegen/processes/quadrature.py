@@ -129,7 +129,7 @@ class RootTable:
         if not (error <= ALLOWED).all():
             k = int(error.nan_to_num(nan=torch.inf).argmax())
             raise ValueError(
-                f"the root of the covariance is not sure: at t = {u[k].exp().item():.6g} it has an estimated error of "
+                f"the root of the covariance is not accurate enough: at t = {u[k].exp().item():.6g} it has an estimated error of "
                 f"{error[k].item():.1g}, since F and G change too fast after it; smooth them there."
             )
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from ..arguments import asked_as, check_arguments
 from ..checks import check_count, check_function
 from ..fixed import Fixed, isolated_for, weights_of
-from ..show import show_call
+from ..show import show_call, with_article
 from ..signatures import check_call
 from .base import SDE
 from .linear import LinearSDE, is_linear
@@ -75,7 +75,7 @@ class TimeLaw(Fixed, ABC):
         who = f"{type(self).__name__}.sample"
         if not isinstance(drawn, tuple) or len(drawn) != 2 or not {*map(type, drawn)} <= {Tensor}:
             raise TypeError(
-                f"{who} returned a {type(drawn).__name__}; it must return two tensors, times and their weights."
+                f"{who} returned {with_article(type(drawn).__name__)}; it must return two tensors, times and their weights."
             )
         if drawn[0].shape != (n,) or drawn[1].shape != (n,):
             shapes = [tuple(v.shape) for v in drawn]
@@ -205,8 +205,8 @@ class LogNormalTimes(TimeLaw):
         low, high = torch.special.ndtr((-0.5 * torch.stack([best, worst]) - self.mean) / self.std)
         if not high - low > 1e-12:
             raise ValueError(
-                f"N({self.mean}, {self.std}²) gives log(sigma / alpha) no chance between the {-0.5 * best.item():.4g} at t_min "
-                f"and the {-0.5 * worst.item():.4g} at T of "
+                f"N({self.mean}, {self.std}²) gives log(sigma / alpha) almost no probability between the "
+                f"{-0.5 * best.item():.4g} at t_min and the {-0.5 * worst.item():.4g} at T of "
                 f"{type(sde).__name__}; set mean and std to levels that the process has."
             )
         return best, worst, low, high
@@ -285,7 +285,7 @@ class ImportanceTimes(TimeLaw):
 
 def _describe(density: Any) -> str:
     if not isinstance(density, Tensor):
-        return f"a {type(density).__name__}"
+        return with_article(type(density).__name__)
     return f"a tensor of shape {tuple(density.shape)}, smallest value {density.min():.3g}"
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_number
+from ..show import with_article
 from .base import SDE
 from .dynamics import SINGLE
 from .linear import LinearSDE, is_linear
@@ -53,7 +54,7 @@ def _check_times(sde: LinearSDE) -> None:
 def _check_covariance(name: str, S: Tensor) -> None:
     if not isinstance(S, Tensor):
         raise TypeError(
-            f"{name} is a {type(S).__name__}; give a float64 tensor (k, k), the covariance of the state at 0."
+            f"{name} is {with_article(type(S).__name__)}; give a float64 tensor (k, k), the covariance of the state at 0."
         )
     if S.dtype != torch.float64 or S.ndim != 2 or len(S) != S.shape[-1]:
         raise ValueError(
