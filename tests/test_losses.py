@@ -25,7 +25,8 @@ from sdegen.training.settings import Settings
 from sdegen.training.state import Training
 
 DATA = gaussian_data()
-MOST_CALLS = 135  # of functions of the library in one step of the default loss, of which three see that the law is as it was
+# Of functions of the library in one step of the default loss; three of them look whether the law is as it was.
+MOST_CALLS = 135
 
 
 class At(weightings.TimeLaw):
