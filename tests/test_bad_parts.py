@@ -321,7 +321,7 @@ bad(
     "a file of other settings",
     ValueError,
     lambda w: header.compare(["torch 2"], ("a", "c")),
-    "^the images were written on other settings",
+    "^the images were written with other settings",
 )
 bad(
     "a file of another model",

@@ -16,9 +16,7 @@ ROOT = Path(sdegen.__file__).parent
 # Chapters in the order of the theory, those of one row independent of each other.
 ORDER = [
     [
-        "construction",
         "dense",
-        "description",
         "failures",
         "seeding",
         "show",
@@ -26,7 +24,7 @@ ORDER = [
         "warning",
         "written",
     ],
-    ["signatures", "storage", "transforms"],
+    ["construction", "description", "signatures", "storage", "transforms"],
     ["fixed"],
     ["answers", "checks", "conditions", "identity", "recall"],
     ["arguments", "blocks", "levels", "mixing", "precision", "progress"],

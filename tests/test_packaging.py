@@ -66,7 +66,8 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(unpacked: Pa
 
 def test_the_wheel_alone_draws_a_picture(unpacked: Path, tmp_path: Path) -> None:
     code = "import sdegen; print(sdegen.__file__); print(sdegen.sample(sdegen.pretrained('sprites'), 2, steps=2).shape)"
-    environment = {k: v for k, v in os.environ.items() if k != "SDEGEN_DATA"} | {"PYTHONPATH": str(unpacked)}
+    environment = {k: v for k, v in os.environ.items() if k != "SDEGEN_DATA"}
+    environment |= {"PYTHONPATH": str(unpacked), "PYTHONDONTWRITEBYTECODE": "1"}  # others look at what is unpacked
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.split("\n")[:2] == [str(unpacked / "sdegen" / "__init__.py"), "torch.Size([2, 3, 16, 16])"], done
 
