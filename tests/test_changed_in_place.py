@@ -138,3 +138,31 @@ def test_moments_that_were_set_stay() -> None:
         assert model.moments is own
         model.moments = None
         assert model.moments is None
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda law: pickle.loads(pickle.dumps(law))], ids=["copied", "pickled"]
+)
+@pytest.mark.parametrize("before", range(4))
+@pytest.mark.parametrize("after", range(1, 5))
+def test_a_copy_follows_any_number_of_changes(before: int, after: int, copied: Callable[[Any], Any]) -> None:
+    draws = torch.Generator().manual_seed(0)
+    law, x = mixture("full", draws), torch.randn(5, 2, dtype=D, generator=draws)
+    for _ in range(before):
+        law.covariances.mul_(1.2)
+    other = copied(law)
+    for _ in range(after):
+        other.covariances.mul_(1.5)
+    torch.testing.assert_close(other.log_prob(x), again(other).log_prob(x))
+    torch.testing.assert_close(law.log_prob(x), again(law).log_prob(x))
+
+
+def test_a_law_that_was_changed_has_derivatives_after_a_call_in_inference_mode() -> None:
+    draws = torch.Generator().manual_seed(0)
+    law, x = mixture("full", draws), torch.randn(5, 2, dtype=D, generator=draws)
+    law.covariances.mul_(1.5)
+    with torch.inference_mode():
+        law.log_prob(x)
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad(law.log_prob(x).sum(), [x])
+    torch.testing.assert_close(slope, law.score(x.detach()))

@@ -422,3 +422,15 @@ def test_a_condition_y_of_the_model_is_not_taken_for_the_measurement(way: str, n
         draw(model)
     if not needed:
         assert draw(guidance.Without(model, ["y"])).shape == (4, 2)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: guidance.Clipped(m, -1, 1), lambda m: guidance.EpsilonScaling(m, 1.1)])
+def test_a_measurement_within_a_wrapper_is_no_condition_of_the_model_s_own(wrap: Any) -> None:
+    """So what is said of it is what is true of two measurements, one within the other."""
+    model = sdegen.Model(sdegen.nets.MLP(2, width=8), sdegen.VP())
+    model.moments = sdegen.Moments(torch.zeros(2), torch.ones(2))
+    A = measurements.Mask([True, False], 0.5)
+    twice = guidance.DPS(wrap(guidance.DPS(model, A)), A)
+    assert "y" in twice.conditions.names
+    with pytest.raises(ValueError, match="another measurement keeps y for itself"):
+        sdegen.sample(twice, 2, sampler=sdegen.samplers.Heun(2), seed=0, y=torch.tensor([0.3]))

@@ -282,7 +282,7 @@ def refuse_own_y(model: ScoreModel) -> Conditions:
     """
     known = model.conditions
     inside: Any = model
-    while not hasattr(inside, "measurement") and "model" in vars(inside):
+    while not hasattr(inside, "measurement") and isinstance(getattr(inside, "model", None), ScoreModel):
         inside = inside.model
     if "y" in known.names and not hasattr(inside, "measurement"):
         raise ValueError(

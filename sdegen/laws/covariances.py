@@ -63,7 +63,8 @@ class Covariances:
 
     def _decompose(self) -> None:
         """Find the axes of full matrices, and the variances along them."""
-        self.lam, self.U = torch.linalg.eigh(self.given)
+        with torch.inference_mode(False):  # kept for calls that are differentiated, too
+            self.lam, self.U = torch.linalg.eigh(self.given)
         self._seen = versions(self.given)
 
     def renew(self) -> None:
@@ -73,9 +74,11 @@ class Covariances:
             self._decompose()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of: its tensors count their changes from 0, so that none may be left to be seen."""
+        """Return what a copy is made of. The tensors of a copy count their changes anew, so a copy finds the axes once more when
+        it is first asked.
+        """
         self.renew()
-        return vars(self)
+        return vars(self) | {"_seen": []}
 
     def matrices(self) -> Tensor:
         """Return the covariances as full matrices, ``(K, d, d)``."""
