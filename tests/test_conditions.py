@@ -235,7 +235,6 @@ def trained(name: str) -> Model | DirectModel | str:
     return model
 
 
-@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", [*NAMES, "c", "t", "x", "batch", "label", "y", "text", "class_", "kwargs"])
 def test_a_condition_can_be_trained_and_sampled_or_is_refused_at_fit(name: str) -> None:
     model = trained(name)

@@ -104,7 +104,6 @@ def draws_of(model: sdegen.ScoreModel, sampler: Sampler, source: Any, n: int, se
     return {"start": x[0].flatten(1)} | heard
 
 
-@pytest.mark.thinned(2)
 @pytest.mark.parametrize("seed", [1])
 @pytest.mark.parametrize("name", DRAWING)
 def test_draws_of_a_run_are_uncorrelated(name: str, seed: int) -> None:

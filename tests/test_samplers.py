@@ -303,20 +303,22 @@ COUNTED = [
 @pytest.mark.parametrize("kind", COUNTED, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_run_of_one_step_or_a_few_gives_samples_or_says_why_not(kind: Any, steps: int) -> None:
-    """Of each sampler on three processes, one for each number of steps."""
-    ring = sdegen.data.gaussian_ring()
+    """Of each sampler on three processes, one for each number of steps; where that one is refused, on VP."""
+    ring, said = sdegen.data.gaussian_ring(), list[str]()
     x, ran = ring.sample(3, torch.Generator().manual_seed(0)), 0
-    said: list[str] = []
-    model = sdegen.Exact((sdegen.VP(), sdegen.Rectified(), sdegen.CLD())[(COUNTED.index(kind) + steps) % 3], ring)
-    for run in (
-        lambda: sdegen.sample(model, 4, sampler=kind(steps=steps), seed=0),
-        lambda: samplers.encode(model, x, sampler=kind(steps=steps)),
-        lambda: sdegen.edit(model, x, 0.4, sampler=kind(steps=steps), seed=0),
-    ):
-        try:
-            assert run().isfinite().all()
-            ran += 1
-        except (TypeError, ValueError) as refused:
-            said.append(str(refused))
+    chosen = (sdegen.VP(), sdegen.Rectified(), sdegen.CLD())[(COUNTED.index(kind) + steps) % 3]
+    for model in (sdegen.Exact(sde, ring) for sde in (chosen, sdegen.VP())):
+        for run in (
+            lambda model: sdegen.sample(model, 4, sampler=kind(steps=steps), seed=0),
+            lambda model: samplers.encode(model, x, sampler=kind(steps=steps)),
+            lambda model: sdegen.edit(model, x, 0.4, sampler=kind(steps=steps), seed=0),
+        ):
+            try:
+                assert run(model).isfinite().all()
+                ran += 1
+            except (TypeError, ValueError) as refused:
+                said.append(str(refused))
+        if ran:
+            break
     assert all(re.fullmatch(r".+(; |, ).+\.", words) for words in said), said
-    assert ran or said
+    assert ran or kind is samplers.Jumps  # which needs a flow map

@@ -255,7 +255,7 @@ def test_churn_has_order_two(levels: dict[str, float], process: str) -> None:
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("final", ["sample", "denoise"])
-@pytest.mark.turns("denoise-CLD", "*-by coordinate", "*-correlated", "sample-CLD", "sample-own")
+@pytest.mark.turns("denoise-CLD", "*-by coordinate", "*-correlated", "sample-CLD")
 def test_the_default_holds_to_the_laws(final: str, process: str) -> None:
     sde = PROCESSES[process].sde()
     model = sdegen.Exact(sde, gaussian_data())

@@ -107,7 +107,6 @@ def test_right_processes_with_bounds_pass_in_all_units(kind: str, units: tuple[f
     assert report.passed, report
 
 
-@pytest.mark.turns("Jacobi")
 @pytest.mark.parametrize("kind", ["VP", "CLD", "CIR", "Jacobi"])
 def test_right_processes_pass_in_units_of_each_coordinate(kind: str) -> None:
     sde = {"VP": VP, "CLD": CLD, **BOUNDED}[kind]()

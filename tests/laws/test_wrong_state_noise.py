@@ -37,7 +37,7 @@ RIGHT: list[sdegen.SDE] = [
 ]
 
 
-@pytest.mark.turns("Reflected*", "CIR*")
+@pytest.mark.turns("CIR*")
 @pytest.mark.parametrize("sde", RIGHT, ids=repr)
 @pytest.mark.turns("Jacobi*", "Transformed*", "CIR(kappa=1*", "SquaredBessel*")
 def test_the_right_ones_hold_all_laws(sde: sdegen.SDE) -> None:
